@@ -1,0 +1,1 @@
+"""SQL and databases: sandboxed execution, comparison of results, decomposition into steps, mutation."""
