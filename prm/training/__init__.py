@@ -1,0 +1,1 @@
+"""Training: batches of whole questions, frozen features, the trainer, TensorBoard."""

@@ -1,0 +1,479 @@
+"""`ProcessRewardModel`: a decoder backbone and a small MLP that reads its hidden state where a step ends.
+
+Three decisions shape this file.
+
+*Logits at step ends only.* There is no vocabulary head and no logit at other tokens: `forward` takes the positions of
+the step ends as flat indices into the token batch and gives one logit for each step of each trace. A position may be
+named twice. That makes token trees free: traces which share a prefix share its tokens, and only `step_ends` knows.
+
+*A checkpoint holds what was trained, and nothing else.* Frozen backbone: the head. LoRA: adapter and head. Full: all.
+The base is named by id and revision. `head.safetensors` is always there, `adapter/` holds PEFT's own files (at the
+root, `adapter_config.json` would send the Auto classes to the base model with a random head).
+
+*The head is float32* whatever the backbone's dtype, also under autocast: it is tiny, and scores near 0 and 1 need it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import ModelOutput
+
+from prm.errors import InputError
+from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
+
+HEAD_FILE = "head.safetensors"
+ADAPTER_FOLDER = "adapter"
+BACKBONES = ("frozen", "lora", "qlora", "full")
+
+
+class ProcessRewardConfig(PretrainedConfig):
+    """What is needed to load a PRM and to read its scores.
+
+    Attributes:
+        base_model_name_or_path, base_model_revision: where the backbone's weights come from.
+        base_config: the backbone's own configuration, as a dict.
+        backbone: how it was trained: frozen, lora, qlora or full; decides which files a checkpoint has.
+        backbone_dtype: dtype of the backbone's weights when it was saved; loading uses it unless told otherwise.
+        head_hidden_size: width of the head's hidden layer (None: the backbone's hidden size).
+        loss, score_kind: see `prm.modeling.losses`.
+        prompt_version, step_separator, max_length, max_completion_length: how traces become tokens.
+        temperature: logits are divided by it before they become scores.
+        threshold, threshold_from: a step whose score is below it is called wrong; how it was chosen.
+        position_means: share of right steps at each index in the training data (the `position_only` baseline).
+    """
+
+    model_type = "process_reward_model"
+
+    def __init__(
+        self,
+        base_model_name_or_path: str | None = None,
+        base_model_revision: str | None = None,
+        base_config: dict[str, Any] | None = None,
+        backbone: str = "frozen",
+        backbone_dtype: str = "float32",
+        head_hidden_size: int | None = None,
+        loss: str = "bce",
+        score_kind: str = "prefix",
+        prompt_version: int = 1,
+        step_separator: str = "\n",
+        max_length: int = 2048,
+        max_completion_length: int | None = None,
+        temperature: float = 1.0,
+        threshold: float = 0.5,
+        threshold_from: str = "default",
+        position_means: list[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.base_model_name_or_path = base_model_name_or_path
+        self.base_model_revision = base_model_revision
+        self.base_config = base_config or {}
+        self.backbone = backbone
+        self.backbone_dtype = backbone_dtype
+        self.head_hidden_size = head_hidden_size
+        self.loss = loss
+        self.score_kind = score_kind
+        self.prompt_version = prompt_version
+        self.step_separator = step_separator
+        self.max_length = max_length
+        self.max_completion_length = max_completion_length
+        self.temperature = temperature
+        self.threshold = threshold
+        self.threshold_from = threshold_from
+        self.position_means = position_means
+        kwargs.setdefault("num_labels", 1)
+        super().__init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.base_config["hidden_size"]
+
+    def base(self) -> PretrainedConfig:
+        """The backbone's configuration as the object of its own class."""
+        return AutoConfig.for_model(**copy.deepcopy(self.base_config))
+
+
+class PRMHead(nn.Module):
+    """Linear, ReLU, Linear to one logit: the layout of published process reward heads (Qwen2.5-Math-PRM), one output."""
+
+    def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
+        super().__init__()
+        width = head_hidden_size or hidden_size
+        self.dense = nn.Linear(hidden_size, width, dtype=torch.float32)
+        self.out = nn.Linear(width, 1, dtype=torch.float32)
+        # A near-zero output layer starts every step at probability 1/2: no first steps wasted on unlearning noise.
+        nn.init.normal_(self.out.weight, std=1e-3)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(…, hidden_size) in any float dtype -> (…) float32 logits."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.out(torch.relu(self.dense(hidden.float()))).squeeze(-1)
+
+
+@dataclass
+class PRMOutput(ModelOutput):
+    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; padding holds 0."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class ProcessRewardModel(PreTrainedModel):
+    """A backbone from `AutoModel` and a `PRMHead`; see the module docstring.
+
+    Make one with `from_backbone` (a new head on a base model) or `from_pretrained` (a saved checkpoint). Both also
+    accept Hub ids. `AutoModelForTokenClassification.from_pretrained` loads the same checkpoints.
+    """
+
+    config_class = ProcessRewardConfig
+    base_model_prefix = "backbone"
+    # Tells Trainer that the loss is a sum over num_items_in_batch, so that accumulation does not change it.
+    accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: ProcessRewardConfig, backbone: nn.Module | None = None) -> None:
+        super().__init__(config)
+        self.backbone = backbone if backbone is not None else AutoModel.from_config(config.base())
+        self.head = PRMHead(config.hidden_size, config.head_hidden_size)
+        self.config.dtype = None  # the parts have dtypes of their own; `backbone_dtype` and float32 say which
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the backbone comes with weights and the head initialises itself."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.out.weight.device
+
+    def train(self, mode: bool = True) -> ProcessRewardModel:
+        super().train(mode)
+        if self.config.backbone == "frozen":
+            self.backbone.eval()  # no dropout in features that nothing adapts to
+        return self
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        self.backbone.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}
+        )
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.backbone.gradient_checkpointing_disable()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        step_ends: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        step_features: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | float | None = None,
+        class_weights: tuple[float, float] | None = None,
+    ) -> PRMOutput:
+        """Logits at step ends.
+
+        Args:
+            input_ids: (rows, tokens).
+            attention_mask: (rows, tokens), or (rows, 1, tokens, tokens) for token trees; True or 1 = may be seen.
+            position_ids: (rows, tokens); needed with trees, where the position is the depth.
+            step_ends: (n_traces, n_steps) flat indices into `input_ids.view(-1)`; -1 = no such step.
+            labels: (n_traces, n_steps) in [0, 1]; -100 = counts in no loss.
+            step_features: (n_traces, n_steps, hidden_size) instead of tokens, where the backbone is frozen and its
+                states at step ends are known already.
+            num_items_in_batch, class_weights: see `prm.modeling.losses.step_loss`.
+        """
+        if step_features is None:
+            step_features = self.features(input_ids, attention_mask, position_ids, step_ends)
+        logits = self.head(step_features)
+        loss = None
+        if labels is not None:
+            loss = step_loss(
+                logits,
+                labels,
+                loss=self.config.loss,
+                num_items=num_items_in_batch,
+                class_weights=class_weights,
+            )
+        return PRMOutput(loss=loss, logits=logits)
+
+    def features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        step_ends: torch.Tensor,
+    ) -> torch.Tensor:
+        """Backbone states at step ends, (n_traces, n_steps, hidden_size); rows of `step_ends` -1 hold any state."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.backbone != "frozen"):
+            hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        return hidden.reshape(-1, hidden.shape[-1])[step_ends.clamp(min=0)]
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """P(no error up to and including each step), float64, from (n_traces, n_steps) logits."""
+        return scores_from_logits(
+            logits, score_kind=self.config.score_kind, temperature=self.config.temperature
+        )
+
+    # ---- making, loading, saving ----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(
+        cls,
+        base: str | PreTrainedModel,
+        *,
+        backbone: str = "full",
+        revision: str | None = None,
+        dtype: str | torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        peft_config: Any = None,
+        **config: Any,
+    ) -> ProcessRewardModel:
+        """A new head on a base model.
+
+        Args:
+            base: a Hub id, a folder, or a loaded transformers model; of a model with a head of its own (causal LM,
+                token classification) the headless part is taken.
+            backbone: frozen, lora, qlora or full; lora and qlora want `peft_config`.
+            config: further fields of `ProcessRewardConfig` (`loss`, `head_hidden_size`, …).
+        """
+        if backbone not in BACKBONES:
+            raise InputError(f"backbone must be one of {', '.join(BACKBONES)}, not {backbone!r}")
+        if (peft_config is not None) != (backbone in ("lora", "qlora")):
+            raise InputError(
+                f"backbone: {backbone} goes {'with' if peft_config is None else 'without'} a peft_config"
+            )
+        if config.get("loss", "bce") not in SCORE_KINDS:
+            raise InputError(f"loss must be one of {', '.join(SCORE_KINDS)}, not {config['loss']!r}")
+        if isinstance(base, PreTrainedModel):
+            model, name = base.base_model, base.config._name_or_path
+        else:
+            name = os.path.abspath(base) if os.path.isdir(base) else base
+            model = _load_base(
+                name,
+                revision=revision,
+                dtype=dtype,
+                quantize=backbone == "qlora",
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+            )
+        settings = {
+            "base_model_name_or_path": name,
+            "base_model_revision": revision or getattr(model.config, "_commit_hash", None),
+            "base_config": model.config.to_dict(),
+            "backbone": backbone,
+            "backbone_dtype": str(model.dtype).removeprefix("torch."),
+            "score_kind": SCORE_KINDS[config.get("loss", "bce")],
+        }
+        if backbone == "frozen":
+            model.requires_grad_(False)
+        elif peft_config is not None:
+            model = _add_adapter(model, peft_config, quantized=backbone == "qlora")
+        return cls(ProcessRewardConfig(**settings | config), model)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: ProcessRewardConfig | None = None,
+        revision: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        base_model_name_or_path: str | None = None,
+        is_trainable: bool = False,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **_: Any,
+    ) -> ProcessRewardModel:
+        """Load a checkpoint: a folder, or the id of a Hub repository.
+
+        Args:
+            dtype: of the backbone; "auto" = the dtype with which it was saved, so that scores are the same bits.
+            base_model_name_or_path: where the base model is now, if not where the checkpoint says.
+            is_trainable: keep a LoRA adapter trainable.
+
+        Raises:
+            InputError: no such checkpoint, a file of it is missing, or its base model cannot be found.
+        """
+        folder = _checkpoint_folder(
+            pretrained_model_name_or_path, revision=revision, token=token, local_files_only=local_files_only
+        )
+        if not isinstance(config, ProcessRewardConfig):
+            config = ProcessRewardConfig.from_pretrained(folder)
+        if dtype in (None, "auto"):
+            dtype = config.backbone_dtype
+        if config.backbone == "full":
+            source: str = str(folder)
+            base_config: PretrainedConfig | None = config.base()
+        else:
+            source, base_config = base_model_name_or_path or config.base_model_name_or_path or "", None
+        model = _load_base(
+            source,
+            revision=None
+            if base_model_name_or_path or config.backbone == "full"
+            else config.base_model_revision,
+            dtype=dtype,
+            quantize=config.backbone == "qlora",
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            config=base_config,
+        )
+        if config.backbone in ("lora", "qlora"):
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=is_trainable)
+        elif config.backbone == "frozen":
+            model.requires_grad_(False)
+        prm = cls(config, model)
+        prm.head.load_state_dict(load_file(folder / HEAD_FILE))
+        return prm.eval()
+
+    def load_checkpoint(self, folder: str | os.PathLike[str]) -> None:
+        """Put the weights of a checkpoint of this same model into it (resume, best model); the base stays."""
+        folder = Path(folder)
+        self.head.load_state_dict(load_file(folder / HEAD_FILE, device=str(self.device)))
+        if self.config.backbone in ("lora", "qlora"):
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.backbone, load_peft_weights(str(folder / ADAPTER_FOLDER)))
+        elif self.config.backbone == "full":
+            saved = AutoModel.from_pretrained(folder, config=self.config.base(), dtype=self.backbone.dtype)
+            self.backbone.load_state_dict(saved.state_dict())
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Write the checkpoint: config, head, and adapter or backbone where they were trained. Safetensors only.
+
+        `state_dict` is the gathered one of a sharded run (keys as in `self.state_dict()`).
+        """
+        if not is_main_process:
+            return
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        parts: dict[str, dict[str, torch.Tensor] | None] = {"backbone": None, "head": None}
+        if state_dict is not None:
+            parts = {
+                part: {
+                    k.removeprefix(f"{part}."): v for k, v in state_dict.items() if k.startswith(f"{part}.")
+                }
+                for part in parts
+            }
+        if self.config.backbone == "full":
+            self.backbone.save_pretrained(folder, state_dict=parts["backbone"])
+            (folder / "config.json").unlink()  # ours is written below; the base's own is `base_config` in it
+        elif self.config.backbone in ("lora", "qlora"):
+            self.backbone.save_pretrained(str(folder / ADAPTER_FOLDER), state_dict=parts["backbone"])
+            (folder / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)  # the card stands at the root
+        head = parts["head"] or self.head.state_dict()
+        head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.items()}
+        save_file(head, folder / HEAD_FILE, metadata={"format": "pt"})
+        self.config.save_pretrained(folder)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", folder.name)
+            self.push_to_hub(repo_id, **kwargs)
+
+
+def _load_base(
+    name: str,
+    *,
+    revision: str | None,
+    dtype: str | torch.dtype,
+    quantize: bool,
+    attn_implementation: str | None,
+    trust_remote_code: bool,
+    config: PretrainedConfig | None = None,
+) -> PreTrainedModel:
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) else dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if config is not None:
+        options["config"] = config
+    if quantize:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=options["dtype"],
+        )
+    try:
+        return AutoModel.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"{name} brings code of its own: pass trust_remote_code only if you trust it"
+            ) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"cannot load the base model {name!r} ({reason}); give its folder or Hub id as base_model_name_or_path"
+        ) from error
+
+
+def _add_adapter(model: PreTrainedModel, peft_config: Any, *, quantized: bool) -> nn.Module:
+    """Wrap the backbone by PEFT. Our head is no part of it, so a config made for a token classifier is adapted."""
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    peft_config = copy.deepcopy(peft_config)
+    # PEFT's own token-classification wrapper would look for a classifier inside the backbone and train a second one.
+    peft_config.task_type = "FEATURE_EXTRACTION"
+    names = [n for n in peft_config.modules_to_save or [] if n not in ("score", "classifier")]
+    peft_config.modules_to_save = names or None
+    if quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(model, peft_config)
+
+
+def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.is_absolute() or str(path).count("/") > 1 or str(path).startswith("."):
+            raise InputError(f"{path}: no such checkpoint folder")
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"], **hub))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"{path}: no such folder, and the Hub does not give it ({reason})") from error
+    for name in ("config.json", HEAD_FILE):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} is no PRM checkpoint: {name} is missing; name a folder that training wrote"
+            )
+    return folder
+
+
+AutoConfig.register(ProcessRewardConfig.model_type, ProcessRewardConfig)
+AutoModelForTokenClassification.register(ProcessRewardConfig, ProcessRewardModel)

@@ -1,0 +1,155 @@
+"""Text to token ids and step ends, piece by piece.
+
+The prompt, each step and each separator are tokenised apart and put together: `[bos] prompt (step separator)*`. So a
+step's tokens never depend on its neighbours, traces that share text share ids (which token trees live on), and the
+step end is known by position: the last token of its separator. Special tokens that occur in the text of a data set
+(`<|im_end|>` …) are split like any other text; nothing a user writes is ever control.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prm.errors import InputError
+from prm.traces.prompting import PROMPT_VERSION, prompt_text, shorter_schemas
+from prm.traces.trace import Label, Trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+#: Label value of steps that count in no loss and no metric: padding, and steps without a label.
+IGNORE = -100.0
+
+
+@dataclass(slots=True)
+class EncodedTrace:
+    """Token ids, the index of each step's last token, a label (or None) a step, and the key of its question."""
+
+    input_ids: list[int]
+    step_ends: list[int]
+    labels: list[Label]
+    question_key: str
+
+
+@dataclass
+class Encoder:
+    """Traces to `EncodedTrace`s under one length policy.
+
+    Attributes:
+        max_length: tokens of a whole trace; longer ones are dropped where `drop_long` (training).
+        max_completion_length: room kept for the steps: the prompt is cut to `max_length - max_completion_length`,
+            by the same rule for every trace of a question. None keeps a quarter of `max_length`.
+        longest: what the backbone can read at all (its position limit), if it has one.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int = 2048
+    max_completion_length: int | None = None
+    step_separator: str = "\n"
+    prompt_version: int = PROMPT_VERSION
+    longest: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt_version != PROMPT_VERSION:
+            raise InputError(
+                f"this checkpoint reads prompts of version {self.prompt_version}, this package writes version "
+                f"{PROMPT_VERSION}; install the package version that trained it"
+            )
+        if self.max_completion_length is None:
+            self.max_completion_length = self.max_length // 4
+        if not 0 < self.max_completion_length < self.max_length:
+            raise InputError(
+                f"max_completion_length ({self.max_completion_length}) must lie between 0 and max_length "
+                f"({self.max_length})"
+            )
+        self._pieces: dict[str, list[int]] = {}
+        self._prompts: dict[tuple[str, ...], list[int]] = {}
+
+    def encode(self, traces: Sequence[Trace], *, drop_long: bool) -> list[EncodedTrace | None]:
+        """One entry a trace, in order.
+
+        Args:
+            drop_long: give None for a trace longer than `max_length`, and warn once with their number. Otherwise they
+                are kept (a score is owed for every trace), up to what the backbone can read.
+
+        Raises:
+            InputError: a trace is longer than the backbone can read, or its step separator is no token.
+        """
+        self._tokenize([prompt_text(t) for t in traces] + [s.text for t in traces for s in t.steps])
+        encoded: list[EncodedTrace | None] = []
+        too_long = 0
+        for trace in traces:
+            one = self._encode(trace)
+            limit = self.max_length if drop_long else self.longest
+            if limit is not None and len(one.input_ids) > limit:
+                if not drop_long:
+                    raise InputError(
+                        f"trace {trace.id or trace.question[:60]!r} has {len(one.input_ids)} tokens, the model reads "
+                        f"{limit}; shorten its steps or its schema"
+                    )
+                too_long += 1
+                encoded.append(None)
+            else:
+                encoded.append(one)
+        if too_long:
+            logger.warning(
+                "%d of %d traces are longer than max_length=%d with the shortest prompt and were dropped",
+                too_long, len(traces), self.max_length,
+            )  # fmt: skip
+        self._pieces.clear()
+        return encoded
+
+    def _encode(self, trace: Trace) -> EncodedTrace:
+        separator = self._ids(self.step_separator)
+        if not separator:
+            raise InputError(
+                f"step_separator {self.step_separator!r} is no token of this tokenizer; use '\\n'"
+            )
+        ids = list(self._prompt_ids(trace))
+        ends = []
+        for step in trace.steps:
+            ids += self._ids(step.text)
+            ids += separator
+            ends.append(len(ids) - 1)
+        return EncodedTrace(ids, ends, trace.labels, trace.question_key)
+
+    def _prompt_ids(self, trace: Trace) -> list[int]:
+        """The prompt, cut by question alone to the room it has; remembered, as a question has many traces."""
+        text = prompt_text(trace)
+        key = (text, trace.question, trace.evidence or "")
+        if key not in self._prompts:
+            bos = self.tokenizer.bos_token_id
+            room = self.max_length - (self.max_completion_length or 0)
+            head = [] if bos is None else [bos]
+            ids = head + self._ids(text)
+            if len(ids) > room and trace.schema and "prompt" not in trace.extra:
+                for schema in shorter_schemas(trace.schema, trace.question, trace.evidence):
+                    ids = head + self._ids(prompt_text(trace, schema))
+                    if len(ids) <= room:
+                        break
+            if len(self._prompts) > 10_000:
+                self._prompts.clear()
+            self._prompts[key] = ids
+        return self._prompts[key]
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._pieces:
+            self._tokenize([text])
+        return self._pieces[text]
+
+    def _tokenize(self, texts: Sequence[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._pieces]
+        if new:
+            ids = self.tokenizer(
+                new,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
+            )["input_ids"]
+            self._pieces.update(zip(new, ids, strict=True))

@@ -1,0 +1,111 @@
+"""From encoded traces to the forwards of each process.
+
+An optimiser step sees a fixed, seeded set of traces: questions are shuffled once an epoch, the traces of a question
+stay together, and every `per_device_train_batch_size x processes x accumulation` of them are one step. How the set is
+dealt to processes and micro-batches, and how a micro-batch is split into forwards, changes neither the set nor, since
+the loss is a sum divided by the number of steps in the whole set, the gradient.
+
+Every process gets the same, constant number of micro-batches an epoch, which is what Trainer's resuming counts in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from prm.traces.encoding import EncodedTrace
+from prm.traces.tree import collate, merge, pack
+
+
+class EncodedTraces(Dataset):
+    """Encoded traces; of a frozen backbone also `features[i]`, (n_steps, hidden_size), once they are known.
+
+    A negative index ~i is trace i without its labels: it fills the micro-batch of a process for which no trace is
+    left, so that all processes take the same number of steps.
+    """
+
+    def __init__(self, traces: Sequence[EncodedTrace]) -> None:
+        self.traces = list(traces)
+        self.features: list[torch.Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, i: int) -> tuple[EncodedTrace, torch.Tensor | None]:
+        k = i if i >= 0 else ~i
+        trace = self.traces[k] if i >= 0 else replace(self.traces[k], labels=[None] * len(self.traces[k].labels))
+        return trace, None if self.features is None else self.features[k]
+
+
+class QuestionBatches(Sampler[list[int]]):
+    """Micro-batches of one process: see the module docstring. `set_epoch` reshuffles."""
+
+    def __init__(
+        self, questions: Sequence[str], *, batch_size: int, accumulation: int, seed: int, rank: int, processes: int
+    ) -> None:
+        groups: dict[str, list[int]] = {}
+        for i, question in enumerate(questions):
+            groups.setdefault(question, []).append(i)
+        self.groups = list(groups.values())
+        self.n = len(questions)
+        self.parts = accumulation * processes
+        self.step_size = batch_size * self.parts
+        self.accumulation, self.rank, self.processes = accumulation, rank, processes
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.n // self.step_size) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        shuffled = torch.randperm(len(self.groups), generator=generator).tolist()
+        order = [i for group in shuffled for i in self.groups[group]]
+        for start in range(0, self.n, self.step_size):
+            step = order[start : start + self.step_size]
+            bounds = [round(k * len(step) / self.parts) for k in range(self.parts + 1)]
+            for micro in range(self.accumulation):
+                part = micro * self.processes + self.rank
+                yield step[bounds[part] : bounds[part + 1]] or [~step[0]]
+
+
+class EpochLoader(DataLoader):
+    """A DataLoader that tells its batch sampler the epoch, as Trainer tells it to loaders which have `set_epoch`."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class ForwardCollator:
+    """A process's share of a micro-batch to the forwards it takes: trees packed up to a token budget, or features."""
+
+    def __init__(self, *, pad_id: int, max_tokens: int, share: bool) -> None:
+        self.pad_id, self.max_tokens, self.share = pad_id, max_tokens, share
+
+    def __call__(self, items: Sequence[tuple[EncodedTrace, torch.Tensor | None]]) -> dict[str, Any]:
+        """Returns `forwards` (a list of model inputs) and `labels` (flat, all of the share; Trainer counts them)."""
+        traces = [trace for trace, _ in items]
+        if items[0][1] is not None:
+            forwards = [feature_batch(traces, [feature for _, feature in items])]
+        else:
+            trees = merge(traces, max_tokens=self.max_tokens, share=self.share)
+            forwards = [collate(rows, traces, self.pad_id) for rows in pack(trees, self.max_tokens)]
+        return {"forwards": forwards, "labels": torch.cat([f["labels"].flatten() for f in forwards])}
+
+
+def feature_batch(traces: Sequence[EncodedTrace], features: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`step_features` (n_traces, n_steps, hidden_size), `labels` and `index`: the inputs of a head-only forward."""
+    labels = [
+        torch.tensor([-100.0 if label is None else float(label) for label in trace.labels]) for trace in traces
+    ]
+    return {
+        "step_features": torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True),
+        "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100.0),
+        "index": torch.arange(len(traces)),
+    }
