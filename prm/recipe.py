@@ -27,7 +27,9 @@ class ModelConfig:
     """The backbone, how it is adapted, and the head."""
 
     model_name_or_path: str = field(metadata={"help": "Backbone: Hub id or folder of a decoder model."})
-    model_revision: str | None = field(default=None, metadata={"help": "Revision of the backbone on the Hub."})
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Revision of the backbone on the Hub."}
+    )
     backbone: str = field(
         default="lora",
         metadata={
@@ -45,11 +47,15 @@ class ModelConfig:
         },
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager, flash_attention_2 …; only sdpa and eager read token trees."}
+        default=None,
+        metadata={"help": "sdpa, eager, flash_attention_2 …; only sdpa and eager read token trees."},
     )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that the model's repository brings."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that the model's repository brings."}
+    )
     head_hidden_size: int | None = field(
-        default=None, metadata={"help": "Width of the head's hidden layer; default: the backbone's hidden size."}
+        default=None,
+        metadata={"help": "Width of the head's hidden layer; default: the backbone's hidden size."},
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters (times 1 / rank)."})
@@ -83,17 +89,20 @@ class DataConfig:
         default_factory=list, metadata={"help": "Dev traces: best checkpoint, temperature and threshold."}
     )
     test_data: list[str] = field(
-        default_factory=list, metadata={"help": "Traces that are measured once, with that threshold, at the end."}
+        default_factory=list,
+        metadata={"help": "Traces that are measured once, with that threshold, at the end."},
     )
     labels: str = field(
         default="strict",
         metadata={"help": "prefix folds labels that return to 1 after a 0.", "choices": ["strict", "prefix"]},
     )
     on_bad_rows: str = field(
-        default="stop", metadata={"help": "stop, or skip and count, malformed rows.", "choices": ["stop", "skip"]}
+        default="stop",
+        metadata={"help": "stop, or skip and count, malformed rows.", "choices": ["stop", "skip"]},
     )
     max_train_traces: int | None = field(
-        default=None, metadata={"help": "Train on a seeded choice of whole questions with at most so many traces."}
+        default=None,
+        metadata={"help": "Train on a seeded choice of whole questions with at most so many traces."},
     )
 
 
@@ -116,23 +125,36 @@ class PRMConfig(TrainingArguments):
     class_balance: bool = field(
         default=False, metadata={"help": "Weigh right and wrong steps so that both sides count equally."}
     )
-    max_length: int = field(default=2048, metadata={"help": "Tokens of a trace; longer ones are dropped, counted."})
+    max_length: int = field(
+        default=2048, metadata={"help": "Tokens of a trace; longer ones are dropped, counted."}
+    )
     max_completion_length: int | None = field(
         default=None,
-        metadata={"help": "Room kept for the steps; the prompt is cut to the rest. Default: a quarter of max_length."},
+        metadata={
+            "help": "Room kept for the steps; the prompt is cut to the rest. Default: a quarter of max_length."
+        },
     )
     max_tokens_per_batch: int = field(
         default=4096, metadata={"help": "Tokens of one forward; splits a batch without changing its loss."}
     )
-    step_separator: str = field(default="\n", metadata={"help": "Text after each step; its last token is scored."})
-    train_on_last_step_only: bool = field(
-        default=False, metadata={"help": "Only the last step of each trace is trained on (an outcome reward model)."}
+    step_separator: str = field(
+        default="\n", metadata={"help": "Text after each step; its last token is scored."}
     )
-    disable_dropout: bool = field(default=True, metadata={"help": "No dropout in the backbone (adapters keep theirs)."})
-    metric_for_best_model: str | None = field(default="f1", metadata={"help": "Ties go to the higher step_auc."})
+    train_on_last_step_only: bool = field(
+        default=False,
+        metadata={"help": "Only the last step of each trace is trained on (an outcome reward model)."},
+    )
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "No dropout in the backbone (adapters keep theirs)."}
+    )
+    metric_for_best_model: str | None = field(
+        default="f1", metadata={"help": "Ties go to the higher step_auc."}
+    )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Traces have no unused columns."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one besides."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints kept, the best one besides."}
+    )
 
     def __post_init__(self) -> None:
         if self.greater_is_better is None and self.metric_for_best_model is not None:
@@ -168,7 +190,9 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
         return parser.parse_args_into_dataclasses(args=[*arguments, *argv], look_for_args_file=False)
     except (ValueError, TypeError, ImportError) as error:
         message = str(error).strip()
-        raise error if isinstance(error, InputError) and recipe is None else InputError(message, file=recipe) from error
+        raise (
+            error if isinstance(error, InputError) and recipe is None else InputError(message, file=recipe)
+        ) from error
 
 
 def _file_arguments(recipe: str, known: set[str]) -> list[str]:
@@ -181,7 +205,9 @@ def _file_arguments(recipe: str, known: set[str]) -> list[str]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise InputError(
-            f"is not YAML: {getattr(error, 'problem', None) or error}", file=recipe, line=mark.line + 1 if mark else None
+            f"is not YAML: {getattr(error, 'problem', None) or error}",
+            file=recipe,
+            line=mark.line + 1 if mark else None,
         ) from error
     if not isinstance(content, dict):
         raise InputError("a recipe is a flat list of `key: value` lines", file=recipe)
@@ -190,7 +216,9 @@ def _file_arguments(recipe: str, known: set[str]) -> list[str]:
         _check_key(str(key), known, file=recipe)
         if value is None:
             continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        values = (
+            value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        )
         arguments += [f"--{key}", *map(str, values)]
     return arguments
 

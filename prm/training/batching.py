@@ -37,7 +37,9 @@ class EncodedTraces(Dataset):
 
     def __getitem__(self, i: int) -> tuple[EncodedTrace, torch.Tensor | None]:
         k = i if i >= 0 else ~i
-        trace = self.traces[k] if i >= 0 else replace(self.traces[k], labels=[None] * len(self.traces[k].labels))
+        trace = (
+            self.traces[k] if i >= 0 else replace(self.traces[k], labels=[None] * len(self.traces[k].labels))
+        )
         return trace, None if self.features is None else self.features[k]
 
 
@@ -45,7 +47,14 @@ class QuestionBatches(Sampler[list[int]]):
     """Micro-batches of one process: see the module docstring. `set_epoch` reshuffles."""
 
     def __init__(
-        self, questions: Sequence[str], *, batch_size: int, accumulation: int, seed: int, rank: int, processes: int
+        self,
+        questions: Sequence[str],
+        *,
+        batch_size: int,
+        accumulation: int,
+        seed: int,
+        rank: int,
+        processes: int,
     ) -> None:
         groups: dict[str, list[int]] = {}
         for i, question in enumerate(questions):
@@ -99,10 +108,13 @@ class ForwardCollator:
         return {"forwards": forwards, "labels": torch.cat([f["labels"].flatten() for f in forwards])}
 
 
-def feature_batch(traces: Sequence[EncodedTrace], features: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def feature_batch(
+    traces: Sequence[EncodedTrace], features: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """`step_features` (n_traces, n_steps, hidden_size), `labels` and `index`: the inputs of a head-only forward."""
     labels = [
-        torch.tensor([-100.0 if label is None else float(label) for label in trace.labels]) for trace in traces
+        torch.tensor([-100.0 if label is None else float(label) for label in trace.labels])
+        for trace in traces
     ]
     return {
         "step_features": torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True),

@@ -1,0 +1,140 @@
+"""Train, measure and save a process reward model from a recipe.
+
+    accelerate launch prm/train.py recipes/quickstart.yaml [--key value …]
+    prm train recipes/quickstart.yaml                        # the same in one process
+
+A run lives in `output_dir`: `checkpoint-N/` while it trains, `checkpoint/` (what `from_pretrained` loads),
+`eval/` (metrics.json, predictions.jsonl, report.html), `tensorboard/`, `features/` of a frozen backbone. Run the same
+command again after an interruption and it goes on from the last complete `checkpoint-N`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script, `prm/` would be on the path and the package would not
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from prm.errors import InputError
+
+
+def main(argv: Sequence[str]) -> None:
+    import torch
+    from transformers import set_seed
+
+    from prm.recipe import read_recipe
+
+    # Recipes and accelerate's files are written for GPUs; without one, say so before devices are set up.
+    on_cpu = not torch.accelerator.is_available() and "ACCELERATE_USE_DEEPSPEED" not in os.environ
+    model_config, data, args = read_recipe([*argv, *(["--use_cpu", "True"] if on_cpu else [])])
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size != processes:
+        raise InputError(
+            f"launched with {processes} processes, but this one sees {args.world_size}; check the accelerate config"
+        )
+    push, args.push_to_hub = args.push_to_hub, False  # only the finished checkpoint goes to the Hub, not every step
+
+    from prm.modeling import ProcessRewardModel
+    from prm.training.trainer import PRMTrainer, last_complete_checkpoint
+
+    with args.main_process_first(desc="reading data"):
+        train = _load(data.train_data, data)
+        dev = _load(data.eval_data, data)
+        test = _load(data.test_data, data)
+    if data.max_train_traces is not None:
+        train = choose_questions(train, data.max_train_traces, seed=args.seed)
+
+    set_seed(args.seed)
+    model = ProcessRewardModel.from_backbone(
+        model_config.model_name_or_path,
+        revision=model_config.model_revision,
+        backbone=model_config.backbone,
+        dtype=model_config.dtype,
+        attn_implementation=model_config.attn_implementation,
+        trust_remote_code=model_config.trust_remote_code,
+        head_hidden_size=model_config.head_hidden_size,
+        peft_config=model_config.peft_config(),
+        loss=args.loss,
+    )
+    trainer = PRMTrainer(model, args, train_dataset=train, eval_dataset=dev or None)
+    if args.should_log:
+        _announce(trainer, processes)
+    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir, clean=args.should_save)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    finish(trainer, dev=dev, test=test, push=push)
+
+
+def finish(trainer, *, dev: list, test: list, push: bool) -> None:
+    """Temperature and threshold from the dev traces, the final checkpoint, the measurement of the test traces."""
+    from prm.evaluation.report import evaluate_traces, print_summary
+    from prm.modeling.hub import push_checkpoint, write_card
+    from prm.training.calibrate import calibrate
+
+    args, output = trainer.args, Path(trainer.args.output_dir)
+    if dev:
+        calibrate(trainer, dev)
+    scored = trainer.scored(test or dev) if test or dev else None
+    if not args.should_save:
+        return
+    folder = trainer.save_final(output / "checkpoint")
+    metrics = None
+    if scored:
+        config = trainer.accelerator.unwrap_model(trainer.model).config
+        metrics = evaluate_traces(
+            scored,
+            output / "eval",
+            threshold=config.threshold,
+            threshold_from=config.threshold_from,
+            position_means=config.position_means,
+            model=str(folder),
+        )
+    write_card(folder, metrics)
+    if metrics is not None:
+        print_summary(metrics, {"checkpoint": folder, "report": output / "eval" / "report.html"})
+    if push:
+        push_checkpoint(folder, args.hub_model_id or output.name, private=args.hub_private_repo, token=args.hub_token)
+
+
+def choose_questions(traces: list, limit: int, *, seed: int) -> list:
+    """Whole questions, in a seeded order, until the next one would exceed `limit` traces."""
+    groups: dict[str, list] = {}
+    for trace in traces:
+        groups.setdefault(trace.question_key, []).append(trace)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    chosen: list = []
+    for group in order:
+        if len(chosen) + len(group) <= limit:
+            chosen += group
+    return chosen
+
+
+def _load(sources: list[str], data) -> list:
+    from prm.traces.formats import load_traces
+
+    return load_traces(sources, labels=data.labels, on_bad_rows=data.on_bad_rows) if sources else []
+
+
+def _announce(trainer, processes: int) -> None:
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in trainer.model.parameters())
+    print(
+        f"prm: {processes} process(es) on {trainer.args.device}, {trainer.accelerator.distributed_type.value}; "
+        f"{trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
+        f"{len(trainer.train_dataset):,} traces",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"prm: {error}", file=sys.stderr)
+        sys.exit(2)
