@@ -1,10 +1,10 @@
 """Do the scores mean what they say? Of all steps scored 0.8, eighty in a hundred should be right.
 
 `reliability` puts the steps into ten equal-width bins and compares mean score with share of right steps;
-`expected_calibration_error` is the mean gap, weighted by the size of the bins (Guo et al. 2017, "On Calibration of
-Modern Neural Networks", arXiv:1706.04599). `fit_temperature` finds the one number that repairs a model which ranks well
-but speaks too boldly: score' = sigmoid(logit(score) / T). It is fitted on the dev split and moves no step past another
-one, so it changes neither the AUC nor what the best threshold can reach.
+`expected_calibration_error` is the mean gap, weighted by the size of the bins (Guo et al. 2017, "On
+Calibration of Modern Neural Networks", arXiv:1706.04599). `fit_temperature` finds the one number that repairs
+a model which ranks well but speaks too boldly: score' = sigmoid(logit(score) / T). It is fitted on the dev
+split and moves no step past another one, so it changes neither the AUC nor what the best threshold can reach.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def expected_calibration_error(
 
 
 def reliability(scores: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
-    """One row per bin, for the reliability diagram: `low`, `high`, `n`, `mean_score`, `share_right` (None if empty)."""
+    """One row per bin for the diagram: `low`, `high`, `n`, `mean_score`, `share_right` (None where empty)."""
     bins, edges = bin_of(scores), [0.0, *BIN_EDGES.tolist(), 1.0]
     rows = []
     for b in range(N_BINS):
@@ -69,8 +69,8 @@ def reliability(scores: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
 def fit_temperature(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[Any]]) -> float:
     """The T > 0 that minimises the log loss of sigmoid(logit(score) / T) over all labelled steps.
 
-    The loss is convex in 1/T, so bisection on its slope finds the minimum. Labels are read at 0.5 as in every metric.
-    Scores of exactly 0 or 1 (float32 saturates at 17) count as 1e-7 and 1 - 1e-7.
+    The loss is convex in 1/T, so bisection on its slope finds the minimum. Labels are read at 0.5 as in every
+    metric. Scores of exactly 0 or 1 (float32 saturates at 17) count as 1e-7 and 1 - 1e-7.
 
     Args:
         scores: one list per trace, one score in [0, 1] per step.

@@ -1,22 +1,25 @@
 """How well does a PRM find the first error? Every number of `metrics.json`, in numpy alone.
 
-With g the labelled first error of a trace and p the predicted one (indices from 0, -1 for none), everything is counted
-from pairs (g, p); step metrics (AUC, Brier, ECE, average precision) look at labelled steps one by one.
+With g the labelled first error of a trace and p the predicted one (indices from 0, -1 for none), everything
+is counted from pairs (g, p); step metrics (AUC, Brier, ECE, average precision) look at labelled steps one by
+one.
 
 Two rules turn scores into p:
 
 - `threshold`: the first step whose score is below the threshold, unlabelled steps included.
-- `most-likely`: scores are survival probabilities s_t = P(no error up to step t), so with s_0 = 1 before the first step
-  P(first error = t) = s_{t-1} - s_t, which is s_{t-1} times the hazard h_t = 1 - s_t / s_{t-1}, and P(no error) is the
-  last score. p is the most probable of these. Scores that rise are first cut to their running minimum. It needs no
-  threshold. A tie goes to "none", then to the earlier step.
+- `most-likely`: scores are survival probabilities s_t = P(no error up to step t), so with s_0 = 1 before the
+  first step P(first error = t) = s_{t-1} - s_t, which is s_{t-1} times the hazard h_t = 1 - s_t / s_{t-1},
+  and P(no error) is the last score. p is the most probable of these. Scores that rise are first cut to their
+  running minimum. It needs no threshold. A tie goes to "none", then to the earlier step.
 
-The threshold is swept without trying: only the running minimum m_t = min(s_0 … s_t) decides, since p = t exactly where
-m_t < T <= m_{t-1}. A trace with an error at g is thus answered right for the thresholds in one interval
-(m_g, m_{g-1}], a clean one up to its m_last; sorting the interval ends once gives all counts at all thresholds.
+The threshold is swept without trying: only the running minimum m_t = min(s_0 … s_t) decides, since p = t
+exactly where m_t < T <= m_{t-1}. A trace with an error at g is thus answered right for the thresholds in one
+interval (m_g, m_{g-1}], a clean one up to its m_last; sorting the interval ends once gives all counts at all
+thresholds.
 
-Labels are read as right from 0.5 up. Unlabelled steps (None, or NaN as data frames have it) count in no step metric,
-traces without any label in no metric at all. All comparisons are in float64. An empty denominator gives None.
+Labels are read as right from 0.5 up. Unlabelled steps (None, or NaN as data frames have it) count in no step
+metric, traces without any label in no metric at all. All comparisons are in float64. An empty denominator
+gives None.
 """
 
 from __future__ import annotations
@@ -77,12 +80,13 @@ def first_error_metrics(
         scores: one list per trace, one score in [0, 1] per step.
         labels: the same shape: 1, 0, a soft label between them, or None.
         threshold: a step scored below it is flagged.
-        rule: `threshold` or `most-likely`; with the latter, `threshold` and `threshold_from` are None in the result.
+        rule: `threshold` or `most-likely`; with the latter, `threshold` and `threshold_from` are None in the
+            result.
         threshold_from: how the threshold was chosen, in words; kept in the result.
 
     Returns:
-        `n_traces`, `n_erroneous`, `n_steps`, `threshold`, `threshold_from`, `rule`, the RATES and the STEP_METRICS; floats in
-        [0, 1], None where a denominator is empty.
+        `n_traces`, `n_erroneous`, `n_steps`, `threshold`, `threshold_from`, `rule`, the RATES and the
+        STEP_METRICS; floats in [0, 1], None where a denominator is empty.
 
     Raises:
         InputError: scores and labels of different shape, a score or label outside [0, 1], an unknown rule.
@@ -104,19 +108,20 @@ def first_error_metrics(
 
 
 def rates_by_threshold(scores: Scores, labels: Labels, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
-    """All RATES of the rule `threshold` at many thresholds at once: name -> shape (len(thresholds),), NaN for None."""
+    """All RATES at many thresholds at once: name -> array of shape (len(thresholds),), NaN for None."""
     return _rates(_counts_at(_sweep(scores, labels), np.asarray(thresholds, dtype=np.float64)))
 
 
 def best_threshold(scores: Scores, labels: Labels, by: str = "f1") -> tuple[float, float | None]:
     """The threshold in [0, 1] at which `by` is highest, and that value.
 
-    Exact: every stretch of thresholds between two neighbouring decision points is looked at, O(n log n). All thresholds
-    of a stretch answer alike; the middle of it is given, so that the choice is as far as possible from the scores on
-    both sides. Of several best stretches, neighbours are joined, then the widest is taken, then the lowest.
+    Exact: every stretch of thresholds between two neighbouring decision points is looked at, O(n log n). All
+    thresholds of a stretch answer alike; the middle of it is given, so that the choice is as far as possible
+    from the scores on both sides. Of several best stretches, neighbours are joined, then the widest is taken,
+    then the lowest.
 
-    Where `by` is undefined (f1 where all traces are erroneous, or none is) the threshold is chosen by `first_error_acc`
-    and the value is None; without any labelled trace it is 0.5.
+    Where `by` is undefined (f1 where all traces are erroneous, or none is) the threshold is chosen by
+    `first_error_acc` and the value is None; without any labelled trace it is 0.5.
 
     Args:
         scores, labels: as in `first_error_metrics`.
@@ -131,8 +136,8 @@ def best_threshold(scores: Scores, labels: Labels, by: str = "f1") -> tuple[floa
         return 0.5, None
     points = np.unique(np.concatenate([sweep["before"], sweep["at"], sweep["clean"]]))
     points = points[(points > 0) & (points < 1)]
-    # Stretches [0, points[0]], (points[0], points[1]], …, (points[-1], 1]: their upper ends stand for them. A score of
-    # exactly 0 is flagged by all but T = 0, which gets a stretch of its own where such scores exist.
+    # Stretches [0, points[0]], (points[0], points[1]], …, (points[-1], 1]: their upper ends stand for them. A
+    # score of exactly 0 is flagged by all but T = 0, which gets a stretch of its own where such scores exist.
     low, high = np.concatenate([[0.0], points]), np.concatenate([points, [1.0]])
     if any((sweep[name] == 0).any() for name in ("before", "at", "clean")):
         low, high = np.concatenate([[0.0], low]), np.concatenate([[0.0], high])
@@ -161,9 +166,9 @@ def bootstrap_intervals(
 ) -> dict[str, list[float] | None]:
     """95 % percentile intervals of all RATES and STEP_METRICS, by resampling questions.
 
-    Traces of one question share schema, question and often steps, so questions are drawn (with replacement), each with
-    all its traces; drawing traces would give intervals that are too narrow. A resample in which a metric is undefined
-    counts for the others only. 10,000 traces of five steps take about three seconds.
+    Traces of one question share schema, question and often steps, so questions are drawn (with replacement),
+    each with all its traces; drawing traces would give intervals that are too narrow. A resample in which a
+    metric is undefined counts for the others only. 10,000 traces of five steps take about three seconds.
 
     Args:
         scores, labels, threshold, rule: as in `first_error_metrics`.
@@ -206,8 +211,8 @@ def bootstrap_intervals(
 def position_means(labels: Labels) -> list[float]:
     """Share of right steps at each step index of the training data: what the position alone tells.
 
-    An index at which nothing is labelled takes the share of the index before it (the first ones, of the next that has
-    one). [] where nothing is labelled at all.
+    An index at which nothing is labelled takes the share of the index before it (the first ones, of the next
+    that has one). [] where nothing is labelled at all.
     """
     right: list[int] = []
     total: list[int] = []
@@ -235,9 +240,9 @@ def baselines(
 ) -> dict[str, dict[str, Any] | None]:
     """What someone who reads no step would reach: the metrics of three constant scorers, at threshold 0.5.
 
-    `never_flag` scores every step 1, `flag_first` scores every step 0, `position_only` scores each step by the share of
-    right steps at its index in the training data (`position_means`; indices beyond the last take the last) and is None
-    where that is unknown. f1 is 0 for the first two by definition.
+    `never_flag` scores every step 1, `flag_first` scores every step 0, `position_only` scores each step by
+    the share of right steps at its index in the training data (`position_means`; indices beyond the last take
+    the last) and is None where that is unknown. f1 is 0 for the first two by definition.
     """
 
     def constant(means: Sequence[float]) -> dict[str, Any]:
@@ -256,10 +261,10 @@ def breakdowns(
 ) -> dict[str, Any]:
     """The metrics by group, where the data has it: `by[key][value]` -> RATES, STEP_METRICS and counts.
 
-    Keys: `db_id`; `n_steps`; `error` (the category of the first wrong step; erroneous traces only); `subset` (from the
-    traces' own key "subset"), which adds `f1_mean`, the unweighted mean of the subsets' f1 (those that have one), as
-    ProcessBench reports it (arXiv:2412.06559). Values are strings, as JSON keys are, in natural order. Traces that lack
-    a key are left out of its groups.
+    Keys: `db_id`; `n_steps`; `error` (the category of the first wrong step; erroneous traces only); `subset`
+    (from the traces' own key "subset"), which adds `f1_mean`, the unweighted mean of the subsets' f1 (those
+    that have one), as ProcessBench reports it (arXiv:2412.06559). Values are strings, as JSON keys are, in
+    natural order. Traces that lack a key are left out of its groups.
 
     Args:
         traces: with labels.
@@ -304,7 +309,7 @@ _SETTINGS = ("threshold", "threshold_from", "rule")
 
 
 def labelled_steps(scores: Scores, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """All labelled steps, one after another: scores (float64) and whether each is labelled right (bool), shape (n,)."""
+    """All labelled steps in ascending order of score: scores (float64) and "labelled right" (bool), shape (n,)."""
     steps = _read(scores, labels)[1]
     return steps.scores, steps.right
 
@@ -323,7 +328,7 @@ class _Steps:
         self.starts = np.flatnonzero(np.diff(self.scores, prepend=np.nan) != 0)
 
     def metrics(self, times: np.ndarray | None = None) -> dict[str, float]:
-        """STEP_METRICS, NaN where undefined, with each trace counted `times[trace]` times (shape (n_traces,))."""
+        """STEP_METRICS (NaN where undefined), each trace counted `times[trace]` times; shape (n_traces,)."""
         if len(self.scores) == 0:
             return dict.fromkeys(STEP_METRICS, float("nan"))
         weight = np.ones(len(self.scores)) if times is None else times[self.trace]
@@ -345,14 +350,14 @@ class _Steps:
 
 
 def _auc(right: np.ndarray, wrong: np.ndarray) -> float:
-    """ROC AUC from the weight of right and wrong steps at each distinct score, ascending; ties count one half."""
+    """ROC AUC from the weight of right and wrong steps at each distinct score, ascending; ties count half."""
     below = np.cumsum(wrong) - wrong
     pairs = right.sum() * wrong.sum()
     return float(right @ (below + wrong / 2) / pairs) if pairs else float("nan")
 
 
 def _average_precision(right: np.ndarray, wrong: np.ndarray) -> float:
-    """Average precision of wrong steps, lowest score first (which is 1 - score descending, without its rounding)."""
+    """Average precision of wrong steps, lowest score first: the order of 1 - score without its rounding."""
     positives = wrong.sum()
     if not positives:
         return float("nan")
@@ -398,7 +403,7 @@ def _rates(counts: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _sweep(scores: Scores, labels: Labels) -> dict[str, np.ndarray]:
-    """Running minima that decide: before, at and after the first error of erroneous traces; the last of clean ones."""
+    """The running minima that decide: before, at and after the first error; at the end of clean traces."""
     ends: dict[str, list[float]] = {"before": [], "at": [], "last": [], "clean": []}
     for _, row, g in _read(scores, labels)[0]:
         minima = list(accumulate(row, min))
@@ -412,7 +417,7 @@ def _sweep(scores: Scores, labels: Labels) -> dict[str, np.ndarray]:
 
 
 def _counts_at(sweep: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """Outcome counts at each threshold T: flagged before g where m_{g-1} < T, by g where m_g < T, at all where m_last < T."""
+    """Outcomes at each threshold T: flagged before g where m_{g-1} < T, by g where m_g < T, ever where m_last < T."""
     below = {name: np.searchsorted(values, thresholds, side="left") for name, values in sweep.items()}
     n_wrong, n_clean = len(sweep["at"]), len(sweep["clean"])
     return {
@@ -427,7 +432,7 @@ def _counts_at(sweep: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[
 
 
 def _read(scores: Scores, labels: Labels) -> tuple[list[tuple[int, list[float], int]], _Steps]:
-    """Check and flatten: (index in the input, scores, labelled first error) of each labelled trace, and its steps."""
+    """Check and flatten: (index in the input, scores, labelled first error) of each labelled trace; its steps."""
     if len(scores) != len(labels):
         raise InputError(
             f"{len(scores)} lists of scores for {len(labels)} lists of labels; give one per trace"
