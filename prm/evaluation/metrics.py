@@ -309,7 +309,7 @@ _SETTINGS = ("threshold", "threshold_from", "rule")
 
 
 def labelled_steps(scores: Scores, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """All labelled steps in ascending order of score: scores (float64) and "labelled right" (bool), shape (n,)."""
+    """All labelled steps, in ascending order of score: scores (float64) and labelled right (bool)."""
     steps = _read(scores, labels)[1]
     return steps.scores, steps.right
 
@@ -417,7 +417,7 @@ def _sweep(scores: Scores, labels: Labels) -> dict[str, np.ndarray]:
 
 
 def _counts_at(sweep: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """Outcomes at each threshold T: flagged before g where m_{g-1} < T, by g where m_g < T, ever where m_last < T."""
+    """Outcomes at each threshold T: flagged before g where m_{g-1} < T, by g where m_g < T."""
     below = {name: np.searchsorted(values, thresholds, side="left") for name, values in sweep.items()}
     n_wrong, n_clean = len(sweep["at"]), len(sweep["clean"])
     return {
@@ -432,7 +432,7 @@ def _counts_at(sweep: Mapping[str, np.ndarray], thresholds: np.ndarray) -> dict[
 
 
 def _read(scores: Scores, labels: Labels) -> tuple[list[tuple[int, list[float], int]], _Steps]:
-    """Check and flatten: (index in the input, scores, labelled first error) of each labelled trace; its steps."""
+    """Check and flatten: (index in the input, scores, labelled first error) of each labelled trace; steps."""
     if len(scores) != len(labels):
         raise InputError(
             f"{len(scores)} lists of scores for {len(labels)} lists of labels; give one per trace"
