@@ -55,7 +55,7 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from prm.traces.formats import inspect
+    from prm.traces.inspection import inspect
 
     inspect(args.files, labels=args.labels, on_bad_rows=args.on_bad_rows, json_output=args.json)
 

@@ -1,21 +1,25 @@
-"""Files in and out: every common way to store step-labelled reasoning becomes a list of `Trace`s, and goes back to disk.
+"""Files in and out: every usual way to store step-labelled reasoning becomes `Trace`s, and goes back to disk.
 
-One road leads in. A *source* (file, folder, Hub id, `datasets.Dataset`, or a list of those) gives rows with their
-place; each row is recognised by its columns, turned into the native form, and checked by `Trace.from_dict`. So there is one
-place that knows what a valid trace is, and a converter is nothing but a function from one foreign row to native rows.
+One road leads in. A *source* (file, folder, Hub id, `datasets.Dataset`, or a list of those) gives rows with
+their line; each row is recognised by its columns, moved into the native form by `prm.traces.converters`, and
+checked by `Trace.from_dict`. So one place knows what a valid trace is, and files know nothing of formats.
 Rows are read one at a time: a file larger than memory can be converted.
 
-| format | columns | labels |
-|---|---|---|
-| native | `question`, `steps` | cumulative, or as `label_scheme` says |
-| trl | `prompt`, `completions`, `labels` | each step alone; the prompt is kept verbatim under `prompt` |
+Input is hostile until it is read: bytes that are not UTF-8, cut files, keys that stand twice, NaN, numbers
+beyond a float, half surrogate pairs, JSON nested a thousand deep. A malformed row stops the reading with an
+`InputError` that names file and line, or is skipped and counted; a file that cannot be read on (a cut gzip
+stream) stops it always.
 
-Malformed rows stop the reading with an `InputError` that names file and line, or are skipped and counted.
+Two things on the disk are ours: Parquet files have the native columns, and one more, `extra_json`, in the
+trace and in its steps, with all unknown keys as JSON text (their types may differ from row to row, which no
+column can hold); and every file is written beside its place and renamed when it is complete.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import decimal
 import difflib
 import gzip
 import io
@@ -31,22 +35,29 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from prm.errors import InputError
-from prm.traces.trace import Trace
+from prm.traces.converters import FORMATS, native_rows
+from prm.traces.trace import TRACE_FIELDS, Step, Trace
 
 log = logging.getLogger("prm")
 
 Row = dict[str, Any]
 #: A row and its line (from 1), or the error that stands where a row should be.
 Rows = Iterator[tuple[int, Any]]
-Source = Any  # str | Path | datasets.Dataset | list of those
+#: A path or Hub id, a `datasets.Dataset` or `DatasetDict`, or a list of those.
+Source = Any
 
 #: A longer line is no trace but a wrong file; reading it whole would only fill the memory.
 MAX_LINE_BYTES = 64 * 2**20
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
+#: Traces in one row group of a Parquet file.
+GROUP_SIZE = 1000
+BOM = b"\xef\xbb\xbf"
+SPLIT_NAMES = {"train", "dev", "valid", "val", "validation", "test"}
 
 
 # Reading
@@ -73,15 +84,18 @@ def read_traces(
         source: a JSONL, JSON or Parquet file (gzipped JSON, too), a folder of such files or one written by
             `Dataset.save_to_disk`, the id of a data set on the Hub, a `datasets.Dataset`, or a list of those.
         split: which split of a folder or Hub data set; needed only where there are several.
-        format: one of `FORMATS`, or `auto`: by the columns of each row.
-        labels: `strict` refuses native labels that return to 1 after a 0; `prefix` folds them, and step-wise labels too.
-        on_bad_rows: `stop` at the first malformed row, or `skip` them and log their number by reason at the end.
+        format: a key of `prm.traces.converters.FORMATS`, or `auto`: by the columns of each row.
+        labels: `strict` keeps labels and refuses native ones that return to 1 after a 0; `prefix` folds both
+            those and step-wise labels, and logs how many.
+        on_bad_rows: `stop` at the first malformed row, or `skip` them and log their number by reason.
 
     Raises:
-        InputError: the source is missing, holds no trace, or (with `stop`) a row is malformed.
+        InputError: the source is missing or holds no trace, or (with `stop`) a row is malformed.
     """
-    tally = _Tally()
-    yield from _read(source, split=split, format=format, labels=labels, on_bad_rows=on_bad_rows, tally=tally)
+    tally = Tally()
+    yield from counted_traces(
+        source, tally, split=split, format=format, labels=labels, on_bad_rows=on_bad_rows
+    )
     for line in tally.report():
         log.warning(line)
 
@@ -94,17 +108,22 @@ def from_rows(
     labels: str = "strict",
     on_bad_rows: str = "stop",
 ) -> list[Trace]:
-    """Traces out of rows that are in memory already (dicts of any known format); `name` stands for the file in errors."""
-    tally = _Tally()
-    numbered = enumerate(rows, start=1)
-    traces = list(_traces(numbered, name, format=format, labels=labels, on_bad_rows=on_bad_rows, tally=tally))
+    """Traces out of rows in memory (dicts in any known format); `name` stands for the file in errors."""
+    tally = Tally()
+    traces = list(_traces(enumerate(rows, start=1), name, tally, format, labels, on_bad_rows))
     for line in tally.report():
         log.warning(line)
     return traces
 
 
+def traces_from_dataset(dataset: Any, *, labels: str = "strict", on_bad_rows: str = "stop") -> list[Trace]:
+    """Traces out of a `datasets.Dataset` or `IterableDataset` with TRL's or native columns."""
+    rows = (row for _, row in _dataset_rows(dataset))
+    return from_rows(rows, name="dataset", labels=labels, on_bad_rows=on_bad_rows)
+
+
 @dataclass
-class _Tally:
+class Tally:
     """What happened to the rows that did not simply become a trace."""
 
     rows: int = 0
@@ -114,98 +133,256 @@ class _Tally:
     first: dict[str, str] = field(default_factory=dict)
 
     def skip(self, error: InputError, name: str, line: int) -> None:
-        reason = re.sub(r"\d+", "N", str(error))[:120]
+        reason = re.sub(r"\d+", "N", str(error))[:120]  # rows that differ in numbers only have one reason
         self.skipped[reason] += 1
         self.first.setdefault(reason, f"{name}:{line}")
 
     def report(self) -> list[str]:
+        """The lines to log: nothing where every row became a trace as it stood."""
         lines = []
         if self.skipped:
             reasons = "; ".join(f"{n} x {r} (first: {self.first[r]})" for r, n in self.skipped.most_common())
             lines.append(f"skipped {self.skipped.total()} of {self.rows} rows: {reasons}")
+        if self.stepless:
+            lines.append(f"{self.stepless} rows hold no step and gave no trace")
         if self.folded:
-            lines.append(
-                f"folded the labels of {self.folded} traces: after the first error every step is wrong"
-            )
+            lines.append(f"folded the labels of {self.folded} traces: after the first error all are wrong")
         return lines
 
 
-def _read(
-    source: Source, *, split: str | None, format: str, labels: str, on_bad_rows: str, tally: _Tally
+def counted_traces(
+    source: Source,
+    tally: Tally,
+    *,
+    split: str | None = None,
+    format: str = "auto",
+    labels: str = "strict",
+    on_bad_rows: str = "stop",
+) -> Iterator[Trace]:
+    """`read_traces` for callers who report themselves what was skipped and folded: it counts into `tally`."""
+    for name, rows in _sources(source, split):
+        n = 0
+        for trace in _traces(rows, name, tally, format, labels, on_bad_rows):
+            n += 1
+            yield trace
+        if n == 0:
+            why = "; ".join(tally.report())
+            raise InputError(f"holds no traces{f' ({why})' if why else ''}", file=name)
+
+
+def _traces(
+    rows: Rows, name: str, tally: Tally, format: str, labels: str, on_bad_rows: str
 ) -> Iterator[Trace]:
     if labels not in ("strict", "prefix"):
         raise InputError(f"labels must be 'strict' or 'prefix', not {labels!r}")
     if on_bad_rows not in ("stop", "skip"):
         raise InputError(f"on_bad_rows must be 'stop' or 'skip', not {on_bad_rows!r}")
-    for name, rows in _sources(source, split):
-        n = 0
-        for trace in _traces(rows, name, format=format, labels=labels, on_bad_rows=on_bad_rows, tally=tally):
-            n += 1
-            yield trace
-        if n == 0:
-            why = "; ".join(tally.report())
-            raise InputError("holds no traces" + (f" ({why})" if why else ""), file=name)
-
-
-def _traces(
-    rows: Rows, name: str, *, format: str, labels: str, on_bad_rows: str, tally: _Tally
-) -> Iterator[Trace]:
+    if format != "auto" and format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"unknown format {format!r}; known are auto, {', '.join(FORMATS)}{hint}")
     for line, row in rows:
         tally.rows += 1
         try:
             if isinstance(row, InputError):
                 raise row
-            traces = [_trace(native, labels == "prefix", tally) for native in _native_rows(row, format)]
+            made = [_trace(native, labels == "prefix") for native in native_rows(row, format)]
         except InputError as error:
             if on_bad_rows == "stop":
                 raise InputError(str(error), file=name, line=line) from None
             tally.skip(error, name, line)
             continue
-        yield from traces
+        tally.stepless += not made
+        tally.folded += sum(folded for _, folded in made)
+        yield from (trace for trace, _ in made)
 
 
-def _trace(row: Any, prefix: bool, tally: _Tally) -> Trace:
+def _trace(row: Row, prefix: bool) -> tuple[Trace, bool]:
     trace = Trace.from_dict(row, prefix=prefix)
-    if prefix:
-        before = [step.get("label") for step in row["steps"]]
-        tally.folded += any(a == 0 and b not in (0, None) for a, b in zip(trace.labels, before, strict=True))
-    return trace
+    before = [step.get("label") for step in row["steps"]]
+    return trace, any(a == 0 and b not in (0, None) for a, b in zip(trace.labels, before, strict=True))
 
 
-def _native_rows(row: Any, format: str) -> Iterable[Row]:
-    return [row]
+# Sources
 
 
 def _sources(source: Source, split: str | None) -> Iterator[tuple[str, Rows]]:
-    """Yield each file or data set behind `source` with its rows."""
+    """Each file or data set behind `source` with its rows."""
     if isinstance(source, (list, tuple)):
         if not source:
             raise InputError("no files given")
         for item in source:
             yield from _sources(item, split)
+        return
+    if not isinstance(source, (str, os.PathLike)):
+        yield "dataset", _dataset_rows(_pick_split(source, split, "dataset"))
+        return
+    name = str(source)
+    path = Path(source).expanduser()
+    if "\0" in name or not name:
+        raise InputError(f"{name!r} is no file name")
+    if path.is_dir():
+        yield from _folder(path, split)
+    elif path.exists():
+        yield name, _file_rows(path)
+    elif _looks_like_hub_id(name):
+        yield name, _hub_rows(name, split)
     else:
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise InputError(f"there is no such file{_nearest_file(path)}", file=str(source))
-        yield str(source), _file_rows(path)
+        raise InputError(f"there is no such file{_nearest_file(path)}", file=name)
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    """`owner/name`, and nothing that rather is a mistyped path: no data suffix, no folder `owner` here."""
+    known_suffix = name.lower().endswith((*DATA_SUFFIXES, ".txt", ".csv", ".gz", ".arrow"))
+    return (
+        re.fullmatch(r"[\w][\w.-]*/[\w.-]+", name) is not None
+        and not known_suffix
+        and not Path(name).parent.is_dir()
+    )
 
 
 def _nearest_file(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f": the folder {folder} does not exist"
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(path.name, os.listdir(folder), n=1, cutoff=0.6)
+        if near:
+            return f"; did you mean {folder / near[0]}?"
+    return f" in {folder}"
+
+
+def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        import datasets
+
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except Exception as error:  # a broken folder raises whatever its broken part happens to raise
+            raise InputError(
+                f"cannot be loaded as a saved data set: {_one_line(error)}", file=str(folder)
+            ) from None
+        yield str(folder), _dataset_rows(_pick_split(saved, split, str(folder)))
+        return
+    files = sorted(
+        path
+        for place in (folder, folder / "data")  # `data/`: where clones of Hub data sets keep their files
+        if place.is_dir()
+        for path in place.iterdir()
+        if path.name.lower().endswith(DATA_SUFFIXES)
+        and not path.name.startswith((".", "dataset_info"))
+        and path.is_file()
+    )
+    if not files:
+        kinds = ", ".join(DATA_SUFFIXES)
+        raise InputError(
+            f"the folder has no data: no file ends in {kinds}, no saved data set", file=str(folder)
+        )
+    splits = {path: set(re.split(r"[-_.]", path.name.lower())) & SPLIT_NAMES for path in files}
+    if split is not None:
+        # the whole name (processbench's gsm8k.json), or a part of it (train-00000-of-00002.parquet)
+        files = [path for path in files if split in (path.name.split(".")[0], *re.split(r"[-_.]", path.name))]
+        if not files:
+            have = ", ".join(path.name for path in islice(splits, 8))
+            raise InputError(f"the folder has no split {split!r}, only {have}", file=str(folder))
+    elif len(found := set().union(*splits.values())) > 1:
+        names = ", ".join(sorted(found))
+        raise InputError(
+            f"the folder has the splits {names}; name a file, or one of them by split", file=str(folder)
+        )
+    for path in files:
+        yield str(path), _file_rows(path)
+
+
+def _hub_rows(name: str, split: str | None) -> Rows:
+    import datasets
+
     try:
-        names = os.listdir(path.parent)
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+        if split is None:  # ask before anything is downloaded
+            split = _only(datasets.get_dataset_split_names(name), name)
+        dataset = datasets.load_dataset(name, split=split)
+    except InputError:
+        raise
+    except Exception as error:  # no network, no such id, no such split: each has its own family of exceptions
+        raise InputError(
+            f"is no file here, and cannot be loaded from the Hub: {_one_line(error)}", file=name
+        ) from None
+    yield from _dataset_rows(dataset)
+
+
+def _only(splits: list[str], name: str) -> str:
+    if len(splits) != 1:
+        raise InputError(f"has the splits {', '.join(map(str, splits))}; name one by split", file=name)
+    return splits[0]
+
+
+def _pick_split(data: Any, split: str | None, name: str) -> Any:
+    """The data set itself, or the one of a dictionary of splits."""
+    if not isinstance(data, dict):
+        return data
+    if split is None:
+        split = _only(list(data), name)
+    elif split not in data:
+        raise InputError(f"has no split {split!r}, only {', '.join(map(str, data))}", file=name)
+    return data[split]
+
+
+def _dataset_rows(dataset: Any) -> Rows:
+    # whoever holds a data set has imported `datasets`; nobody else shall pay a second for it
+    datasets = sys.modules.get("datasets")
+    if datasets is None or not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
+        raise InputError(
+            f"traces are read from files, folders, Hub ids and data sets, not from {type(dataset).__name__}"
+        )
+    if isinstance(dataset, datasets.Dataset):
+        dataset = dataset.with_format(None)  # plain Python values, even where torch tensors are set
+    for number, row in enumerate(dataset, start=1):
+        yield number, _from_columns(row)
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+# Files
 
 
 def _file_rows(path: Path) -> Rows:
-    """Rows of one file; what kind of file it is, its first bytes and its suffix say."""
+    """Rows of one file. Its first bytes tell Parquet, gzip and JSON apart; only `.json` may hold one list."""
     try:
         with open(path, "rb") as handle:
-            yield from _json_lines(handle)
+            magic = handle.peek(4)[:4]
+            if magic == b"PAR1" or path.suffix.lower() == ".parquet":
+                yield from _parquet_rows(handle, path)
+            elif magic[:2] == b"\x1f\x8b":
+                with gzip.open(handle) as unzipped:
+                    yield from _json_rows(unzipped, path.with_suffix(""))
+            else:
+                yield from _json_rows(handle, path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"the gzip stream is cut or broken ({error}); fetch it again", file=str(path)
+        ) from None
     except OSError as error:
-        raise InputError(f"cannot be read: {error}", file=str(path)) from None
+        raise InputError(f"cannot be read: {error.strerror or error}", file=str(path)) from None
+
+
+def _json_rows(handle: Any, path: Path) -> Rows:
+    if path.suffix.lower() != ".json":
+        yield from _json_lines(handle)
+        return
+    data = handle.read().removeprefix(BOM)
+    if _is_object(data.lstrip().split(b"\n", 1)[0]):  # JSON lines by another name
+        yield from _json_lines(io.BytesIO(data))
+    else:
+        yield from _json_list(data, str(path))
+
+
+def _is_object(raw: bytes) -> bool:
+    try:
+        return isinstance(_parse(raw), dict)
+    except InputError:
+        return False
 
 
 def _json_lines(handle: IO[bytes]) -> Rows:
@@ -215,23 +392,21 @@ def _json_lines(handle: IO[bytes]) -> Rows:
         if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
                 raw = handle.readline(MAX_LINE_BYTES)
-            yield line, InputError(f"the line is longer than {MAX_LINE_BYTES} bytes; is this JSON lines?")
+            yield line, InputError(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; is this JSON lines?")
             continue
         if line == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
+            raw = raw.removeprefix(BOM)
         if not raw.strip():
             continue
         try:
-            yield line, _parse_line(raw)
+            yield line, _parse(raw)
         except InputError as error:
             yield line, error
 
 
-def _parse_line(raw: bytes) -> Any:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8") from None
+def _parse(raw: bytes) -> Any:
+    """One line of JSON, strictly."""
+    text = _decode(raw)
     try:
         value = _JSON.decode(text)
     except json.JSONDecodeError as error:
@@ -241,6 +416,62 @@ def _parse_line(raw: bytes) -> Any:
         raise _unreadable(error) from None
     _refuse_surrogates(text, value)
     return value
+
+
+def _json_list(data: bytes, name: str) -> Rows:
+    """The objects of a file that is one JSON list (or one object), each with the line on which it begins."""
+    text = _decode(data, name)
+    at = _skip_space(text, 0)
+    if at == len(text):
+        return
+    in_list = text[at] == "["
+    at = _skip_space(text, at + 1) if in_list else at
+    line, counted = 1, 0
+    while not (in_list and text[at : at + 1] == "]"):
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, at = _JSON.raw_decode(text, at)
+            _refuse_surrogates(text[counted:at], value)
+            yield line, value
+        except json.JSONDecodeError as error:  # where the next row begins is unknown: no skipping here
+            raise InputError(f"not JSON: {error.msg}", file=name, line=error.lineno) from None
+        except InputError as error:
+            if at == counted:
+                raise InputError(str(error), file=name, line=line) from None
+            yield line, error
+        except (RecursionError, ValueError) as error:
+            raise InputError(str(_unreadable(error)), file=name, line=line) from None
+        at = _skip_space(text, at)
+        if not in_list:
+            break
+        if text[at : at + 1] == ",":
+            at = _skip_space(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise InputError(
+                "not JSON: a comma or ] is missing after this object; is the file cut?",
+                file=name,
+                line=line + text.count("\n", counted, at),
+            )
+    if text[at + in_list :].strip():
+        raise InputError(
+            "not JSON: more text after the end; JSON lines hold one object a line", file=name, line=line
+        )
+
+
+def _skip_space(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
+        at += 1
+    return at
+
+
+def _decode(raw: bytes, file: str | None = None) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        byte = error.start - raw.rfind(b"\n", 0, error.start)
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"byte {byte} of the line is not UTF-8; save the file as UTF-8"
+        raise InputError(message, file=file, line=line) from None
 
 
 def _unreadable(error: Exception) -> InputError:
@@ -288,15 +519,60 @@ def _float(digits: str) -> float:
 _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
 
 
+def _parquet_rows(handle: IO[bytes], path: Path) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(handle).iter_batches(batch_size=GROUP_SIZE):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _from_columns(row)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"is not a whole Parquet file: {_one_line(error)}", file=str(path)) from None
+
+
+def _from_columns(row: Row) -> Row | InputError:
+    """A row of a table as JSON would have it: null columns are absent keys, `extra_json` is unpacked."""
+    try:
+        steps = row.get("steps")
+        if isinstance(steps, list):
+            row = row | {"steps": [_unpacked(step) if isinstance(step, dict) else step for step in steps]}
+        return _unpacked(row)
+    except InputError as error:
+        return error
+
+
+def _unpacked(row: Row) -> Row:
+    row = {key: value for key, value in row.items() if value is not None}
+    packed = row.pop("extra_json", None)
+    if packed is None:
+        return row
+    extra = _parse(packed.encode()) if isinstance(packed, str) else None
+    if not isinstance(extra, dict):
+        raise InputError("'extra_json' must be the unknown keys of the trace or step as a JSON object")
+    return row | extra
+
+
 # Writing
 
 
 def write_traces(traces: Iterable[Trace], path: str | Path) -> int:
-    """Write `traces` as JSONL and return their number. The old file stays as it is until all is written.
+    """Write `traces` as JSONL, or as Parquet where `path` ends so; return their number.
+
+    The old file stays as it is until all is written. NaN and infinities among unknown keys become null, and
+    half surrogate pairs U+FFFD: what is written can be read anywhere.
 
     Raises:
         InputError: the file cannot be written there, or an unknown key holds what JSON cannot say.
     """
+    name = str(path)
+    if name.lower().endswith(".gz"):
+        raise InputError("traces are written as .jsonl or .parquet, not compressed by gzip", file=name)
+    if name.lower().endswith(".parquet"):
+        with atomic_write(path, "wb") as handle:
+            return _write_parquet(iter(traces), handle)
     n = 0
     with atomic_write(path) as handle:
         for trace in traces:
@@ -305,17 +581,56 @@ def write_traces(traces: Iterable[Trace], path: str | Path) -> int:
     return n
 
 
+def _write_parquet(traces: Iterator[Trace], handle: IO[bytes]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    text = pa.string()
+    step = pa.struct(
+        {"text": text, "label": pa.float64(), "sql": text, "error": text, "extra_json": text}.items()
+    )
+    columns = {"question": text, "steps": pa.list_(step)} | dict.fromkeys(TRACE_FIELDS, text)
+    columns |= {"scores": pa.list_(pa.float64()), "extra_json": text}
+    schema, n = pa.schema(columns.items()), 0
+    with pyarrow.parquet.ParquetWriter(handle, schema) as writer:
+        while group := [_to_columns(trace) for trace in islice(traces, GROUP_SIZE)]:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            n += len(group)
+    return n
+
+
+def _to_columns(trace: Trace) -> Row:
+    row = {name: getattr(trace, name) for name in TRACE_FIELDS} | {"question": trace.question}
+    row = {key: _encodable(value) if isinstance(value, str) else value for key, value in row.items()}
+    row["extra_json"] = _dump(trace.extra) if trace.extra else None
+    row["steps"] = [_step_columns(step) for step in trace.steps]
+    return row
+
+
+def _step_columns(step: Step) -> Row:
+    row: Row = {"text": step.text, "sql": step.sql, "error": step.error}
+    row = {key: value if value is None else _encodable(value) for key, value in row.items()}
+    return row | {"label": step.label, "extra_json": _dump(step.extra) if step.extra else None}
+
+
 def _dump(value: Any) -> str:
-    """JSON in one line that anyone can read back: NaN and infinities become null, half surrogate pairs U+FFFD."""
+    """JSON in one line."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError):
+        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=_plain)
+    return _encodable(text)
+
+
+def _plain(value: Any) -> Any:
+    """What the columns of a table may hold beyond JSON's own types."""
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, datetime.timedelta)):
+        return str(value)
+    raise InputError(
+        f"an unknown key holds {type(value).__name__}, which JSON cannot say; drop or convert it"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -328,13 +643,21 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # halves that stand side by side join, lone ones become U+FFFD
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under `path` only once it is complete.
 
-    It is written beside `path`, flushed to the disk and renamed; on an error, an interrupt or a full disk the old file
-    stays and the half-written one is removed. Parent folders are made. Devices and pipes (`/dev/stdout`) are written
-    directly. `mode` is `w` (UTF-8, `\\n`) or `wb`.
+    It is written beside `path`, flushed to the disk and renamed; on an error, an interrupt or a full disk the
+    old file stays and the half-written one is removed. Parent folders are made. Devices and pipes
+    (`/dev/stdout`) are written directly. `mode` is `w` (UTF-8, `\\n`) or `wb`.
 
     Raises:
         InputError: `path` is a folder or cannot be written.
@@ -375,3 +698,39 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def convert(
+    input: str | Path,
+    output: str | Path,
+    *,
+    format: str,
+    labels: str = "strict",
+    on_bad_rows: str = "stop",
+    split: str | None = None,
+) -> int:
+    """Read `input` in `format`, write it as native traces, say what was done, return the number of traces.
+
+    `labels="prefix"` folds step-wise labels: after the first error every step is wrong.
+    """
+    tally = Tally()
+    traces = counted_traces(input, tally, split=split, format=format, labels=labels, on_bad_rows=on_bad_rows)
+    n = write_traces(_progress(traces), output)
+    for line in tally.report():
+        log.warning(line)
+    print(f"wrote {n} traces from {tally.rows} rows to {output}", file=sys.stderr)
+    return n
+
+
+def _progress(traces: Iterator[Trace]) -> Iterator[Trace]:
+    """Pass `traces` on, counting them on the terminal where there is one."""
+    from rich.console import Console
+
+    if not sys.stderr.isatty():
+        yield from traces
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} traces"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(traces)

@@ -1,18 +1,20 @@
-"""The one data structure that every room speaks: a question, its reasoning steps, and what is known of each step.
+"""The one data structure that every room speaks: a question, its reasoning steps, and what is known of each.
 
-A trace is right up to its *first error*: label 1 means "still correct after this step", 0 "an error has happened at or
-before this step", a float in [0, 1] is a soft label (read as 1 from 0.5 up wherever a decision is needed), None is
-unlabelled. In the native scheme hard labels never return: after the first 0 come only 0 and None. Formats whose labels
-judge each step alone (TRL, Math-Shepherd, PRM800K) carry `label_scheme="step"` and keep their labels until they are
-folded with `fold_labels`.
+A trace is right up to its *first error*: label 1 means "still correct after this step", 0 "an error has
+happened at or before this step", a float in [0, 1] is a soft label (read as 1 from 0.5 up wherever a decision
+is needed), None is unlabelled. In the native scheme hard labels never return: after the first 0 come only 0
+and None. Formats whose labels judge each step alone (TRL, Math-Shepherd, PRM800K) carry `label_scheme="step"`
+and keep their labels until they are folded with `fold_labels`.
 
-This module turns one JSON object into a `Trace` and back without losing a key; files, folders, Hub data sets and other
-people's formats are the business of `prm.traces.formats`.
+The model reads schema, question and evidence; a trace with the unknown key `prompt` (as TRL's data has it)
+brings its own prompt, which is read verbatim in their place.
+
+This module turns one JSON object into a `Trace` and back without losing a key; files, folders, Hub data sets
+and other people's formats are the business of `prm.traces.formats` and `prm.traces.converters`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +28,9 @@ Label = float | int | None
 class Step:
     """One unit of reasoning.
 
-    `text` is what the model reads (an English sentence, SQL, or both); `sql` repeats the SQL fragment of the step where
-    it is known (`name AS (SELECT …)`, or the final `SELECT …`); `error` names the category of an injected error.
+    `text` is what the model reads (an English sentence, SQL, or both); `sql` repeats the SQL fragment of the
+    step where it is known (`name AS (SELECT …)`, or the final `SELECT …`); `error` names the category of an
+    injected error.
     """
 
     text: str
@@ -112,15 +115,18 @@ class Trace:
                 raise bad(f"'{name}' must be a string, not {_kind(value)}")
             setattr(trace, name, value)
         if trace.label_scheme not in (None, "step", "prefix"):
-            raise bad(f"'label_scheme' must be 'step' or 'prefix', not {trace.label_scheme!r}")
+            raise bad(f"'label_scheme' must be 'step' or 'prefix', not {_kind(trace.label_scheme)}")
+        if not isinstance(row.get("prompt"), (str, type(None))):
+            raise bad("'prompt', which the model reads in place of schema and question, must be a string")
         trace.extra = row
         if trace.label_scheme != "step":
             back = returning_label(trace.labels)
             if back is not None:
                 if not prefix:
                     raise bad(
-                        f"step {back} is labelled right after an earlier step was labelled wrong; a label says "
-                        '\'no error so far\', so fold the labels with --labels prefix, or set "label_scheme": "step"'
+                        f"step {back} is labelled right after an earlier one was labelled wrong, but a label "
+                        "says 'no error so far': fold the labels with --labels prefix, or, where each judges "
+                        'its step alone, set "label_scheme": "step"'
                     )
                 fold_labels(trace)
         elif prefix:
@@ -150,7 +156,10 @@ def returning_label(labels: Sequence[Label]) -> int | None:
 
 
 def fold_labels(trace: Trace) -> bool:
-    """Make step-wise labels cumulative in place: every label after the first error becomes 0. True if any changed."""
+    """Make step-wise labels cumulative in place: every label after the first error becomes 0.
+
+    Returns whether a label or the scheme changed.
+    """
     at, changed = trace.first_error, trace.label_scheme == "step"
     trace.label_scheme = None
     if at >= 0:
@@ -171,8 +180,8 @@ def _step(raw: Any, i: int, bad: Any) -> Step:
     if isinstance(label, bool):
         label = int(label)
     if label is not None:
-        if not isinstance(label, (int, float)) or not math.isfinite(label) or not 0 <= label <= 1:
-            raise bad(f"'label' of step {i} must be 1, 0, a number between them, or null, not {label!r}")
+        if not isinstance(label, (int, float)) or not 0 <= label <= 1:  # NaN compares false
+            raise bad(f"'label' of step {i} must be 1, 0, a number between them, or null, not {_kind(label)}")
         label = int(label) if label in (0, 1) else float(label)
     step = Step(text, label)
     for name in ("sql", "error"):
@@ -191,11 +200,12 @@ def _scores(value: Any, n: int, bad: Any) -> list[float] | None:
         raise bad(f"'scores' must hold one number per step ({n})")
     for i, score in enumerate(value):
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-            raise bad(f"'scores' must be numbers in [0, 1]; entry {i} is {score!r}")
+            raise bad(f"'scores' must be numbers in [0, 1]; entry {i} is {_kind(score)}")
     return [float(score) for score in value]
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", dict: "an object", str: "a string", type(None): "null"}.get(
-        type(value), repr(value)[:40]
-    )
+    if isinstance(value, str):
+        return f"the string {value[:40]!r}"
+    named = {list: "a list", dict: "an object", type(None): "null"}
+    return named.get(type(value)) or repr(value)[:40]

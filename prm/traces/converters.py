@@ -1,0 +1,253 @@
+"""Other people's ways to write down step labels: one foreign row in, native rows out.
+
+A converter only moves values to their native place; whether they are valid is for `Trace.from_dict` to say.
+Keys that it does not know are handed on, so that nothing is lost on the way.
+
+| format | columns | labels become |
+|---|---|---|
+| native | `question`, `steps` | what they are |
+| trl | `prompt`, `completions`, `labels` | step-wise; `prompt` stays, and is what the model reads |
+| math-shepherd | `input` with a `ки` behind each step, `label` with `+` or `-` in its place | step-wise |
+| prm800k | `question.problem`, `label.steps[].completions[].rating` | step-wise; -1 wrong, 0 and 1 right |
+| processbench | `problem`, `steps` (strings), `label`: index of the first error or -1 | cumulative |
+| verdict | `question`, `reasoning.step_1`, `analysis.analysis_step_1.verification_result` | step-wise |
+
+"Step-wise" traces say `label_scheme: step`: each label judges its step alone and may return to right after an
+error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from prm.errors import InputError
+
+Row = dict[str, Any]
+
+#: Stands behind every step in Math-Shepherd's `input`, where `label` has + or -.
+STEP_MARK = "ки"
+_STEP_KEY = re.compile(r"\s*(?:analysis[\s_-]*)?step[\s_-]*(\d{1,6})\s*", re.IGNORECASE)
+_FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
+
+
+def native_rows(row: Any, format: str = "auto") -> list[Row]:
+    """The native rows of one row in `format`, a key of `FORMATS`; `auto` recognises it by its columns.
+
+    Raises:
+        InputError: the row is not of that format, or of none that is known. The reader adds file and line.
+    """
+    if not isinstance(row, dict):
+        raise InputError(f"a row must be a JSON object, not {str(row)[:40]!r}")
+    columns, convert = FORMATS[recognise(row) if format == "auto" else format]
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise InputError(f"{', '.join(map(repr, missing))} missing: a row must have {' and '.join(columns)}")
+    return convert(dict(row))
+
+
+def recognise(row: Row) -> str:
+    """Name of the format that a row's columns tell."""
+    if "question" in row and "steps" in row:
+        return "native"
+    if "prompt" in row and "completions" in row:
+        return "trl"
+    if isinstance(row.get("question"), dict) and isinstance(row.get("label"), dict):
+        return "prm800k"
+    if "reasoning" in row and ("question" in row or "analysis" in row):
+        return "verdict"
+    if "problem" in row and "steps" in row:
+        return "processbench"
+    if "input" in row and "label" in row:
+        return "math-shepherd"
+    if "question" in row or "steps" in row:
+        return "native"  # a faulty one: what it lacks is said there
+    columns = ", ".join(str(name)[:30] for name in list(row)[:8]) or "none"
+    raise InputError(f"no known format has the columns {columns}; a trace needs question and steps")
+
+
+def _native(row: Row) -> list[Row]:
+    steps = row["steps"]
+    if isinstance(steps, dict) and steps and all(isinstance(values, list) for values in steps.values()):
+        lengths = {len(values) for values in steps.values()}  # one list a key, as `datasets` stores sequences
+        if len(lengths) > 1:
+            raise InputError("the lists in 'steps' differ in length; give one entry a step in each")
+        row["steps"] = [dict(zip(steps, values, strict=True)) for values in zip(*steps.values(), strict=True)]
+    return [row]
+
+
+def _trl(row: Row) -> list[Row]:
+    prompt, completions, labels = row["prompt"], row.pop("completions"), row.pop("labels")
+    if not isinstance(prompt, str):
+        raise InputError(
+            "'prompt' must be one string; render a list of messages with its chat template first"
+        )
+    if not isinstance(completions, list) or not isinstance(labels, list):
+        raise InputError("'completions' and 'labels' must be lists, one entry a step")
+    if len(completions) != len(labels):
+        raise InputError(
+            f"{len(completions)} completions but {len(labels)} labels; give one label a completion"
+        )
+    steps = [{"text": text, "label": label} for text, label in zip(completions, labels, strict=True)]
+    return [{"question": prompt, "label_scheme": "step", **row, "steps": steps}]
+
+
+def _math_shepherd(row: Row) -> list[Row]:
+    text, labelled = row.pop("input"), row.pop("label")
+    if not isinstance(text, str) or not isinstance(labelled, str):
+        raise InputError("'input' and 'label' must be strings")
+    *parts, tail = text.split(STEP_MARK)
+    if not parts:
+        raise InputError(f"'input' has no step mark {STEP_MARK!r}")
+    labels, at = [], 0
+    for i, part in enumerate(parts):
+        at += len(part)
+        if labelled[at - len(part) : at] != part or labelled[at : at + 1] not in ("+", "-"):
+            raise InputError(f"'label' must repeat 'input' with + or - for {STEP_MARK!r}; step {i} differs")
+        labels.append(int(labelled[at] == "+"))
+        at += 1
+    if labelled[at:].strip() != tail.strip():
+        raise InputError(
+            f"'label' must repeat 'input' with + or - for {STEP_MARK!r}; the text after it differs"
+        )
+    start = parts[0].rfind("Step 1:")
+    if start < 0:
+        raise InputError(f"no 'Step 1:' before the first {STEP_MARK!r}: where the question ends is unknown")
+    question, parts[0] = parts[0][:start].strip(), parts[0][start:]
+    if tail.strip():
+        parts.append(tail)
+        labels.append(None)  # the solution goes on after its last mark: nobody has judged that part
+    steps = [{"text": part.strip(), "label": label} for part, label in zip(parts, labels, strict=True)]
+    return [_from(row, "monte-carlo", question=question, steps=steps, label_scheme="step")]
+
+
+def _prm800k(row: Row) -> list[Row]:
+    """One trace for every way that was rated: the path that was gone, and each alternative that left it.
+
+    A step holds the model's completions with their ratings; the labeller went on with `chosen_completion`, or
+    with a `human_completion` of their own, which counts as right. All other completions end where they stand.
+    Rows without any step (bad problems, given up at once) give no trace.
+    """
+    question, label = row.pop("question"), row.pop("label")
+    if not isinstance(question, dict) or not isinstance(question.get("problem"), str):
+        raise InputError("'question' must be an object with the text 'problem'")
+    if not isinstance(label, dict) or not isinstance(label.get("steps"), list):
+        raise InputError("'label' must be an object with a list of 'steps'")
+    path: list[Row] = []
+    ways: list[list[Row]] = []
+    for i, step in enumerate(label["steps"]):
+        if not isinstance(step, dict):
+            raise InputError(f"label step {i} must be an object with 'completions'")
+        completions = step.get("completions") or []
+        chosen, human = step.get("chosen_completion"), step.get("human_completion")
+        if not isinstance(completions, list) or not all(isinstance(c, dict) for c in completions):
+            raise InputError(
+                f"'completions' of label step {i} must be a list of objects with 'text' and 'rating'"
+            )
+        if chosen is not None and (not isinstance(chosen, int) or not 0 <= chosen < len(completions)):
+            raise InputError(
+                f"'chosen_completion' of label step {i} must be null or an index into its completions"
+            )
+        rated = [{"text": c.get("text"), "label": _rating(c.get("rating"), i)} for c in completions]
+        ways += [[*path, other] for n, other in enumerate(rated) if n != chosen]
+        if chosen is not None:
+            path = [*path, rated[chosen]]
+        elif isinstance(human, dict):
+            path = [*path, {"text": human.get("text"), "label": 1, "by_human": True}]
+        else:
+            break
+    if path and not any(way[: len(path)] == path for way in ways):
+        ways.insert(0, path)
+    about = {key: value for key, value in question.items() if key != "problem" and value is not None}
+    about |= {key: value for key, value in label.items() if key != "steps" and value is not None}
+    return [
+        _from(about | row, "human", question=question["problem"], steps=way, label_scheme="step")
+        for way in ways
+    ]
+
+
+def _rating(rating: Any, i: int) -> int | None:
+    if rating is None:
+        return None
+    if isinstance(rating, bool) or rating not in (-1, 0, 1):
+        raise InputError(f"a rating in label step {i} must be -1, 0, 1 or null, not {str(rating)[:40]!r}")
+    return int(rating >= 0)
+
+
+def _processbench(row: Row) -> list[Row]:
+    problem, texts, label = row.pop("problem"), row.pop("steps"), row.pop("label")
+    if not isinstance(texts, list):
+        raise InputError("'steps' must be a list of strings")
+    if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < len(texts):
+        raise InputError(
+            f"'label' must be the index of the first wrong step (0 to {len(texts) - 1}), or -1: all right"
+        )
+    steps = [{"text": text, "label": int(label < 0 or i < label)} for i, text in enumerate(texts)]
+    subset = re.fullmatch(r"(.+)-\d+", str(row.get("id")))  # ids are gsm8k-0, math-17 …
+    if subset is not None:
+        row.setdefault("subset", subset[1])
+    return [_from(row, "human", question=problem, steps=steps)]
+
+
+def _verdict(row: Row) -> list[Row]:
+    reasoning = _numbered(row.pop("reasoning"), "reasoning")
+    analysis = row.pop("analysis", None)
+    analysis = {} if analysis is None else _numbered(analysis, "analysis")
+    if not reasoning or sorted(reasoning) != list(range(min(reasoning), min(reasoning) + len(reasoning))):
+        raise InputError("'reasoning' must hold step_1, step_2 … without a gap")
+    beyond = analysis.keys() - reasoning.keys()
+    if beyond:
+        raise InputError(f"'analysis' judges step {min(beyond)}, which 'reasoning' does not have")
+    steps = []
+    for number in sorted(reasoning):
+        step: Row = {"text": reasoning[number]}
+        verdict = analysis.get(number)
+        if isinstance(verdict, dict):
+            told = {key.strip().lower(): value for key, value in verdict.items()}
+            verdict = told.pop("verification_result", None)
+            step |= {"analysis": told} if told else {}
+        if verdict is not None and str(verdict).strip().lower() not in ("correct", "incorrect"):
+            raise InputError(
+                f"the verdict on step {number} must be Correct or Incorrect, not {str(verdict)[:40]!r}"
+            )
+        step["label"] = None if verdict is None else int(str(verdict).strip().lower() == "correct")
+        steps.append(step)
+    return [_from(row, "judge", question=row.pop("question", None), steps=steps, label_scheme="step")]
+
+
+def _numbered(value: Any, name: str) -> dict[int, Any]:
+    """`{"step_2": x}` as `{2: x}`; models answer with such an object as text, so a string is parsed."""
+    if isinstance(value, str):
+        fenced = _FENCE.fullmatch(value)
+        try:
+            value = json.loads(fenced[1] if fenced else value)
+        except (ValueError, RecursionError):
+            raise InputError(f"'{name}' is text, but not a JSON object of steps") from None
+    if not isinstance(value, dict):
+        raise InputError(f"'{name}' must be an object with the keys step_1, step_2 …")
+    numbered: dict[int, Any] = {}
+    for key, item in value.items():
+        match = _STEP_KEY.fullmatch(key)
+        if match is None or int(match[1]) in numbered:
+            raise InputError(f"the key {key[:40]!r} in '{name}' must be a step's own, like step_1")
+        numbered[int(match[1])] = item
+    # columns (Parquet, `datasets`) give every row the keys of the longest one, with null
+    return {number: item for number, item in numbered.items() if item is not None}
+
+
+def _from(row: Row, source: str, **native: Any) -> Row:
+    """The row's remaining keys, then the native ones; the row's own word on its label source counts."""
+    return {"label_source": source} | row | native
+
+
+#: Name of each format -> the columns that it must have, and its converter.
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
+    "native": (("question", "steps"), _native),
+    "trl": (("prompt", "completions", "labels"), _trl),
+    "math-shepherd": (("input", "label"), _math_shepherd),
+    "prm800k": (("question", "label"), _prm800k),
+    "processbench": (("problem", "steps", "label"), _processbench),
+    "verdict": (("question", "reasoning"), _verdict),
+}
