@@ -2,12 +2,13 @@
 
     python examples/starter/make.py [--output DIR] [--seed 0]
 
-Every folder `database/<db>/` holds two sources: `schema.sql` (the DDL) and `rows.py`, whose
-`rows(rng: random.Random) -> dict[str, list[tuple]]` gives each table's rows in an order that respects the foreign
-keys. Out of them come `database/<db>/<db>.sqlite` and `tables.json`, beside the sources or under `--output` (then
-the question files are copied too, so that the output is a whole Spider folder). The same seed gives the same bytes
-with the same version of SQLite. Nothing but the standard library is needed, and nothing is skipped: whatever does
-not fit stops the build with a line that says what is wrong, and leaves every file that stood there whole.
+Every folder `database/<db>/` holds two sources: `schema.sql` (the DDL) and `rows.py`, whose `rows(rng:
+random.Random) -> dict[str, list[tuple]]` gives each table's rows in an order that respects the foreign keys.
+Out of them come `database/<db>/<db>.sqlite` and `tables.json`, beside the sources or under `--output` (then
+the question files are copied too, so that the output is a whole Spider folder). The same seed gives the same
+bytes with the same version of SQLite. Nothing but the standard library is needed, and nothing is skipped:
+whatever does not fit stops the build with a line that says what is wrong, and leaves every file that stood
+there whole.
 """
 
 from __future__ import annotations
