@@ -18,13 +18,13 @@ CITIES = [
 ]
 STREETS = ["Mill", "Harbour", "Station", "Garden", "Foundry", "Canal", "Market", "Tram"]
 BUILDINGS = ["Loft", "House", "Yard", "Works"]
-WORDS = (
-    "Amber Birch Cobalt Delta Ember Fjord Grove Heron Indigo Juniper Koala Lumen Mosaic Nimbus Otter".split()
-)
+WORDS = "Amber Birch Cobalt Delta Ember Fjord Grove Heron Indigo Juniper Koala Lumen Mosaic Nimbus Otter"
 FORMS = ["Studio", "Labs", "Partners", "Legal", "Media"]
 INDUSTRIES = ["software", "software", "design", "law", "film", "consulting", "education"]
-GIVEN = "Aline Bastian Carmen David Elsa Fabio Gael Helena Ivo Joana Kamil Lara Mateo Nora Oscar Paula Rui Sara".split()
-FAMILY = "Almeida Baptist Costa Dubois Engel Ferrer Gomes Haas Iglesias Janssen Klein Lopes Marchal Neves Ortiz".split()
+GIVEN = "Aline Bastian Carmen David Elsa Fabio Gael Helena Ivo Joana Lara Mateo Nora Oscar Paula Rui Sara"
+FAMILY = (
+    "Almeida Baptist Costa Dubois Engel Ferrer Gomes Haas Iglesias Janssen Klein Lopes Marchal Neves Ortiz"
+)
 TIERS = {"day": (90, 20), "flex": (160, 60), "fixed": (260, 120), "team": (480, 240)}
 
 
@@ -45,7 +45,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
 
     companies = []
     for company_id in range(1, 61):
-        name = f"{WORDS[company_id % len(WORDS)]} {FORMS[company_id % 4 if company_id % 3 else 4]}"
+        name = f"{WORDS.split()[company_id % 15]} {FORMS[company_id % 4 if company_id % 3 else 4]}"
         industry = rng.choice(INDUSTRIES) if rng.random() < 0.88 else None
         companies.append(
             (
@@ -59,7 +59,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
 
     members = []
     for member_id in range(1, 221):
-        name = f"{rng.choice(GIVEN)} {rng.choice(FAMILY)}"
+        name = f"{rng.choice(GIVEN.split())} {rng.choice(FAMILY.split())}"
         email = f"{name.lower().replace(' ', '.')}{member_id}@work.example" if rng.random() < 0.85 else None
         company = (
             rng.randrange(1, 53) if rng.random() < 0.7 else None
@@ -99,7 +99,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
     for meeting_room_id in range(1, 101):
         seats = rng.choice([2, 4, 4, 6, 8, 10, 12, 20])
         screen = rng.choice([None, 42, 55, 55, 65])
-        label = f"{rng.choice(WORDS)} {rng.choice(['Room', 'Box', 'Suite'])}"
+        label = f"{rng.choice(WORDS.split())} {rng.choice(['Room', 'Box', 'Suite'])}"
         rate = 8.0 + seats * rng.choice([1.0, 1.5, 2.0])
         meeting_rooms.append((meeting_room_id, rng.randrange(1, 48), label, seats, rate, screen))
 

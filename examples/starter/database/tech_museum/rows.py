@@ -7,8 +7,10 @@ from datetime import date, timedelta
 
 CITIES = ["Hollbrück", "Marren", "Port Essel", "Taviston", "Glinde", "Upper Wharf", "Sankt Odo"]
 KINDS = ["private", "company", "foundation", "public body"]
-SURNAMES = "Abel Brandt Corvin Dahl Eames Farkas Gruber Hollis Ismay Jansen Kepler Lindqvist Moreau Nadir Okafor".split()
-GIVEN = "Ada Bruno Clara Dorian Edda Felix Greta Hugo Ines Jonas Karla Leon Mira Nils Olga".split()
+SURNAMES = (
+    "Abel Brandt Corvin Dahl Eames Farkas Gruber Hollis Ismay Jansen Kepler Lindqvist Moreau Nadir Okafor"
+)
+GIVEN = "Ada Bruno Clara Dorian Edda Felix Greta Hugo Ines Jonas Karla Leon Mira Nils Olga"
 THEMES = ["computing", "steam", "aviation", "telephony", "printing", "optics", "electricity"]
 THINGS = {
     "computing": [
@@ -39,9 +41,9 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
     donors = []
     for donor_id in range(1, 61):
         kind = rng.choice(KINDS)
-        surname = rng.choice(SURNAMES)
+        surname = rng.choice(SURNAMES.split())
         name = {
-            "private": f"{rng.choice(GIVEN)} {surname}",
+            "private": f"{rng.choice(GIVEN.split())} {surname}",
             "company": f"{surname} {rng.choice(['Electric', 'Instruments', 'Machines'])}",
             "foundation": f"{surname} Foundation",
             "public body": f"City of {rng.choice(CITIES)}",
@@ -60,7 +62,8 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         theme = THEMES[room_id % len(THEMES)]
         opened = day(rng, date(1998, 1, 1), date(2021, 12, 31))
         closed = day(rng, date(2022, 1, 1), date(2024, 6, 30)).isoformat() if rng.random() < 0.2 else None
-        name = f"{rng.choice(['North', 'South', 'East', 'West'])} {rng.choice(['Hall', 'Wing', 'Gallery'])} {room_id}"
+        side = rng.choice(["North", "South", "East", "West"])
+        name = f"{side} {rng.choice(['Hall', 'Wing', 'Gallery'])} {room_id}"
         rooms.append(
             (
                 room_id,
@@ -127,7 +130,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         hired = day(rng, date(2005, 1, 1), date(2022, 12, 31))
         left = day(rng, date(2023, 1, 1), date(2024, 5, 31)).isoformat() if rng.random() < 0.25 else None
         second = second if rng.random() < 0.65 else None
-        name = f"{rng.choice(GIVEN)} {rng.choice(SURNAMES)}"
+        name = f"{rng.choice(GIVEN.split())} {rng.choice(SURNAMES.split())}"
         guides.append((guide_id, name, first, second, hired.isoformat(), left, rng.randrange(28, 49) * 0.5))
 
     tours = []
