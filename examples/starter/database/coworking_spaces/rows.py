@@ -67,6 +67,8 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         joined = day(rng, date(2018, 1, 1), date(2023, 12, 31))
         left = (joined + timedelta(days=rng.randrange(30, 180))).isoformat() if rng.random() < 0.3 else None
         invited = rng.randrange(1, member_id) if member_id > 10 and rng.random() < 0.4 else None
+        if invited and rng.random() < 0.3:
+            company = members[invited - 1][3]
         members.append(
             (member_id, name, email, company, rng.randrange(1, 46), joined.isoformat(), left, invited)
         )
