@@ -28,10 +28,11 @@ __all__ = [
 class _Room(ModuleType):
     """This package, with `decompose` as the function of that name.
 
-    Two reasons why it is not simply imported above: it stands on sqlglot, which takes longer to import than everything
-    else here; and when Python has imported the file `decompose.py` it binds the package's attribute of that name to the
-    file's module, at a moment that nobody here controls. A property that ignores that binding makes both
-    `from prm.sql import decompose` and `from prm.sql.decompose import SQLStep` mean what they say.
+    Two reasons why it is not simply imported above: it stands on sqlglot, which takes longer to import than
+    everything else here; and when Python has imported the file `decompose.py` it binds the package's
+    attribute of that name to the file's module, at a moment that nobody here controls. A property that
+    ignores that binding makes both `from prm.sql import decompose` and `from prm.sql.decompose import
+    SQLStep` mean what they say.
     """
 
     @property

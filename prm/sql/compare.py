@@ -1,17 +1,19 @@
 """When are two results equal, and when does their order count.
 
-The rules are those of Spider's execution match, made exact and quick: a result is a multiset of rows (a sequence where
-gold orders), and the columns may stand in any order, one order for all rows. Cells are equal if
+The rules are those of Spider's execution match, made exact and quick: a result is a multiset of rows (a
+sequence where gold orders), and the columns may stand in any order, one order for all rows. Cells are equal
+when
 
 - both are NULL,
-- both are numbers and equal; an integer equals a float of the same value, and where a fraction is involved 1e-9
-  (relative or absolute) is forgiven, which is what summing in another order can do. Whole numbers must agree exactly:
-  a count of 3,000,001 is not 3,000,002,
-- both are text, or both are blobs, and identical. 1 is not '1', and 'a' is not x'61', as in SQLite's own comparisons.
+- both are numbers and equal; an integer equals a float of the same value, and where a fraction is involved
+  1e-9 (relative or absolute) is forgiven, which is what summing in another order can do. Whole numbers must
+  agree exactly: a count of 3,000,001 is not 3,000,002,
+- both are text, or both are blobs, and identical. 1 is not '1', and 'a' is not x'61', as in SQLite's own
+  comparisons.
 
-Finding the order of the columns by trial is factorial in their number. Here a column can only stand for one with the same
-multiset of values, and each choice splits the rows into finer classes that the next one has to respect, so that real
-results are settled without ever going back.
+Finding the order of the columns by trial is factorial in their number. Here a column can only stand for one
+with the same multiset of values, and each choice splits the rows into finer classes that the next one has to
+respect, so that real results are settled without ever going back.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ Row = Sequence[Any]
 
 
 def results_equal(gold_rows: Sequence[Row], rows: Sequence[Row], *, ordered: bool) -> bool:
-    """Whether two results are equal by the rules of the module docstring; `ordered` makes the order of rows count.
+    """Whether two results are equal by the rules above; `ordered` makes the order of the rows count.
 
-    Two results without rows are equal whatever their columns. With `ordered`, rows that tie in gold's ORDER BY have to
-    come in the same order, too: a result does not say which of its rows tie.
+    Two results without rows are equal whatever their columns. With `ordered`, rows that tie in gold's ORDER
+    BY have to come in the same order, too: a result does not say which of its rows tie.
     """
     if len(gold_rows) != len(rows):
         return False
@@ -48,7 +50,7 @@ def results_equal(gold_rows: Sequence[Row], rows: Sequence[Row], *, ordered: boo
 
 
 def _columns(gold_rows: Sequence[Row], rows: Sequence[Row]) -> tuple[list[tuple], list[tuple]]:
-    """Both results as columns, with every number replaced by one stand-in for all numbers that count as equal."""
+    """Both results as columns; numbers that count as equal are replaced by one of them."""
     gold, other = list(zip(*gold_rows, strict=True)), list(zip(*rows, strict=True))
     if not any(isinstance(value, float) for column in gold + other for value in column):
         return gold, other
@@ -114,7 +116,7 @@ def _match(gold: list[tuple], other: list[tuple]) -> bool:
     return search(0, same, same, frozenset())
 
 
-#: SQLite's lexical units, as far as they matter for finding a keyword outside strings, comments and parentheses.
+#: SQLite's lexical units, as far as finding a keyword outside strings, comments and parentheses takes them.
 _TOKEN = re.compile(
     r"""'[^']*(?:'|\Z) | "[^"]*(?:"|\Z) | `[^`]*(?:`|\Z) | \[[^\]]*(?:\]|\Z) | --[^\n]* | /\*.*?(?:\*/|\Z)
     | (?P<word>[^\W\d][\w$]*) | (?P<paren>[()])""",

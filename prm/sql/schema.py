@@ -1,15 +1,15 @@
-"""What a prompt says of a database: tables, columns, keys, and a few example values, read from the SQLite file itself.
+"""What a prompt says of a database: its tables, columns, keys and a few example values, from the file itself.
 
-The text has one line a table, so that a prompt that is too long can be cut by dropping comments (the example values)
-and then whole lines, without parsing anything:
+The text has one line a table, so that a prompt that is too long can be cut by dropping comments (the example
+values) and then whole lines, without parsing anything:
 
     singer(singer_id INTEGER PRIMARY KEY, name TEXT /* 'Joe Sharp' | 'Timbaland' */, age INTEGER)
     concert(concert_id INTEGER PRIMARY KEY, singer_id INTEGER)
     foreign keys: concert.singer_id = singer.singer_id
 
-The example values hang on the database and the question alone, never on an answer: that would leak it. Values that occur
-in the question come first, for they show how the database spells what the question means. Only the first rows of a table are
-read (`SAMPLE_ROWS`), so a table of many gigabytes costs no more than a small one.
+The example values hang on the database and the question alone, never on an answer: that would leak it. Values
+that occur in the question come first, for they show how the database spells what the question means. Only the
+first rows of a table are read (`SAMPLE_ROWS`), so a table of many gigabytes costs no more than a small one.
 
 Views are left out: they hold no data and no keys of their own, and what they show can be asked of the tables.
 """
@@ -31,16 +31,25 @@ SAMPLE_ROWS = 5_000
 EXAMPLES = 2
 MAX_VALUE_LENGTH = 40
 
-#: The keywords that SQLite does not take as a name without quotes (tried out one by one as table and column), and those of
-#: joins and literals, which other parsers stumble over.
+#: The keywords that SQLite does not take as a name without quotes (tried out one by one as table and column),
+#: and those of joins and literals, which other parsers stumble over.
 RESERVED = frozenset(
-    ["ADD", "ALL", "ALTER", "AND", "AS", "AUTOINCREMENT", "BETWEEN", "CASE", "CAST", "CHECK", "COLLATE", "COMMIT", "CONSTRAINT", "CREATE", "CROSS", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "DEFAULT", "DEFERRABLE", "DELETE", "DISTINCT", "DROP", "ELSE", "ESCAPE", "EXCEPT", "EXISTS", "FALSE", "FOREIGN", "FROM", "FULL", "GROUP", "HAVING", "IN", "INDEX", "INNER", "INSERT", "INTERSECT", "INTO", "IS", "ISNULL", "JOIN", "LEFT", "LIMIT", "NATURAL", "NOT", "NOTHING", "NOTNULL", "NULL", "ON", "OR", "ORDER", "OUTER", "PRIMARY", "RAISE", "REFERENCES", "RETURNING", "RIGHT", "SELECT", "SET", "TABLE", "THEN", "TO", "TRANSACTION", "TRUE", "UNION", "UNIQUE", "UPDATE", "USING", "VALUES", "WHEN", "WHERE", "WINDOW", "WITH"]
-)
+    [
+        "ADD", "ALL", "ALTER", "AND", "AS", "AUTOINCREMENT", "BETWEEN", "CASE", "CAST", "CHECK", "COLLATE",
+        "COMMIT", "CONSTRAINT", "CREATE", "CROSS", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP",
+        "DEFAULT", "DEFERRABLE", "DELETE", "DISTINCT", "DROP", "ELSE", "ESCAPE", "EXCEPT", "EXISTS", "FALSE",
+        "FOREIGN", "FROM", "FULL", "GROUP", "HAVING", "IN", "INDEX", "INNER", "INSERT", "INTERSECT", "INTO",
+        "IS", "ISNULL", "JOIN", "LEFT", "LIMIT", "NATURAL", "NOT", "NOTHING", "NOTNULL", "NULL", "ON", "OR",
+        "ORDER", "OUTER", "PRIMARY", "RAISE", "REFERENCES", "RETURNING", "RIGHT", "SELECT", "SET", "TABLE",
+        "THEN", "TO", "TRANSACTION", "TRUE", "UNION", "UNIQUE", "UPDATE", "USING", "VALUES", "WHEN", "WHERE",
+        "WINDOW", "WITH",
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Column:
-    """`type` is the declared type as the file has it ("" where none is); `primary_key` also where it is one of several."""
+    """`type` is the declared type, "" where there is none; `primary_key` also where it is one of several."""
 
     name: str
     type: str
@@ -50,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """`table.columns[i]` refers to `parent.parent_columns[i]`; names are spelled as in the tables they belong to."""
+    """`table.columns[i]` refers to `parent.parent_columns[i]`; names are spelled as in their tables."""
 
     table: str
     columns: tuple[str, ...]
@@ -93,8 +102,8 @@ class Schema:
 def read_schema(path: str | os.PathLike[str]) -> Schema:
     """The tables, columns, types and keys of an SQLite file.
 
-    Foreign keys whose parent table or columns do not exist are left out; those that name no parent columns mean the
-    parent's primary key. Virtual tables are left out like views.
+    Foreign keys whose parent table or columns do not exist are left out; those that name no parent columns
+    mean the parent's primary key. Virtual tables are left out like views.
 
     Raises:
         InputError: the file is missing, empty, broken, no SQLite database, or holds no table.
@@ -103,8 +112,8 @@ def read_schema(path: str | os.PathLike[str]) -> Schema:
         names = [
             name
             for (name,) in connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite\\_%' "
-                "ESCAPE '\\' ORDER BY rowid"
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 "
+                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
             )
         ]
         bare = {name: _table(connection, name) for name in names}
@@ -120,10 +129,10 @@ def read_schema(path: str | os.PathLike[str]) -> Schema:
 def schema_text(schema: Schema, question: str | None = None) -> str:
     """The schema as prompts show it, one line a table, then one line of foreign keys if there are any.
 
-    Text columns (whatever their declared type: what counts is that the values are text) carry at most two examples:
-    values that occur in the question, longest first, then the first values of the column. Empty, long (over 40
-    characters) and unprintable values and those holding `*/` are never shown. A table or column whose name would break
-    the one-line format is left out.
+    Text columns (whatever their declared type: what counts is that the values are text) carry at most two
+    examples: values that occur in the question as whole words, longest first, then the first values of the
+    column. Empty, long (over 40 characters) and unprintable values and those holding `*/` are never shown. A
+    table or column whose name would break the one-line format is left out.
     """
     if schema._samples is None:
         schema._samples = _read_samples(schema)
@@ -143,7 +152,7 @@ def schema_text(schema: Schema, question: str | None = None) -> str:
             if values := _examples(samples.get(column.name, {}), phrases):
                 part += " /* " + " | ".join("'" + value.replace("'", "''") + "'" for value in values) + " */"
             parts.append(part)
-        if len(table.primary_key) > 1:
+        if len(table.primary_key) > 1 and all(map(_fits_a_line, table.primary_key)):
             parts.append("PRIMARY KEY (" + ", ".join(map(quote, table.primary_key)) + ")")
         lines.append(f"{quote(table.name)}({', '.join(parts)})")
     if keys := [text for key in schema.foreign_keys if (text := _foreign_key_text(key))]:
@@ -160,7 +169,7 @@ def quote(name: str) -> str:
 
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
-    """A read-only connection for this module's own statements; what SQLite says against the file is an InputError."""
+    """A read-only connection for our own statements; what SQLite says against the file is an InputError."""
     connection = sqlite3.connect(database_uri(path), uri=True)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
@@ -229,8 +238,7 @@ def _read_samples(schema: Schema) -> dict[str, dict[str, dict[str, str]]]:
     with _reading(schema.path) as connection:
         for table in schema.tables:
             columns = [_always_quoted(column.name) for column in table.columns]
-            # length() of text stops at MAX_VALUE_LENGTH's worth of work only after reading the value; the row limit
-            # is what bounds this. NOT INDEXED: in the order of the table, whatever indexes there are.
+            # The row limit bounds the work; NOT INDEXED keeps the table's own order, whatever indexes it has.
             cells = ", ".join(
                 f"CASE WHEN typeof({c}) = 'text' AND length({c}) <= {MAX_VALUE_LENGTH} THEN {c} END"
                 for c in columns
@@ -255,27 +263,38 @@ def _showable(value: str) -> bool:
 
 
 def _spelling(value: str) -> str:
-    """What a question has to contain to name the value: case, white space and outer punctuation do not count."""
+    """What a question must contain to name the value: case, spacing and outer punctuation do not count."""
     folded = " ".join(value.casefold().split())
     return re.sub(r"^\W+|\W+$", "", folded) or folded
 
 
-def _phrases(question: str) -> dict[str, int]:
-    """Every run of whole words in the question that may be a value, and where it starts; folded like `_spelling`."""
+#: Words. Chinese and Japanese are written without spaces, so that every character of theirs counts as one.
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+
+
+def _phrases(question: str) -> dict[str, tuple[int, str]]:
+    """Every run of words in the question that may be a value: folded like `_spelling` -> (start, original)."""
     text = " ".join(question.split())
-    words = list(re.finditer(r"\w+", text))
-    phrases: dict[str, int] = {}
+    words = list(_WORD.finditer(text))
+    phrases: dict[str, tuple[int, str]] = {}
     for i, first in enumerate(words):
         for last in words[i:]:
             if last.end() - first.start() > MAX_VALUE_LENGTH:
                 break
-            phrases.setdefault(text[first.start() : last.end()].casefold(), first.start())
+            phrase = text[first.start() : last.end()]
+            phrases.setdefault(phrase.casefold(), (first.start(), phrase))
     return phrases
 
 
-def _examples(values: dict[str, str], phrases: dict[str, int]) -> list[str]:
-    named = sorted((key for key in phrases if key in values), key=lambda key: (-len(key), phrases[key]))
-    chosen = named[:EXAMPLES]
+def _examples(values: dict[str, str], phrases: dict[str, tuple[int, str]]) -> list[str]:
+    """At most `EXAMPLES` of a column's values. One or two letters must agree in case ("a" is not grade 'A')."""
+    named = [
+        key
+        for key, (_, phrase) in phrases.items()
+        if key in values and (len(key) > 2 or values[key] == phrase)
+    ]
+    chosen = sorted(named, key=lambda key: (-len(key), phrases[key][0]))[:EXAMPLES]
     for key in values:
         if len(chosen) == EXAMPLES:
             break

@@ -1,13 +1,14 @@
-"""The process that runs other people's SQL; `prm.sql.database` starts it and holds the other end of its stdin socket.
+"""The process that runs other people's SQL, started by `prm.sql.database`, which it talks to over its stdin.
 
-It is started as a plain script with `python -I -S` (no site-packages, no user code, nothing but the standard library), so
-it is up in some 15 ms, weighs 10 MB, and never runs the `__main__` of the program that uses it. Messages are an 8-byte
-length and a `marshal` value: as exact as pickle for everything SQLite can hold (NULL, 64-bit integers, inf, text, blobs)
-and, unlike pickle, nothing in it runs code.
+It is started as a plain script with `python -I -S` (no site-packages, no user code, nothing but the standard
+library), so it is up in some 15 ms, weighs 10 MB, and never runs the `__main__` of the program that uses it.
+Messages are an 8-byte length and a `marshal` value: as exact as pickle for everything SQLite can hold (NULL,
+64-bit integers, inf, text, blobs) and, unlike pickle, nothing in it runs code.
 
-Every fence is here: the connection is read-only and immutable, the authorizer lets nothing pass but reading, SQLite's own
-limits and `RLIMIT_AS` bound memory, sorts that would spill to disk stay in memory, files cannot grow. What no fence can
-bound from inside, the time of one long call in C, is the parent's business: it kills this process.
+Every fence is here: the connection is read-only and immutable, the authorizer lets nothing pass but reading,
+SQLite's own limits and `RLIMIT_AS` bound memory, sorts that would spill to disk stay in memory, files cannot
+grow. What no fence can bound from inside, the time of one long call in C, is the parent's business: it kills
+this process.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import threading
 
 HEADER = struct.Struct("!Q")
 BATCH = 512  # rows fetched, counted and packed at once
-#: A statement that reads, after white space and comments; EXPLAIN would pass the authorizer and give "rows", too.
+#: A statement that reads, after white space and comments (EXPLAIN would pass the authorizer and give rows).
 READS = re.compile(
     r"(?:[ \t\n\f\r\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(SELECT|WITH|VALUES)\b", re.I | re.S
 )
@@ -96,9 +97,9 @@ def run(connection: sqlite3.Connection, sql: str, max_rows: int, max_bytes: int)
         message = str(error)
         if "one statement" in message:
             return "refused", "more than one statement"
-        if "not authorized" in message or "prohibited" in message or "authorization" in message:
+        if message.startswith("not authorized"):
             return "refused", f"the statement does more than read ({message})"
-        if "too big" in message or "out of memory" in message or "full" in message:
+        if message in ("string or blob too big", "out of memory", "database or disk is full"):
             return "too_large", message
         return "error", message
     finally:
@@ -108,9 +109,10 @@ def run(connection: sqlite3.Connection, sql: str, max_rows: int, max_bytes: int)
 def die_with_parent(link: socket.socket, parent: int) -> None:
     """End this process as soon as the other end of the link is closed or the parent is gone.
 
-    A thread, because a long statement must end as well (sqlite3 drops the GIL while it works). The parent's id is looked at
-    twice a second because processes forked from the parent may hold the other end open after its death. The kernel's own
-    "signal at parent's death" will not do: it fires when the *thread* that started the child ends.
+    A thread, because a long statement must end as well (sqlite3 drops the GIL while it works). The parent's
+    id is looked at twice a second because processes forked from the parent may hold the other end open after
+    its death. The kernel's own "signal at parent's death" will not do: it fires when the *thread* that
+    started the child ends.
     """
     poll = select.poll()
     poll.register(link, 0)  # hang-up and errors are always reported
