@@ -36,7 +36,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             f"launched with {processes} processes, but this one sees {args.world_size}; check the accelerate config"
         )
-    push, args.push_to_hub = args.push_to_hub, False  # only the finished checkpoint goes to the Hub, not every step
+    push, args.push_to_hub = (
+        args.push_to_hub,
+        False,
+    )  # only the finished checkpoint goes to the Hub, not every step
 
     from prm.modeling import ProcessRewardModel
     from prm.training.trainer import PRMTrainer, last_complete_checkpoint
@@ -63,7 +66,9 @@ def main(argv: Sequence[str]) -> None:
     trainer = PRMTrainer(model, args, train_dataset=train, eval_dataset=dev or None)
     if args.should_log:
         _announce(trainer, processes)
-    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir, clean=args.should_save)
+    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(
+        args.output_dir, clean=args.should_save
+    )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
@@ -74,11 +79,10 @@ def finish(trainer, *, dev: list, test: list, push: bool) -> None:
     """Temperature and threshold from the dev traces, the final checkpoint, the measurement of the test traces."""
     from prm.evaluation.report import evaluate_traces, print_summary
     from prm.modeling.hub import push_checkpoint, write_card
-    from prm.training.calibrate import calibrate
 
     args, output = trainer.args, Path(trainer.args.output_dir)
     if dev:
-        calibrate(trainer, dev)
+        trainer.calibrate(dev)
     scored = trainer.scored(test or dev) if test or dev else None
     if not args.should_save:
         return
@@ -98,7 +102,9 @@ def finish(trainer, *, dev: list, test: list, push: bool) -> None:
     if metrics is not None:
         print_summary(metrics, {"checkpoint": folder, "report": output / "eval" / "report.html"})
     if push:
-        push_checkpoint(folder, args.hub_model_id or output.name, private=args.hub_private_repo, token=args.hub_token)
+        push_checkpoint(
+            folder, args.hub_model_id or output.name, private=args.hub_private_repo, token=args.hub_token
+        )
 
 
 def choose_questions(traces: list, limit: int, *, seed: int) -> list:

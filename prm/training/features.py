@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from prm.modeling.process_reward_model import ProcessRewardModel
-from prm.training.batching import EncodedTraces
 from prm.traces.tree import collate, merge, pack
+from prm.training.batching import EncodedTraces
 
 
 @torch.no_grad()

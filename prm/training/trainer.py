@@ -18,6 +18,7 @@ import contextlib
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, rotate_checkpoints
 
 from prm.errors import InputError
+from prm.evaluation.calibration import fit_temperature
 from prm.evaluation.metrics import best_threshold, position_means
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
 from prm.modeling.process_reward_model import ProcessRewardModel
@@ -155,7 +157,7 @@ class PRMTrainer(Trainer):
         if self.model.config.backbone == "frozen":
             add_features(
                 dataset,
-                self.accelerator.unwrap_model(self.model),
+                self._prm,
                 folder=Path(self.args.output_dir) / "features",
                 pad_id=self.pad_id,
                 max_tokens=self.args.max_tokens_per_batch,
@@ -287,33 +289,12 @@ class PRMTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Scores of all traces, in the order of the data set, on every process."""
+        """Scores and metrics of all traces, in the order of the data set, on every process."""
         traces: list[EncodedTrace] = dataloader.traces
-        model = self.model
-        model.eval()
-        rows: list[tuple[int, list[float]]] = []
-        bar = tqdm(
-            total=len(dataloader),
-            desc=description,
-            leave=False,
-            disable=self.args.disable_tqdm or not self.is_world_process_zero(),
-        )
-        with torch.inference_mode(), self.compute_loss_context_manager():
-            for forward in self._eval_forwards(dataloader):
-                inputs = self._prepare_inputs(forward)
-                keys = [key for key in inputs if key not in ("index", "labels")]
-                logits = model(**{key: inputs[key] for key in keys}).logits
-                if forward["index"] is not None:
-                    rows += zip(forward["index"].tolist(), logits.float().cpu().tolist(), strict=True)
-                bar.update()
-        bar.close()
-        if self.args.world_size > 1:
-            rows = gather_object(rows)
-        logits = _padded([row[: len(traces[i].step_ends)] for i, row in sorted(rows)])
+        logits = self._step_logits(dataloader, description)
         labels = _padded([[IGNORE if y is None else float(y) for y in trace.labels] for trace in traces])
-        mask = np.arange(logits.shape[1]) < np.array([len(t.step_ends) for t in traces])[:, None]
-        prm: ProcessRewardModel = self.accelerator.unwrap_model(self.model)
-        scores = np.where(mask, prm.scores(torch.tensor(logits)).numpy(), IGNORE)
+        mask = np.arange(labels.shape[1]) < np.array([len(trace.step_ends) for trace in traces])[:, None]
+        scores = np.where(mask, self._prm.scores(torch.tensor(logits)).numpy(), IGNORE)
         loss = step_loss(torch.tensor(logits), torch.tensor(labels), loss=self.args.loss).item()
         metrics: dict[str, Any] = {"loss": loss}
         if self.compute_metrics is not None and not prediction_loss_only:
@@ -328,6 +309,77 @@ class PRMTrainer(Trainer):
                 self.args, self.state, metric_key_prefix, [s for s, _ in pairs], [y for _, y in pairs]
             )
         return EvalLoopOutput(predictions=scores, label_ids=labels, metrics=metrics, num_samples=len(traces))
+
+    def _step_logits(self, dataloader: DataLoader, description: str) -> np.ndarray:
+        """(n_traces, n_steps) logits of the data set's traces, padded by -100, gathered over all processes."""
+        traces: list[EncodedTrace] = dataloader.traces
+        self.model.eval()
+        rows: list[tuple[int, list[float]]] = []
+        quiet = self.args.disable_tqdm or not self.is_world_process_zero()
+        with (
+            tqdm(total=len(dataloader), desc=description, leave=False, disable=quiet) as bar,
+            torch.inference_mode(),
+            self.compute_loss_context_manager(),
+        ):
+            for forward in self._eval_forwards(dataloader):
+                index = forward.pop("index")
+                inputs = self._prepare_inputs({k: v for k, v in forward.items() if k != "labels"})
+                logits = self.model(**inputs).logits
+                if index is not None:
+                    rows += zip(index.tolist(), logits.float().cpu().tolist(), strict=True)
+                bar.update()
+        if self.args.world_size > 1:
+            rows = gather_object(rows)
+        return _padded([row[: len(traces[i].step_ends)] for i, row in sorted(rows)])
+
+    @property
+    def _prm(self) -> ProcessRewardModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    def calibrate(self, dev: Data) -> None:
+        """Fit the temperature on dev traces, then choose the threshold with the highest f1 there; both go into the config."""
+        config = self._prm.config
+        loader = self.get_eval_dataloader(dev)
+        logits = torch.tensor(self._step_logits(loader, "Calibration"))
+        labels = torch.tensor(
+            _padded([[IGNORE if y is None else float(y) for y in t.labels] for t in loader.traces])
+        )
+        # What the head says of a step is fitted on the steps the loss taught it about.
+        taught = loss_mask(labels, self.args.loss)
+        probabilities = torch.sigmoid(logits).tolist()
+        truth = torch.where(taught, labels, math.nan).tolist()
+        lengths = [len(t.step_ends) for t in loader.traces]
+        config.temperature = fit_temperature(
+            [row[:n] for row, n in zip(probabilities, lengths, strict=True)],
+            [[None if math.isnan(y) else y for y in row[:n]] for row, n in zip(truth, lengths, strict=True)],
+        )
+        scores = self._prm.scores(logits).tolist()
+        config.threshold, _ = best_threshold(
+            [row[:n] for row, n in zip(scores, lengths, strict=True)], [t.labels for t in loader.traces]
+        )
+        config.threshold_from = f"best f1 on the dev split ({len(lengths)} traces)"
+
+    def scored(self, traces: list[Trace]) -> list[Trace]:
+        """Copies of `traces` with their scores."""
+        loader = self.get_eval_dataloader(traces)
+        scores = self._prm.scores(torch.tensor(self._step_logits(loader, "Scoring"))).tolist()
+        return [replace(t, scores=row[: len(t.steps)]) for t, row in zip(traces, scores, strict=True)]
+
+    def save_final(self, folder: str | Path) -> Path:
+        """Write the checkpoint that users load, with tokenizer and trainer state; the old one stays until it is whole."""
+        folder = Path(folder)
+        partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.save_model(str(partial), _internal_call=True)
+        if self.args.should_save:
+            self.state.save_to_json(str(partial / "trainer_state.json"))
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        return folder
 
     def _eval_forwards(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
         """This process's forwards, and repeats of its last one until every process has done as many."""
@@ -412,18 +464,18 @@ class PRMTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = output_dir or self.args.output_dir
         if self.args.should_save:
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict)
+            self._prm.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.accelerator.unwrap_model(self.model).load_checkpoint(resume_from_checkpoint)
+        self._prm.load_checkpoint(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)
+        self._prm.load_checkpoint(self.state.best_model_checkpoint)
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint-N below `output_dir` that was written to its end; half-written ones are removed."""
+def last_complete_checkpoint(output_dir: str | Path, *, clean: bool = True) -> str | None:
+    """The newest checkpoint-N below `output_dir` that was written to its end; `clean` removes half-written ones."""
     found = []
     for folder in Path(output_dir).glob("checkpoint-*"):
         step = folder.name.removeprefix("checkpoint-")
@@ -431,7 +483,7 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
             continue
         if (folder / COMPLETE_FILE).exists():
             found.append((int(step), folder))
-        else:
+        elif clean:
             shutil.rmtree(folder, ignore_errors=True)
     return str(max(found)[1]) if found else None
 
