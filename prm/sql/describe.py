@@ -1,0 +1,369 @@
+"""One plain-English sentence for one step's SQL.
+
+A step of a trace is a sentence and an SQL fragment, and the sentence must be true of *any* fragment: a wrong trace is
+made by changing the syntax tree, and its sentence then says what the wrong SQL does. So the sentence is read off the
+tree alone, it names every column, value and operator, and trees that differ in meaning get different sentences
+(brackets stand wherever reading order would be open). It is short, since a small model reads it at every step:
+
+    SELECT name, age FROM singer WHERE age > 30 ORDER BY age DESC LIMIT 1
+    From singer, keep rows where age is greater than 30; return name and age; sort by age, highest first; keep only
+    the first 1 row.
+
+Identifiers and literals stay as SQL writes them, operators become words. A call of a function without a phrase of its
+own stays a call (`ROUND(…, 2)`) with its arguments in words.
+"""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+#: The names of these two arguments have changed between sqlglot's versions (a trailing underscore from 28 on).
+FROM = "from_" if "from_" in exp.Select.arg_types else "from"
+WITH = "with_" if "with_" in exp.Select.arg_types else "with"
+
+#: Binary operators: (as it is, negated by a NOT in front of it or None where "not (…)" serves).
+COMPARISONS: dict[type[exp.Expression], tuple[str, str | None]] = {
+    exp.EQ: ("equals", None),
+    exp.NEQ: ("is not equal to", None),
+    exp.GT: ("is greater than", None),
+    exp.GTE: ("is at least", None),
+    exp.LT: ("is less than", None),
+    exp.LTE: ("is at most", None),
+    exp.Is: ("is the same as", "is not the same as"),
+    exp.NullSafeEQ: ("is the same as", "is not the same as"),
+    exp.NullSafeNEQ: ("is not the same as", None),
+    exp.Like: ("is like", "is not like"),
+    exp.Glob: ("matches the glob", "does not match the glob"),
+    exp.RegexpLike: ("matches the pattern", "does not match the pattern"),
+    exp.Match: ("matches the search", "does not match the search"),
+}
+ARITHMETIC: dict[type[exp.Expression], str] = {
+    exp.Add: "plus",
+    exp.Sub: "minus",
+    exp.Mul: "times",
+    exp.Div: "divided by",
+    exp.IntDiv: "divided by",
+    exp.Mod: "modulo",
+    exp.DPipe: "concatenated with",
+    exp.BitwiseAnd: "bitwise and",
+    exp.BitwiseOr: "bitwise or",
+    exp.BitwiseXor: "bitwise xor",
+    exp.BitwiseLeftShift: "shifted left by",
+    exp.BitwiseRightShift: "shifted right by",
+}
+AGGREGATES: dict[type[exp.Expression], str] = {
+    exp.Count: "the count of",
+    exp.Sum: "the sum of",
+    exp.Avg: "the average of",
+    exp.Min: "the minimum of",
+    exp.Max: "the maximum of",
+}
+#: Operands that need brackets inside another operator, and the nodes that a function call takes in words.
+COMPOUND = (*COMPARISONS, *ARITHMETIC, exp.And, exp.Or, exp.Not, exp.In, exp.Between, exp.Neg, exp.BitwiseNot)
+IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Window, exp.Filter, exp.Exists, exp.Subquery, exp.Cast)
+
+
+def describe(select: exp.Expression, name: str | None = None) -> str:
+    """The sentence for a SELECT or set operation; `name` is that of the CTE which it fills, if any."""
+    text = _query(select)
+    if name:
+        text += f"; call it {name}"
+    return text[0].upper() + text[1:] + "."
+
+
+def _query(query: exp.Expression) -> str:
+    """A query as a sentence without its capital and full stop."""
+    if isinstance(query, exp.Subquery):
+        inner = _query(query.this)
+        tail = _tail(query)
+        return f"({inner}){tail}" if tail else inner
+    lead = ""
+    if query.args.get(WITH):
+        parts = [f"{cte.args['alias'].sql('sqlite')} is ({_query(cte.this)})" for cte in query.args[WITH].expressions]
+        lead = f"where {_list(parts)}: "
+    if isinstance(query, exp.SetOperation):
+        return lead + _set_operation(query) + _tail(query)
+    if not isinstance(query, exp.Select):
+        return lead + (f"return {query.sql('sqlite')}" if not isinstance(query, exp.Table) else f"from {_source(query)}")
+    clauses = []
+    source = query.args.get(FROM)
+    if source:
+        text = "from " + _source(source.this)
+        for join in query.args.get("joins") or []:
+            text += _join(join)
+        clauses.append(text)
+    if query.args.get("where"):
+        where = "keep rows where " + _expr(query.args["where"].this)
+        clauses[-1:] = [f"{clauses[-1]}, {where}"] if clauses else [where]
+    if query.args.get("group"):
+        clauses.append(_group(query.args["group"]))
+    if query.args.get("having"):
+        clauses.append("keep groups where " + _expr(query.args["having"].this))
+    if query.args.get("windows"):
+        clauses.append("with " + _list([window.sql("sqlite") for window in query.args["windows"]]))
+    distinct = "distinct " if query.args.get("distinct") else ""
+    clauses.append(f"return {distinct}{_list([_output(e) for e in query.expressions])}")
+    return lead + "; ".join(clauses) + _tail(query)
+
+
+def _set_operation(query: exp.SetOperation) -> str:
+    left, right = _arm(query.this), _arm(query.expression)
+    if isinstance(query, exp.Union):
+        return f"take {left} together with {right}, {'without' if query.args.get('distinct') else 'keeping'} duplicates"
+    words = "except for those in" if isinstance(query, exp.Except) else "that are also in"
+    return f"take {left} {words} {right}"
+
+
+def _arm(query: exp.Expression) -> str:
+    """One side of a set operation: `name from singer`, or the whole query in brackets."""
+    plain = _plain(query)
+    if plain:
+        return f"{_list([_output(e) for e in plain.expressions])} from {_source(plain.args[FROM].this)}"
+    return f"({_query(query)})"
+
+
+def _plain(query: exp.Expression) -> exp.Select | None:
+    """The query if it only reads columns of one table, with no clause beside SELECT and FROM."""
+    if isinstance(query, exp.Subquery) and not query.alias and not _tail(query):
+        query = query.this
+    if not isinstance(query, exp.Select) or not query.args.get(FROM):
+        return None
+    extra = {key for key, value in query.args.items() if value} - {"expressions", FROM}
+    source = query.args[FROM].this
+    if extra or not isinstance(source, exp.Table) or source.args.get("joins"):
+        return None
+    return query if all(isinstance(e, (exp.Column, exp.Star)) for e in query.expressions) else None
+
+
+def _tail(query: exp.Expression) -> str:
+    """ORDER BY, LIMIT and OFFSET."""
+    text = ""
+    if query.args.get("order"):
+        text += "; sort " + _order(query.args["order"])
+    limit, offset = query.args.get("limit"), query.args.get("offset")
+    if limit:
+        count = _operand(limit.args.get("expression") or limit.args.get("count"))
+        text += f"; keep only the first {count} row{'' if count == '1' else 's'}"
+    if offset:
+        text += f"{' ' if limit else '; '}after skipping {_operand(offset.expression)}"
+    return text
+
+
+def _order(order: exp.Expression) -> str:
+    return ", then ".join(_ordered(term) for term in order.expressions)
+
+
+def _ordered(term: exp.Expression) -> str:
+    if not isinstance(term, exp.Ordered):
+        return f"by {_expr(term)}, lowest first"
+    desc = bool(term.args.get("desc"))
+    text = f"by {_expr(term.this)}, {'highest' if desc else 'lowest'} first"
+    nulls_first = term.args.get("nulls_first")
+    if nulls_first is not None and bool(nulls_first) == desc:  # SQLite's own place for NULL is the lowest
+        text += f" but nulls {'first' if nulls_first else 'last'}"
+    return text
+
+
+def _group(group: exp.Group) -> str:
+    rest = [g.sql("sqlite") for key in ("rollup", "cube", "grouping_sets") for g in group.args.get(key) or []]
+    return "group by " + _list([_expr(e) for e in group.expressions] + rest)
+
+
+def _source(source: exp.Expression) -> str:
+    """One table or derived table of FROM or JOIN, with its alias."""
+    alias = source.args.get("alias")
+    suffix = f" as {alias.sql('sqlite')}" if alias and alias.this else ""
+    if isinstance(source, exp.Subquery):
+        text = f"({_query(source.this)}{_tail(source)}){suffix}"
+    elif isinstance(source, exp.Paren):
+        text = f"({_source(source.this)}){suffix}"
+    else:
+        bare = source.copy()
+        for key in ("alias", "joins"):
+            bare.set(key, None)
+        text = bare.sql("sqlite") + suffix
+    for join in source.args.get("joins") or []:
+        text += _join(join)
+    return text
+
+
+def _join(join: exp.Join) -> str:
+    side = " ".join(str(join.args.get(key) or "") for key in ("method", "side", "kind")).lower().split()
+    on, using = join.args.get("on"), join.args.get("using")
+    if not side and not on and not using:
+        words = "combined with"  # a comma, or a JOIN without a condition: every row with every row
+    else:
+        words = " ".join([w for w in side if w not in ("inner", "outer")] + ["joined with"])
+    text = f" {words} {_source(join.this)}"
+    if on:
+        text += f" on {_expr(on)}"
+    if using:
+        text += f" using the same {_list([u.sql('sqlite') for u in using])}"
+    return text
+
+
+def _output(e: exp.Expression) -> str:
+    if isinstance(e, exp.Star):
+        return "all columns"
+    if isinstance(e, exp.Column) and isinstance(e.this, exp.Star):
+        return f"all columns of {e.table}"
+    return _expr(e)
+
+
+def _list(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
+
+
+def _operand(e: exp.Expression) -> str:
+    """An expression inside another: in brackets where it is an operation itself."""
+    while isinstance(e, exp.Paren):
+        e = e.this
+    return f"({_expr(e)})" if isinstance(e, COMPOUND) and not _number(e) else _expr(e)
+
+
+def _number(e: exp.Expression) -> bool:
+    return isinstance(e, exp.Neg) and isinstance(e.this, exp.Literal)
+
+
+def _expr(e: exp.Expression) -> str:
+    """Any expression in words; what has no words of its own stays SQL."""
+    while isinstance(e, exp.Paren):
+        e = e.this
+    kind = type(e)
+    if isinstance(e, exp.Alias):
+        return f"{_expr(e.this)} as {e.args['alias'].sql('sqlite')}"
+    if kind in (exp.And, exp.Or):
+        word = " and " if kind is exp.And else " or "
+        other = (exp.Or,) if kind is exp.And else (exp.And,)
+        return word.join(f"({_expr(p)})" if isinstance(p, other) else _expr(p) for p in _flat(e, kind))
+    if kind in COMPARISONS:
+        return _comparison(e, negated=False)
+    if kind in ARITHMETIC:
+        left = e.this.unnest()
+        # a - b - c reads from the left, as SQL does; everything else is bracketed
+        head = _expr(left) if type(left) is kind else _operand(left)
+        return f"{head} {ARITHMETIC[kind]} {_operand(e.expression)}"
+    if isinstance(e, exp.Not):
+        inner = e.this.unnest()
+        if type(inner) in COMPARISONS and COMPARISONS[type(inner)][1] or isinstance(inner, (exp.In, exp.Between)):
+            return _comparison(inner, negated=True)
+        if isinstance(inner, exp.Exists):
+            return f"there is no row in {_subquery(inner.this)}"
+        return f"not ({_expr(inner)})"
+    if isinstance(e, (exp.In, exp.Between)):
+        return _comparison(e, negated=False)
+    if isinstance(e, exp.Exists):
+        return f"there is a row in {_subquery(e.this)}"
+    if kind in AGGREGATES:
+        return _aggregate(e)
+    if isinstance(e, exp.Neg):
+        return f"-{e.this.sql('sqlite')}" if _number(e) else f"minus {_operand(e.this)}"
+    if isinstance(e, exp.BitwiseNot):
+        return f"bitwise not {_operand(e.this)}"
+    if isinstance(e, exp.Case):
+        return _case(e)
+    if isinstance(e, exp.If):
+        text = f"{_operand(e.args['true'])} if {_expr(e.this)}"
+        return f"({text} else {_operand(e.args['false'])})" if e.args.get("false") else f"({text})"
+    if isinstance(e, exp.Window):
+        return _window(e)
+    if isinstance(e, exp.Filter):
+        return f"{_expr(e.this)} only where ({_expr(e.expression.this)})"
+    if kind in (exp.Cast, exp.TryCast):
+        return f"{_operand(e.this)} cast to {e.args['to'].sql('sqlite')}"
+    if isinstance(e, exp.Collate):
+        return f"{_operand(e.this)} under {e.expression.sql('sqlite')} collation"
+    if isinstance(e, exp.Distinct):
+        return "distinct " + _list([_operand(x) for x in e.expressions])
+    if isinstance(e, exp.Ordered):
+        return _ordered(e)
+    if isinstance(e, exp.Tuple):
+        return f"({', '.join(_expr(x) for x in e.expressions)})"
+    if isinstance(e, exp.Escape):
+        return f"{_expr(e.this)} with escape {e.expression.sql('sqlite')}"
+    if isinstance(e, (exp.Subquery, exp.Query)):
+        return _subquery(e)
+    if isinstance(e, exp.Null):
+        return "null"
+    return _call(e)
+
+
+def _flat(e: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expression]:
+    """The operands of a chain of ANDs (or ORs): those are associative, so their own brackets say nothing."""
+    while isinstance(e, exp.Paren):
+        e = e.this
+    return [*_flat(e.this, kind), *_flat(e.expression, kind)] if type(e) is kind else [e]
+
+
+def _comparison(e: exp.Expression, negated: bool) -> str:
+    left, negation = _operand(e.this), "not " if negated else ""
+    if isinstance(e, exp.Between):
+        return f"{left} is {negation}between {_operand(e.args['low'])} and {_operand(e.args['high'])}"
+    if isinstance(e, exp.In):
+        if e.args.get("query"):
+            return f"{left} is {negation}in {_subquery(e.args['query'])}"
+        if e.args.get("field"):
+            return f"{left} is {negation}in {e.args['field'].sql('sqlite')}"
+        return f"{left} is {negation}one of ({', '.join(_operand(x) for x in e.expressions)})"
+    if isinstance(e, exp.Is) and isinstance(e.expression, exp.Null):
+        return f"{left} is {negation}null"
+    words = COMPARISONS[type(e)][negated]
+    return f"{left} {words} {_operand(e.expression)}"
+
+
+def _subquery(query: exp.Expression) -> str:
+    """A query used as a value or a set: `the age of oldest`, or all of it in brackets."""
+    plain = _plain(query)
+    if plain and len(plain.expressions) == 1 and isinstance(plain.expressions[0], exp.Column):
+        return f"the {_output(plain.expressions[0])} of {_source(plain.args[FROM].this)}"
+    return f"({_query(query)})"
+
+
+def _aggregate(e: exp.Expression) -> str:
+    words, operand = AGGREGATES[type(e)], e.this
+    if isinstance(operand, exp.Star):
+        return "the number of rows"
+    if operand is None:
+        return f"{words} nothing"
+    rest = e.expressions
+    if rest:  # min(a, b) and max(a, b) are no aggregates
+        return f"{words} ({', '.join(_expr(x) for x in [operand, *rest])})"
+    return f"{words} {_operand(operand)}"
+
+
+def _case(e: exp.Case) -> str:
+    text = f"case {_operand(e.this)} " if e.this else "case "
+    text += " ".join(f"when {_expr(w.this)} then {_expr(w.args['true'])}" for w in e.args["ifs"])
+    if e.args.get("default") is not None:
+        text += f" otherwise {_expr(e.args['default'])}"
+    return text + " end"
+
+
+def _window(e: exp.Window) -> str:
+    parts = []
+    if e.args.get("alias"):
+        parts.append(e.args["alias"].sql("sqlite"))
+    if e.args.get("partition_by"):
+        parts.append("each " + _list([_expr(x) for x in e.args["partition_by"]]))
+    if e.args.get("order"):
+        parts.append("sorted " + _order(e.args["order"]))
+    if e.args.get("spec"):
+        parts.append(e.args["spec"].sql("sqlite").lower())
+    return f"{_expr(e.this)} over ({'; '.join(parts) or 'all rows'})"
+
+
+def _call(e: exp.Expression) -> str:
+    """A column, a literal, or a function call: SQL, with those arguments that are operations put into words."""
+    holes: list[exp.Expression] = []
+
+    def dig(node: exp.Expression) -> exp.Expression:
+        if node.parent is not None and isinstance(node, IN_WORDS):
+            holes.append(node)
+            return exp.column(f"__{len(holes) - 1}__")
+        return node
+
+    copy = e.copy()
+    text = copy.transform(dig, copy=False).sql("sqlite")
+    for i, node in reversed(list(enumerate(holes))):
+        text = text.replace(f"__{i}__", _expr(node))
+    return text
