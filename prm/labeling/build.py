@@ -1,0 +1,429 @@
+"""Labelled traces out of databases, questions and gold SQL: nobody has to label a step by hand.
+
+A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its result equals
+gold's does it become the question's right trace. A wrong trace is made from the right one by changing the syntax tree
+inside ONE step (`prm.sql.mutate`) and is kept only if its result differs from gold's by execution. So both labels are
+facts about the database, not opinions: up to the changed step everything is right, from it on the answer can no longer be.
+
+What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from the same
+renderer, names of steps and columns follow the same rules, the changed position is drawn evenly over the steps, and the
+category evenly over what the step allows.
+
+The same bytes come out for any number of workers: each question has a random generator of its own, seeded by `--seed`
+and its id, and lines are written in the order of the questions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from random import Random
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from sqlglot import exp
+
+from prm.errors import InputError
+from prm.sql.compare import is_ordered, results_equal
+from prm.sql.database import Rows, SQLError, open_database
+from prm.sql.decompose import DecomposeError, assemble, decompose
+from prm.sql.describe import describe
+from prm.sql.mutate import (
+    CATEGORIES, Known, Mutation, Relation, links_of, mutations_of, outputs, rename_columns, tables_of,
+)  # fmt: skip
+from prm.sql.schema import quote, read_schema, schema_text
+from prm.traces.trace import Step, Trace
+
+#: Why a question gave no traces; the keys of `skipped` in the statistics.
+SKIP_REASONS = {
+    "gold_fails": "gold SQL does not run",
+    "gold_timeout": "gold SQL outlives its time",
+    "gold_too_large": "gold gives too many rows",
+    "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
+    "not_decomposed": "gold SQL cannot be cut into steps",
+    "chain_fails": "the chain of steps does not run",
+    "chain_differs": "the chain of steps gives another result than gold",
+}
+
+_CHUNK = 16  # questions a worker takes at once
+_OPEN_DATABASES = 4  # kept open by a worker; questions come mostly database by database
+_VALUES_ROWS = 5_000  # rows of a table that are looked at for frequent values
+_CACHED_RESULTS = 2_000  # results a worker remembers per database …
+_CACHED_ROWS = 1_000  # … of at most this many rows
+
+
+@dataclass(frozen=True)
+class Question:
+    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite file."""
+
+    id: str
+    question: str
+    sql: str
+    db_id: str
+    database: Path
+    evidence: str | None = None
+
+
+def build(
+    layout: str,
+    root: str | Path,
+    split: str | None,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    wrong_per_question: int = 4,
+    limit: int | None = None,
+    timeout: float = 5.0,
+) -> dict[str, Any]:
+    """Write the labelled traces of a data set to `output` (JSONL) and its statistics to `<output>.stats.json`.
+
+    `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1 on division by n
+    (so that the shards together are the whole), of the first `limit`. `timeout` is in seconds a statement. With more than
+    one worker, processes are started afresh: a script that calls this needs the usual `if __name__ == "__main__":`.
+
+    Returns the statistics.
+
+    Raises:
+        InputError: the layout is not there, an entry is malformed, or a database is missing.
+    """
+    questions = read_questions(layout, root, split)[:limit]
+    part = questions[shard[0] - 1 :: shard[1]]
+    if timeout <= 0:
+        raise InputError("--timeout must be more than 0 seconds")
+    job = _Job(seed, wrong_per_question, timeout)
+    statistics = Statistics()
+    with _atomic(Path(output)) as stream:
+        for labelled in _progress(_label_all(part, job, workers), len(part)):
+            statistics.add(labelled)
+            for line in labelled.lines:
+                stream.write(line + "\n")
+    summary = statistics.summary() | {"seed": seed, "shard": f"{shard[0]}/{shard[1]}"}
+    with _atomic(Path(f"{output}.stats.json")) as stream:
+        json.dump(summary, stream, indent=2)
+        stream.write("\n")
+    _show(summary, str(output))
+    return summary
+
+
+# ------------------------------------------------------------------------------------------------------ reading questions
+
+
+def read_questions(layout: str, root: str | Path, split: str | None) -> list[Question]:
+    """The questions of a data set, in its own order.
+
+    `layout`: "spider" (`train_spider.json` with `train_others.json`, or `<split>.json`; `database/<db>/<db>.sqlite`,
+    `test_database/` for test), "bird" (`<split>.json` with `evidence` and `SQL`, `<split>_databases/`, in `root` or a
+    folder `<split>…` of it), "table" (`root` is a JSONL or CSV file with question, sql and database, a path relative to
+    the file; id and evidence if you have them).
+
+    Raises:
+        InputError: naming the file and entry or line, and the mend.
+    """
+    root = Path(root)
+    if layout == "table":
+        questions = _read_table(root)
+    elif layout in ("spider", "bird"):
+        if not split:
+            raise InputError(f"--layout {layout} needs --split (train, dev, test …)")
+        if not root.is_dir():
+            raise InputError("no such folder; --root is the folder of the data set", file=str(root))
+        questions = (_read_spider if layout == "spider" else _read_bird)(root, split)
+    else:
+        raise InputError(f"unknown layout {layout!r}; there are spider, bird and table")
+    if not questions:
+        raise InputError("holds no questions", file=str(root))
+    return questions
+
+
+def _read_spider(root: Path, split: str) -> list[Question]:
+    files = [root / f"{split}.json"]
+    if split == "train" and not files[0].exists():
+        files = [f for f in (root / "train_spider.json", root / "train_others.json") if f.exists()]
+    if not files or not files[0].exists():
+        wanted = "train.json or train_spider.json" if split == "train" else f"{split}.json"
+        raise InputError(f"has no {wanted}; --root is the folder that holds it", file=str(root))
+    folders = [root / "database", root / "test_database"]
+    if split == "test":
+        folders.reverse()
+    return _read_entries(files, folders, split, sql_key="query")
+
+
+def _read_bird(root: Path, split: str) -> list[Question]:
+    name = f"{split}.json"
+    homes = [root, root / split, *sorted(root.glob(f"{split}_*"))]
+    home = next((home for home in homes if (home / name).is_file()), None)
+    if home is None:
+        raise InputError(f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root))
+    return _read_entries([home / name], [home / f"{split}_databases"], split, sql_key="SQL")
+
+
+def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: str) -> list[Question]:
+    questions: list[Question] = []
+    databases: dict[str, Path] = {}
+    for file in files:
+        entries = _read_json(file)
+        if not isinstance(entries, list):
+            raise InputError("must hold a list of questions", file=str(file))
+        for i, entry in enumerate(entries):
+            where = f"entry {i} (from 0)"
+            if not isinstance(entry, dict):
+                raise InputError(f"{where} must be an object with 'db_id', 'question' and '{sql_key}'", file=str(file))
+            db_id, question, sql = (_text_of(entry, key, where, file) for key in ("db_id", "question", sql_key))
+            if db_id not in databases:
+                databases[db_id] = _find_database(db_id, folders, where, file)
+            evidence = entry.get("evidence")
+            if evidence is not None and not isinstance(evidence, str):
+                raise InputError(f"{where}: 'evidence' must be a text", file=str(file))
+            questions.append(
+                Question(f"{split}-{len(questions)}", question, sql, db_id, databases[db_id], evidence or None)
+            )
+    return questions
+
+
+def _find_database(db_id: str, folders: list[Path], where: str, file: Path) -> Path:
+    if db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
+        raise InputError(f"{where}: 'db_id' must be the name of a folder, not {db_id!r}", file=str(file))
+    for folder in folders:
+        path = folder / db_id / f"{db_id}.sqlite"
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{where} asks database {db_id!r}, but there is no {folders[0] / db_id / db_id}.sqlite; "
+        "fetch the data set's databases, too",
+        file=str(file),
+    )
+
+
+def _read_table(file: Path) -> list[Question]:
+    questions: list[Question] = []
+    lines: dict[str, int] = {}
+    for line, row in _rows_of(file):
+        values = [_text_of(row, key, "", file, line) for key in ("question", "sql", "database")]
+        for key in ("id", "evidence"):
+            value = row.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and key == "id":
+                value = str(value)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"'{key}' must be a text", file=str(file), line=line)
+            values.append(value or None)
+        question, sql, path, given, evidence = values
+        database = file.parent / path
+        if not database.is_file():
+            raise InputError(
+                f"there is no database {database}; 'database' is a path relative to this file", file=str(file), line=line
+            )
+        name = given or f"{file.stem}-{len(questions)}"
+        if name in lines:
+            raise InputError(f"the id {name!r} also stands in line {lines[name]}; make it unique", file=str(file), line=line)
+        lines[name] = line
+        questions.append(Question(name, question, sql, database.stem, database, evidence))
+    return questions
+
+
+def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line from 1, row) of a JSONL or CSV file."""
+    if not file.is_file():
+        raise InputError("no such file; --layout table wants a JSONL or CSV file as --root", file=str(file))
+    if file.suffix.lower() == ".csv":
+        try:
+            with open(file, encoding="utf-8-sig", newline="") as stream:
+                reader = csv.DictReader(stream, strict=True)
+                missing = {"question", "sql", "database"} - set(reader.fieldnames or ())
+                if missing:
+                    raise InputError(f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1)
+                line = reader.line_num + 1
+                for row in reader:
+                    if None in row:
+                        raise InputError("has more cells than the first line names", file=str(file), line=line)
+                    yield line, {key: value for key, value in row.items() if value}
+                    line = reader.line_num + 1
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"no readable CSV ({error}); save it as UTF-8 CSV", file=str(file)) from None
+        return
+    with open(file, "rb") as stream:
+        for line, raw in enumerate(stream, 1):
+            if not raw.strip():
+                continue
+            try:
+                row = json.loads(raw.decode("utf-8-sig"))
+            except (UnicodeDecodeError, ValueError, RecursionError) as error:
+                raise InputError(f"no JSON object ({error}); one object a line", file=str(file), line=line) from None
+            if not isinstance(row, dict):
+                raise InputError("no JSON object; one object a line", file=str(file), line=line)
+            yield line, row
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes().decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno) from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise InputError(f"no valid JSON ({error}); fetch it again", file=str(file)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=str(file)) from None
+
+
+def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int | None = None) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- labelling questions
+
+
+@dataclass(frozen=True)
+class _Job:
+    seed: int
+    wrong_per_question: int
+    timeout: float
+
+
+@dataclass
+class Labelled:
+    """What came of one question: its traces as JSON lines, (steps, first error, category) of each, or why there are none."""
+
+    lines: list[str] = dataclass_field(default_factory=list)
+    traces: list[tuple[int, int, str | None]] = dataclass_field(default_factory=list)
+    skipped: str | None = None
+
+
+class _Skip(Exception):
+    """This question gives no traces; the argument is a key of `SKIP_REASONS`."""
+
+
+class _Workplace:
+    """One database with what is remembered of it: its schema, results by SQL text, frequent values."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.schema = read_schema(path)
+        self.database = open_database(path, timeout=timeout)
+        self.tables = tables_of(self.schema)
+        self.links = links_of(self.schema)
+        self._results: OrderedDict[str, Rows | SQLError] = OrderedDict()
+        self._values: dict[tuple[str, str], list[object]] = {}
+
+    def run(self, sql: str) -> Rows:
+        """The rows of a statement; raises SQLError, also from memory."""
+        known = self._results.get(sql)
+        if known is None:
+            try:
+                known = self.database.execute(sql)
+            except SQLError as error:
+                known = error
+            if isinstance(known, SQLError) or len(known) <= _CACHED_ROWS:
+                self._results[sql] = known
+                if len(self._results) > _CACHED_RESULTS:
+                    self._results.popitem(last=False)
+        if isinstance(known, SQLError):
+            raise known
+        return known
+
+    def values(self, table: str, column: str) -> list[object]:
+        """Frequent values of a column among its table's first rows, most frequent first."""
+        key = (table, column)
+        if key not in self._values:
+            c, t = quote(column), quote(table)
+            sql = (
+                f"SELECT v FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) WHERE v IS NOT NULL "
+                "GROUP BY v ORDER BY COUNT(*) DESC, v LIMIT 40"
+            )
+            try:
+                self._values[key] = [row[0] for row in self.database.execute(sql)]
+            except SQLError:
+                self._values[key] = []
+        return self._values[key]
+
+
+@dataclass
+class _Link:
+    """One step of a chain as a tree: `name` of its CTE, None for the last."""
+
+    name: str | None
+    tree: exp.Expression
+
+
+def label_question(question: Question, place: _Workplace, job: _Job) -> list[Trace]:
+    """The right trace of a question and up to `wrong_per_question` wrong ones.
+
+    Raises:
+        _Skip: the question gives no traces.
+    """
+    gold = _gold_rows(question.sql, place)
+    try:
+        steps = decompose(question.sql, place.schema)
+    except DecomposeError:
+        raise _Skip("not_decomposed") from None
+    fragments = [step.sql for step in steps]
+    sql = assemble(fragments)
+    ordered = is_ordered(question.sql)
+    try:
+        rows = place.run(sql)
+    except SQLError:
+        raise _Skip("chain_fails") from None
+    if not results_equal(gold, rows, ordered=ordered):
+        raise _Skip("chain_differs")
+    right = [(step.text, step.sql) for step in steps]
+    chain = [_Link(step.name, step.tree) for step in steps]
+    schema = schema_text(place.schema, question.question)
+
+    def trace(k: int, texts: list[tuple[str, str]], first_error: int, category: str | None) -> Trace:
+        made = [
+            Step(
+                f"{sentence}\n{fragment}",
+                0 if 0 <= first_error <= i else 1,
+                fragment,
+                category if i == first_error else None,
+            )
+            for i, (sentence, fragment) in enumerate(texts)
+        ]
+        return Trace(
+            question.question,
+            made,
+            id=f"{question.id}-{k}",
+            group=question.id,
+            db_id=question.db_id,
+            schema=schema,
+            evidence=question.evidence,
+            sql=assemble([fragment for _, fragment in texts]),
+            gold_sql=question.sql,
+            label_source="execution",
+        )
+
+    digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
+    rng = Random(int.from_bytes(digest[:8], "big"))
+    traces = [trace(0, right, -1, None)]
+    for at, category, texts in _wrong_chains(chain, right, gold, place, rng, job.wrong_per_question):
+        traces.append(trace(len(traces), texts, at, category))
+    return traces
+
+
+def _gold_rows(sql: str, place: _Workplace) -> Rows:
+    try:
+        rows = place.run(sql)
+    except SQLError as error:
+        kind = {"timeout": "gold_timeout", "too_large": "gold_too_large"}.get(error.kind, "gold_fails")
+        raise _Skip(kind) from None
+    if not rows:
+        raise _Skip("gold_empty")
+    return rows
