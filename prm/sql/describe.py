@@ -60,7 +60,17 @@ AGGREGATES: dict[type[exp.Expression], str] = {
 }
 #: Operands that need brackets inside another operator, and the nodes that a function call takes in words.
 COMPOUND = (*COMPARISONS, *ARITHMETIC, exp.And, exp.Or, exp.Not, exp.In, exp.Between, exp.Neg, exp.BitwiseNot)
-IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Window, exp.Filter, exp.Exists, exp.Subquery, exp.Cast)
+IN_WORDS = (
+    *COMPOUND,
+    *AGGREGATES,
+    exp.Case,
+    exp.If,
+    exp.Window,
+    exp.Filter,
+    exp.Exists,
+    exp.Subquery,
+    exp.Cast,
+)
 
 
 def describe(select: exp.Expression, name: str | None = None) -> str:
@@ -79,12 +89,17 @@ def _query(query: exp.Expression) -> str:
         return f"({inner}){tail}" if tail else inner
     lead = ""
     if query.args.get(WITH):
-        parts = [f"{cte.args['alias'].sql('sqlite')} is ({_query(cte.this)})" for cte in query.args[WITH].expressions]
+        parts = [
+            f"{cte.args['alias'].sql('sqlite')} is ({_query(cte.this)})"
+            for cte in query.args[WITH].expressions
+        ]
         lead = f"where {_list(parts)}: "
     if isinstance(query, exp.SetOperation):
         return lead + _set_operation(query) + _tail(query)
     if not isinstance(query, exp.Select):
-        return lead + (f"return {query.sql('sqlite')}" if not isinstance(query, exp.Table) else f"from {_source(query)}")
+        return lead + (
+            f"return {query.sql('sqlite')}" if not isinstance(query, exp.Table) else f"from {_source(query)}"
+        )
     clauses = []
     source = query.args.get(FROM)
     if source:
@@ -211,7 +226,9 @@ def _output(e: exp.Expression) -> str:
 
 
 def _list(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
+    return (
+        parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
+    )
 
 
 def _operand(e: exp.Expression) -> str:
@@ -245,7 +262,9 @@ def _expr(e: exp.Expression) -> str:
         return f"{head} {ARITHMETIC[kind]} {_operand(e.expression)}"
     if isinstance(e, exp.Not):
         inner = e.this.unnest()
-        if type(inner) in COMPARISONS and COMPARISONS[type(inner)][1] or isinstance(inner, (exp.In, exp.Between)):
+        if (type(inner) in COMPARISONS and COMPARISONS[type(inner)][1]) or isinstance(
+            inner, (exp.In, exp.Between)
+        ):
             return _comparison(inner, negated=True)
         if isinstance(inner, exp.Exists):
             return f"there is no row in {_subquery(inner.this)}"

@@ -84,7 +84,9 @@ def tables_of(schema: Schema) -> dict[str, Relation]:
                 column.name,
                 _declared_kind(column.type),
                 (table.name, column.name),
-                column.primary_key or (table.name.lower(), column.name.lower()) in keys or _is_id(column.name),
+                column.primary_key
+                or (table.name.lower(), column.name.lower()) in keys
+                or _is_id(column.name),
             )
             for column in table.columns
         )
@@ -111,7 +113,9 @@ def _declared_kind(type_name: str) -> str:
 
 
 def _is_id(name: str) -> bool:
-    return re.search(r"(?:\A|_|[a-z])(?:id|ID|Id|iD)\Z", name) is not None and not name.lower().endswith(("paid", "bid"))
+    return re.search(r"(?:\A|_|[a-z])(?:id|ID|Id|iD)\Z", name) is not None and not name.lower().endswith(
+        ("paid", "bid")
+    )
 
 
 def mutations(tree: Tree, known: Known, rng: Random) -> Iterator[Mutation]:
@@ -128,7 +132,7 @@ def mutations_of(category: str, tree: Tree, known: Known, rng: Random) -> Iterat
     seen = {before}
     for variant in CATEGORIES[category](tree, known, rng):
         text = _text(variant)
-        if text in seen or _idle(variant, known) and not _idle(tree, known):
+        if text in seen or (_idle(variant, known) and not _idle(tree, known)):
             continue
         seen.add(text)
         renamed: dict[str, str] = {}
@@ -151,7 +155,9 @@ def outputs(tree: Tree, known: Known) -> list[Attribute]:
     found: list[Attribute] = []
     for projection in select.expressions:
         inner = projection.unalias()
-        if isinstance(inner, exp.Star) or isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star):
+        if isinstance(inner, exp.Star) or (
+            isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star)
+        ):
             for alias, relation in _sources(select, known):
                 if not isinstance(inner, exp.Column) or inner.table.lower() == alias.lower():
                     found.extend(relation.attributes)
@@ -362,7 +368,9 @@ def _nearest(
             if other.name.lower() == attribute.name.lower() and same_source:
                 continue
             near = _likeness(attribute.name, other.name)
-            near += 0.5 * (other.kind == attribute.kind) + 0.3 * same_source + 0.3 * (other.key == attribute.key)
+            near += (
+                0.5 * (other.kind == attribute.kind) + 0.3 * same_source + 0.3 * (other.key == attribute.key)
+            )
             found.append((near + 0.6 * rng.random(), alias, other))
     found.sort(key=lambda item: -item[0])
     return [(alias, other) for _, alias, other in found[:n]]
@@ -452,7 +460,9 @@ def column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             node
             for projection in select.expressions
             for node in projection.find_all(exp.Column)
-            if node.parent_select is select and _text(node) not in grouped and not isinstance(node.this, exp.Star)
+            if node.parent_select is select
+            and _text(node) not in grouped
+            and not isinstance(node.this, exp.Star)
         ]
         for node in _shuffled(sites, rng):
             where = _resolve(node, known)
@@ -557,7 +567,9 @@ def _read_instead(
 
 
 def _counterpart(attribute: Attribute, other: Relation) -> Attribute | None:
-    near = [(_likeness(attribute.name, a.name), a.name, a) for a in other.attributes if a.kind == attribute.kind]
+    near = [
+        (_likeness(attribute.name, a.name), a.name, a) for a in other.attributes if a.kind == attribute.kind
+    ]
     best = max(near, default=None, key=lambda item: item[:2])
     return best[2] if best is not None and best[0] >= 0.7 else None
 
@@ -580,7 +592,9 @@ def join_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                     continue
                 same = [(where[0], sources[where[0]])]
                 for source, other in _nearest(where[1], where[0], same, rng, n=4):
-                    if other.kind == where[1].kind and (other.key or not where[1].key or other.kind == "number"):
+                    if other.kind == where[1].kind and (
+                        other.key or not where[1].key or other.kind == "number"
+                    ):
                         yield _edited(tree, (side, _column(other.name, side.table and source)))
 
 
@@ -636,7 +650,9 @@ def _other_comparison(tree: Tree, known: Known, rng: Random, having: bool) -> It
         if not isinstance(node, _COMPARISONS) or _joins_columns(node):
             continue
         others: list[type[Tree]] = list(_SLIPS[type(node)])
-        if isinstance(node, exp.EQ) and (_numeric(node.expression) is not None or _numeric(node.this) is not None):
+        if isinstance(node, exp.EQ) and (
+            _numeric(node.expression) is not None or _numeric(node.this) is not None
+        ):
             where = _compared(node, known)
             if where is None or not where[1].key:  # nobody asks for ids above 3
                 others += [exp.GTE, exp.GT, exp.LTE]
@@ -717,7 +733,9 @@ def _near_texts(text: str, frequent: Sequence[object], rng: Random) -> list[str]
     elif text.lstrip("-").isdigit():
         spellings += [str(int(text) + sign) for sign in (1, -1)]
     elif any(c.isalpha() for c in text):
-        spellings += [text.lower(), text.capitalize(), text.title()] + ([text.upper()] if len(text) <= 4 else [])
+        spellings += [text.lower(), text.capitalize(), text.title()] + (
+            [text.upper()] if len(text) <= 4 else []
+        )
         words = text.split()
         if len(words) > 1:
             spellings += [" ".join(words[:-1]), words[-1]]
@@ -770,7 +788,9 @@ def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             new_column = _written_like(select, alias, attribute.name, known)
             for condition in _conditions_on(new_column, attribute, known, rng):
                 copy = tree.copy()
-                target = next(s for s, old in zip(_selects(copy), _selects(tree), strict=True) if old is select)
+                target = next(
+                    s for s, old in zip(_selects(copy), _selects(tree), strict=True) if old is select
+                )
                 if where is None:
                     target.set("where", exp.Where(this=condition))
                 else:
@@ -912,7 +932,12 @@ def distinct(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             select = node.parent_select
             if isinstance(select, exp.Select):
                 for alias, attribute in _shuffled(
-                    [(a, x) for a, r in _sources(select, known) for x in r.attributes if x.kind != "number" or x.key],
+                    [
+                        (a, x)
+                        for a, r in _sources(select, known)
+                        for x in r.attributes
+                        if x.kind != "number" or x.key
+                    ],
                     rng,
                 )[:3]:
                     inner = _written_like(select, alias, attribute.name, known)

@@ -1,9 +1,10 @@
 """Text to token ids and step ends, piece by piece.
 
-The prompt, each step and each separator are tokenised apart and put together: `[bos] prompt (step separator)*`. So a
-step's tokens never depend on its neighbours, traces that share text share ids (which token trees live on), and the
-step end is known by position: the last token of its separator. Special tokens that occur in the text of a data set
-(`<|im_end|>` …) are split like any other text; nothing a user writes is ever control.
+The prompt, each step and each separator are tokenised apart and put together: `[bos] prompt (step
+separator)*`. So a step's tokens never depend on its neighbours, traces that share text share ids (which token
+trees live on), and the
+step end is known by position: the last token of its separator. Special tokens that occur in the text of a
+data set (`<|im_end|>` …) are split like any other text; nothing a user writes is ever control.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Encoder:
 
     Attributes:
         max_length: tokens of a whole trace; longer ones are dropped where `drop_long` (training).
-        max_completion_length: room kept for the steps: the prompt is cut to `max_length - max_completion_length`,
-            by the same rule for every trace of a question. None keeps a quarter of `max_length`.
+        max_completion_length: room kept for the steps: the prompt is cut to `max_length -
+            max_completion_length`, by the same rule for every trace of a question. None keeps a quarter of
+            `max_length`.
         longest: what the backbone can read at all (its position limit), if it has one.
     """
 
@@ -74,8 +76,8 @@ class Encoder:
         """One entry a trace, in order.
 
         Args:
-            drop_long: give None for a trace longer than `max_length`, and warn once with their number. Otherwise they
-                are kept (a score is owed for every trace), up to what the backbone can read.
+            drop_long: give None for a trace longer than `max_length`, and warn once with their number.
+                Otherwise they are kept (a score is owed for every trace), up to what the backbone can read.
 
         Raises:
             InputError: a trace is longer than the backbone can read, or its step separator is no token.

@@ -1,12 +1,13 @@
 """What the model reads: a trace as text, and the schema cut to fit.
 
-A prompt is schema, evidence and question, in this order: the traces of all questions on one database then share their
-longest prefix. `PROMPT_VERSION` is stored in every checkpoint; a change of the text below is a new version.
+A prompt is schema, evidence and question, in this order: the traces of all questions on one database then
+share their longest prefix. `PROMPT_VERSION` is stored in every checkpoint; a change of the text below is a
+new version.
 
-Where a schema is too long for the room it is given, first the example values go, then whole tables, the least related
-to the question first. What goes depends on database, question and room alone, never on the steps: a cut that looked at
-a candidate's SQL would tell the model which tables that answer uses. So all traces of a question, in training and at
-scoring time, are read under the same prompt.
+Where a schema is too long for the room it is given, first the example values go, then whole tables, the least
+related to the question first. What goes depends on database, question and room alone, never on the steps: a
+cut that looked at a candidate's SQL would tell the model which tables that answer uses. So all traces of a
+question, in training and at scoring time, are read under the same prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _FOREIGN_KEYS = "foreign keys:"
 
 
 def prompt_text(trace: Trace, schema: str | None = None) -> str:
-    """The prompt of a trace; `schema` replaces its own (a shortened one). A `prompt` key of the trace is verbatim."""
+    """The prompt of a trace; `schema` replaces its own (a shortened one). A `prompt` key of the trace is
+    verbatim.
+    """
     verbatim = trace.extra.get("prompt")
     if isinstance(verbatim, str):
         return verbatim
@@ -41,8 +44,8 @@ def prompt_text(trace: Trace, schema: str | None = None) -> str:
 def shorter_schemas(schema: str, question: str, evidence: str | None = None) -> Iterator[str]:
     """Shorter and shorter versions of `schema`: without example values, then with ever fewer tables.
 
-    Understands one table a line (`prm.sql.schema.schema_text`) and `CREATE TABLE` statements; of any other text only
-    the comments can go. The last version still has one table.
+    Understands one table a line (`prm.sql.schema.schema_text`) and `CREATE TABLE` statements; of any other
+    text only the comments can go. The last version still has one table.
     """
     bare = _COMMENT.sub("", schema)
     if bare != schema:

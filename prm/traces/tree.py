@@ -1,12 +1,12 @@
 """Token trees: every distinct token of a batch is computed once.
 
-The answers to one question share its prompt and often their first steps. Merged on their token prefixes they form a
-tree; laid out in one row, a token may see its ancestors only, and its position is its depth. Causal attention cannot
-tell this from one sequence a trace, so scores, loss and gradients stay what they were, and the shared part is paid for
-once (on Spider's answer pools four tokens in five are repeats).
+The answers to one question share its prompt and often their first steps. Merged on their token prefixes they
+form a tree; laid out in one row, a token may see its ancestors only, and its position is its depth. Causal
+attention cannot tell this from one sequence a trace, so scores, loss and gradients stay what they were, and
+the shared part is paid for once (on Spider's answer pools four tokens in five are repeats).
 
-A trace is known in the tree by its step ends alone: flat indices which `ProcessRewardModel.forward` reads. Two traces
-that share a step name the same index, and the loss counts it twice, as it should.
+A trace is known in the tree by its step ends alone: flat indices which `ProcessRewardModel.forward` reads.
+Two traces that share a step name the same index, and the loss counts it twice, as it should.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from prm.traces.encoding import IGNORE, EncodedTrace
 class TokenTree:
     """Traces merged on their token prefixes.
 
-    `ids` are the distinct tokens in the order in which they were added (parents before children), `parents[i]` the
-    index of the token before token i (-1 for a first token), `step_ends[k]` the indices of trace k's step ends.
+    `ids` are the distinct tokens in the order in which they were added (parents before children),
+    `parents[i]` the index of the token before token i (-1 for a first token), `step_ends[k]` the indices of
+    trace k's step ends.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -70,7 +71,9 @@ class TokenTree:
         return any(parent != i - 1 for i, parent in enumerate(self.parents))
 
     def attention_mask(self, size: int) -> torch.Tensor:
-        """(size, size) bool: row i may see column j where j is i or an ancestor of i. Padding sees itself only."""
+        """(size, size) bool: row i may see column j where j is i or an ancestor of i. Padding sees itself
+        only.
+        """
         mask = torch.eye(size, dtype=torch.bool)
         start = 0
         for i in range(
@@ -88,7 +91,8 @@ class TokenTree:
 def merge(
     traces: Sequence[EncodedTrace], *, max_tokens: int | None = None, share: bool = True
 ) -> list[TokenTree]:
-    """Trees over `traces` in the order given: neighbours with the same question share one, up to `max_tokens`.
+    """Trees over `traces` in the order given: neighbours with the same question share one, up to
+    `max_tokens`.
 
     `share=False` keeps one row a trace: for backbones whose attention cannot take a tree mask.
     """
@@ -104,7 +108,9 @@ def merge(
 
 
 def pack(trees: Iterable[TokenTree], max_tokens: int | None) -> list[list[TokenTree]]:
-    """Trees into forwards of at most `max_tokens` tokens, padding counted; a tree larger than that stands alone."""
+    """Trees into forwards of at most `max_tokens` tokens, padding counted; a tree larger than that stands
+    alone.
+    """
     forwards: list[list[TokenTree]] = []
     for tree in sorted(trees, key=len, reverse=True):  # neighbours of like length: little padding
         rows = forwards[-1] if forwards else []
@@ -121,9 +127,9 @@ def collate(
     """The inputs of one forward.
 
     Returns:
-        `input_ids` and `position_ids` (rows, tokens); `attention_mask` (rows, tokens), or (rows, 1, tokens, tokens)
-        bool where any row branches; `step_ends`, `labels` (n_traces, n_steps) padded by -1 and -100; `index`
-        (n_traces,): each trace's number in `traces`.
+        `input_ids` and `position_ids` (rows, tokens); `attention_mask` (rows, tokens), or (rows, 1, tokens,
+        tokens) bool where any row branches; `step_ends`, `labels` (n_traces, n_steps) padded by -1 and -100;
+        `index` (n_traces,): each trace's number in `traces`.
     """
     size = max(len(tree) for tree in trees)
     input_ids = torch.full((len(trees), size), pad_id)

@@ -1,11 +1,13 @@
 """From encoded traces to the forwards of each process.
 
-An optimiser step sees a fixed, seeded set of traces: questions are shuffled once an epoch, the traces of a question
-stay together, and every `per_device_train_batch_size x processes x accumulation` of them are one step. How the set is
-dealt to processes and micro-batches, and how a micro-batch is split into forwards, changes neither the set nor, since
-the loss is a sum divided by the number of steps in the whole set, the gradient.
+An optimiser step sees a fixed, seeded set of traces: questions are shuffled once an epoch, the traces of a
+question stay together, and every `per_device_train_batch_size x processes x accumulation` of them are one
+step. How the set is dealt to processes and micro-batches, and how a micro-batch is split into forwards,
+changes neither the set nor, since the loss is a sum divided by the number of steps in the whole set, the
+gradient.
 
-Every process gets the same, constant number of micro-batches an epoch, which is what Trainer's resuming counts in.
+Every process gets the same, constant number of micro-batches an epoch, which is what Trainer's resuming
+counts in.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from prm.traces.tree import collate, merge, pack
 class EncodedTraces(Dataset):
     """Encoded traces; of a frozen backbone also `features[i]`, (n_steps, hidden_size), once they are known.
 
-    A negative index ~i is trace i without its labels: it fills the micro-batch of a process for which no trace is
-    left, so that all processes take the same number of steps.
+    A negative index ~i is trace i without its labels: it fills the micro-batch of a process for which no
+    trace is left, so that all processes take the same number of steps.
     """
 
     def __init__(self, traces: Sequence[EncodedTrace]) -> None:
@@ -85,20 +87,26 @@ class QuestionBatches(Sampler[list[int]]):
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader that tells its batch sampler the epoch, as Trainer tells it to loaders which have `set_epoch`."""
+    """A DataLoader that tells its batch sampler the epoch, as Trainer tells it to loaders which have
+    `set_epoch`.
+    """
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
 
 class ForwardCollator:
-    """A process's share of a micro-batch to the forwards it takes: trees packed up to a token budget, or features."""
+    """A process's share of a micro-batch to the forwards it takes: trees packed up to a token budget, or
+    features.
+    """
 
     def __init__(self, *, pad_id: int, max_tokens: int, share: bool) -> None:
         self.pad_id, self.max_tokens, self.share = pad_id, max_tokens, share
 
     def __call__(self, items: Sequence[tuple[EncodedTrace, torch.Tensor | None]]) -> dict[str, Any]:
-        """Returns `forwards` (a list of model inputs) and `labels` (flat, all of the share; Trainer counts them)."""
+        """Returns `forwards` (a list of model inputs) and `labels` (flat, all of the share; Trainer counts
+        them).
+        """
         traces = [trace for trace, _ in items]
         if items[0][1] is not None:
             forwards = [feature_batch(traces, [feature for _, feature in items])]
@@ -111,7 +119,9 @@ class ForwardCollator:
 def feature_batch(
     traces: Sequence[EncodedTrace], features: Sequence[torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """`step_features` (n_traces, n_steps, hidden_size), `labels` and `index`: the inputs of a head-only forward."""
+    """`step_features` (n_traces, n_steps, hidden_size), `labels` and `index`: the inputs of a head-only
+    forward.
+    """
     labels = [
         torch.tensor([-100.0 if label is None else float(label) for label in trace.labels])
         for trace in traces

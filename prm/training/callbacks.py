@@ -1,7 +1,7 @@
 """TensorBoard beyond scalars: what a PRM's curves do not show.
 
-Besides every metric, each evaluation writes loss by step position, histograms of the scores of right and of wrong
-steps, and a precision-recall curve of finding wrong steps; each epoch its mean training loss.
+Besides every metric, each evaluation writes loss by step position, histograms of the scores of right and of
+wrong steps, and a precision-recall curve of finding wrong steps; each epoch its mean training loss.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from transformers.integrations import TensorBoardCallback
 
 
 class PRMTensorBoardCallback(TensorBoardCallback):
-    """Takes the place of transformers' callback; the trainer hands it each evaluation's scores by `write_scores`."""
+    """Takes the place of transformers' callback; the trainer hands it each evaluation's scores by
+    `write_scores`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,9 +28,11 @@ class PRMTensorBoardCallback(TensorBoardCallback):
             self._init_summary_writer(args)
         return self.tb_writer
 
-    def _init_summary_writer(self, args: TrainingArguments, log_dir: str | None = None) -> None:
-        default = os.path.join(args.output_dir, "tensorboard")
-        super()._init_summary_writer(args, log_dir or os.environ.get("TENSORBOARD_LOGGING_DIR", default))
+    def _init_summary_writer(self, args: TrainingArguments) -> None:
+        self.logging_dir = os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join(
+            args.output_dir, "tensorboard"
+        )
+        super()._init_summary_writer(args)
 
     def on_log(
         self,

@@ -1,9 +1,11 @@
 """A frozen backbone runs once, not once an epoch.
 
-What the head reads of a frozen backbone never changes, so the states at the step ends are computed once (through
-token trees, each process a share) and training, evaluation during training and resuming read them from then on. The
-file they are kept in is named by a fingerprint of everything they depend on: the base model, its dtype, and the token
-ids and step ends themselves. Another prompt, tokenizer or data set is another name; a stale file cannot be used.
+What the head reads of a frozen backbone never changes, so the states at the step ends are computed once
+(through token trees, each process a share) and training, evaluation during training and resuming read them
+from then on. The
+file they are kept in is named by a fingerprint of everything they depend on: the base model, its dtype, and
+the token ids and step ends themselves. Another prompt, tokenizer or data set is another name; a stale file
+cannot be used.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ def _fingerprint(dataset: EncodedTraces, model: ProcessRewardModel) -> str:
         config.backbone_dtype,
     ]
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    # Base models in local folders have no revision: a few of the weights tell one training state from another.
+    # Base models in local folders have no revision: a few of the weights tell one training state from
+    # another.
     for name, weight in sorted(model.backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.detach().flatten()[:16].float().cpu().numpy().tobytes())

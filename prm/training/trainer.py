@@ -3,12 +3,14 @@
 It reads like TRL's former class, `PRMTrainer(model=, args=, processing_class=, train_dataset=, eval_dataset=,
 peft_config=)`, and takes TRL's stepwise format or native traces. What differs from a plain Trainer:
 
-* The loss of an optimiser step is the sum over its labelled steps divided by their number, over all processes,
-  micro-batches and forwards. None of these three changes it.
-* Batches are whole questions (`prm.training.batching`), merged into token trees where the backbone's attention allows.
+* The loss of an optimiser step is the sum over its labelled steps divided by their number, over all
+  processes, micro-batches and forwards. None of these three changes it.
+* Batches are whole questions (`prm.training.batching`), merged into token trees where the backbone's
+  attention allows.
 * A frozen backbone runs once (`prm.training.features`).
-* Evaluation gathers every trace exactly once, whatever the number of processes, and measures first errors at the
-  threshold that is best on that very data; the best checkpoint is the one with the highest f1, ties by step AUC.
+* Evaluation gathers every trace exactly once, whatever the number of processes, and measures first errors at
+  the threshold that is best on that very data; the best checkpoint is the one with the highest f1, ties by
+  step AUC.
 * A checkpoint folder counts only once it is complete, so a run may be killed while saving.
 """
 
@@ -58,16 +60,16 @@ class PRMTrainer(Trainer):
     """Trains a `ProcessRewardModel`.
 
     Args:
-        model: a `ProcessRewardModel`; or a backbone (Hub id, folder, or loaded transformers model, of which the
-            headless part is taken): it is trained whole, with `peft_config` by adapters, and if its parameters do
-            not require gradients it stays frozen.
+        model: a `ProcessRewardModel`; or a backbone (Hub id, folder, or loaded transformers model, of which
+            the headless part is taken): it is trained whole, with `peft_config` by adapters, and if its
+            parameters do not require gradients it stays frozen.
         args: a `prm.PRMConfig`.
-        train_dataset, eval_dataset: traces, or `datasets` in TRL's stepwise or the native format; `eval_dataset`
-            may be a dict of them, each is then measured under its name.
+        train_dataset, eval_dataset: traces, or `datasets` in TRL's stepwise or the native format;
+            `eval_dataset` may be a dict of them, each is then measured under its name.
         processing_class: the tokenizer; by default the backbone's.
         peft_config: a PEFT config for the backbone; the head is always trained whole and always saved.
-        compute_metrics: takes an `EvalPrediction` of (n_traces, n_steps) scores and labels, padded by -100; by
-            default the metrics of DESIGN at the best threshold, through `evaluate`.
+        compute_metrics: takes an `EvalPrediction` of (n_traces, n_steps) scores and labels, padded by -100;
+            by default the metrics of DESIGN at the best threshold, through `evaluate`.
     """
 
     def __init__(
@@ -102,12 +104,15 @@ class PRMTrainer(Trainer):
             longest=config.base_config.get("max_position_embeddings"),
         )
         config.loss, config.score_kind = args.loss, SCORE_KINDS[args.loss]
-        config.max_length, config.max_completion_length = args.max_length, self.encoder.max_completion_length
+        config.max_trace_length, config.max_completion_length = (
+            args.max_length,
+            self.encoder.max_completion_length,
+        )
         config.step_separator = args.step_separator
         if args.disable_dropout:
             _disable_dropout(model)
         self.pad_id = processing_class.pad_token_id if processing_class.pad_token_id is not None else 0
-        self.share_prefixes = reads_trees(model)
+        self.share_prefixes = model.reads_trees
         self.class_weights: tuple[float, float] | None = None
         # Kept out of Trainer's reach: it would treat a bare list as a torch data set of finished examples.
         train, evals = None, None
@@ -144,7 +149,8 @@ class PRMTrainer(Trainer):
             self.tensorboard = PRMTensorBoardCallback()
             self.add_callback(self.tensorboard)
 
-    # ---- data -----------------------------------------------------------------------------------------------------
+    # ---- data
+    # -----------------------------------------------------------------------------------------------------
 
     def _encoded(self, data: Data, *, drop_long: bool) -> EncodedTraces:
         encoded = self.encoder.encode(list(_traces(data)), drop_long=drop_long)
@@ -182,7 +188,9 @@ class PRMTrainer(Trainer):
         return EpochLoader(self.train_dataset, batch_sampler=batches, collate_fn=collator)
 
     def get_eval_dataloader(self, eval_dataset: Data | str | None = None) -> DataLoader:
-        """The forwards of this process: a loader of model inputs whose `index` numbers the traces of the data set."""
+        """The forwards of this process: a loader of model inputs whose `index` numbers the traces of the data
+        set.
+        """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = self.eval_dataset[dataset]
@@ -218,7 +226,8 @@ class PRMTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Data) -> DataLoader:
         return self.get_eval_dataloader(test_dataset)
 
-    # ---- loss -----------------------------------------------------------------------------------------------------
+    # ---- loss
+    # -----------------------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Number of steps that count in this optimiser step, over all processes (at least 1)."""
@@ -242,7 +251,9 @@ class PRMTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """All forwards and backwards of one micro-batch; gradients are exchanged at most once, after the last."""
+        """All forwards and backwards of one micro-batch; gradients are exchanged at most once, after the
+        last.
+        """
         forwards = self._evened(inputs["forwards"])
         sync = self.accelerator.sync_gradients
         total = torch.zeros((), device=self.args.device)
@@ -255,7 +266,9 @@ class PRMTrainer(Trainer):
         return total
 
     def _evened(self, forwards: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """As many forwards as the process with the most has: sharded engines exchange parameters in every one."""
+        """As many forwards as the process with the most has: sharded engines exchange parameters in every
+        one.
+        """
         if self.args.world_size == 1:
             return forwards
         mine = torch.tensor([len(forwards)], device=self.args.device)
@@ -279,7 +292,8 @@ class PRMTrainer(Trainer):
             )  # data-parallel engines average gradients; ours is a sum already
         return (loss, outputs) if return_outputs else loss
 
-    # ---- evaluation -----------------------------------------------------------------------------------------------
+    # ---- evaluation
+    # -----------------------------------------------------------------------------------------------
 
     def evaluation_loop(
         self,
@@ -337,7 +351,9 @@ class PRMTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     def calibrate(self, dev: Data) -> None:
-        """Fit the temperature on dev traces, then choose the threshold with the highest f1 there; both go into the config."""
+        """Fit the temperature on dev traces, then choose the threshold with the highest f1 there; both go
+        into the config.
+        """
         config = self._prm.config
         loader = self.get_eval_dataloader(dev)
         logits = torch.tensor(self._step_logits(loader, "Calibration"))
@@ -349,7 +365,7 @@ class PRMTrainer(Trainer):
         probabilities = torch.sigmoid(logits).tolist()
         truth = torch.where(taught, labels, math.nan).tolist()
         lengths = [len(t.step_ends) for t in loader.traces]
-        config.temperature = fit_temperature(
+        config.score_temperature = fit_temperature(
             [row[:n] for row, n in zip(probabilities, lengths, strict=True)],
             [[None if math.isnan(y) else y for y in row[:n]] for row, n in zip(truth, lengths, strict=True)],
         )
@@ -366,7 +382,9 @@ class PRMTrainer(Trainer):
         return [replace(t, scores=row[: len(t.steps)]) for t, row in zip(traces, scores, strict=True)]
 
     def save_final(self, folder: str | Path) -> Path:
-        """Write the checkpoint that users load, with tokenizer and trainer state; the old one stays until it is whole."""
+        """Write the checkpoint that users load, with tokenizer and trainer state; the old one stays until it
+        is whole.
+        """
         folder = Path(folder)
         partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
         shutil.rmtree(partial, ignore_errors=True)
@@ -440,7 +458,8 @@ class PRMTrainer(Trainer):
         self.state.best_global_step = self.state.global_step
         return True
 
-    # ---- checkpoints ----------------------------------------------------------------------------------------------
+    # ---- checkpoints
+    # ----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         limit, self.args.save_total_limit = (
@@ -475,7 +494,9 @@ class PRMTrainer(Trainer):
 
 
 def last_complete_checkpoint(output_dir: str | Path, *, clean: bool = True) -> str | None:
-    """The newest checkpoint-N below `output_dir` that was written to its end; `clean` removes half-written ones."""
+    """The newest checkpoint-N below `output_dir` that was written to its end; `clean` removes half-written
+    ones.
+    """
     found = []
     for folder in Path(output_dir).glob("checkpoint-*"):
         step = folder.name.removeprefix("checkpoint-")
@@ -486,22 +507,6 @@ def last_complete_checkpoint(output_dir: str | Path, *, clean: bool = True) -> s
         elif clean:
             shutil.rmtree(folder, ignore_errors=True)
     return str(max(found)[1]) if found else None
-
-
-def reads_trees(model: ProcessRewardModel) -> bool:
-    """Whether the backbone's attention takes a tree mask: full attention in every layer, by sdpa or eager."""
-    config = model.backbone.config
-    layers = getattr(config, "layer_types", None)
-    full = (
-        all(kind == "full_attention" for kind in layers)
-        if layers
-        else not getattr(config, "sliding_window", None)
-    )
-    return (
-        full
-        and getattr(config, "num_attention_heads", None) is not None
-        and getattr(config, "_attn_implementation", None) == "sdpa"
-    )
 
 
 class _Lazy:
@@ -515,7 +520,9 @@ class _Lazy:
 
 
 class _Metrics:
-    """Default `compute_metrics`: the metrics at the threshold with the highest f1 on the very data (`threshold`)."""
+    """Default `compute_metrics`: the metrics at the threshold with the highest f1 on the very data
+    (`threshold`).
+    """
 
     def __init__(self, metric_for_best_model: str | None) -> None:
         self.metric: Any = None
