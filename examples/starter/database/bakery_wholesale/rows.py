@@ -1,8 +1,8 @@
 """Rows of the bakery wholesaler, the same for the same random generator.
 
-Traps that are meant: the delivery zones 'East' and 'East Ring' and the suppliers 'Mühle Kern' and 'Mühle Kernen'
-are different, ordered and delivered quantities differ, most products have no sale price, and open complaints
-have neither a date of resolution nor a refund granted.
+Traps that are meant: the delivery zones 'East' and 'East Ring' are different, and so are the suppliers 'Mühle
+Kern' and 'Mühle Kernen'; ordered and delivered quantities differ, most products have no sale price, and open
+complaints have neither a date of resolution nor a refund granted.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def _day(rng: random.Random, first: str, last: str) -> str:
 
 
 def _later(day: str, days: int) -> str:
+    """The ISO date `days` after `day`, or before it where `days` is negative."""
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
 
 
@@ -135,7 +136,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
                 contact,
                 limit,
                 balance,
-                _day(rng, "2010-01-01", "2023-08-31"),
+                _day(rng, "2010-01-01", "2022-12-31"),
             )
         )
 

@@ -68,6 +68,7 @@ def _day(rng: random.Random, first: str, last: str) -> str:
 
 
 def _later(day: str, days: int) -> str:
+    """The ISO date `days` after `day`, or before it where `days` is negative."""
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
 
 
@@ -89,7 +90,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         model = rng.choice(list(MODELS))
         drive, base_price = MODELS[model]
         price = base_price + rng.choice([0, 0, 1, 25, -30])
-        bought = _day(rng, "2015-03-01", "2022-09-30")
+        bought = _day(rng, "2015-03-01", "2022-05-31")
         retired = _day(rng, "2023-01-01", "2023-12-31") if rng.random() < 0.18 else None
         resale = None if retired and rng.random() < 0.6 else int(price * rng.choice([0.2, 0.35, 0.5]))
         size = rng.choice(["S", "M", "M", "L"])
@@ -101,7 +102,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         plan = rng.choice(list(PLANS))
         born = rng.choice([None, *range(1951, 2006)]) if number % 7 else None
         joined = _day(rng, "2018-01-01", "2023-04-30")
-        cancelled = _later(joined, rng.randint(20, 900)) if rng.random() < 0.15 else None
+        cancelled = min(_later(joined, rng.randint(20, 900)), "2023-12-31") if rng.random() < 0.15 else None
         referrer = rng.randint(1, min(number - 1, 60)) if number > 1 and rng.random() < 0.4 else None
         name = f"{rng.choice(FIRST)} {rng.choice(LAST)}"
         quarter = rng.choice(QUARTERS + EMPTY_QUARTERS)

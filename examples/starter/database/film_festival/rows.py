@@ -108,7 +108,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         short = section in ("Short", "Student")
         runtime = rng.choice([8, 12, 15, 15, 24, 29] if short else [74, 88, 90, 90, 91, 102, 118, 143])
         released = directors[director_id - 1][4] + rng.choice([0, 0, 1, 2, 5, 9, 14])
-        released = min(released, 2023)
+        released = min(released, 2021)
         budget = rng.choice([None, 18000, 40000, 40000, 250000, 900000, 905000, 2400000])
         films.append(
             (
@@ -132,7 +132,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         kind = rng.choice(["cinema", "cinema", "hall", "open air", "pop-up"])
         town = TOWNS[number * 3 % len(TOWNS)]
         venues.append(
-            (number, name, town, kind, seats, rng.choice([0, 1, 2, 2, 4, 6]), rent, rng.randint(1999, 2023))
+            (number, name, town, kind, seats, rng.choice([0, 1, 2, 2, 4, 6]), rent, rng.randint(1999, 2021))
         )
 
     screenings = []
@@ -170,7 +170,8 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         outcome = rng.choice(["won", "nominated", "nominated"])
         money = rng.choice([None, 1000, 2500, 2500, 10000]) if outcome == "won" else None
         film_id = min(rng.randint(1, 100), rng.randint(1, 100))
-        prizes.append((number, rng.choice(PRIZES), film_id, rng.randint(2017, 2023), outcome, money))
+        year = max(rng.randint(2017, 2023), films[film_id - 1][7])  # no prize before the release
+        prizes.append((number, rng.choice(PRIZES), film_id, year, outcome, money))
 
     return {
         "director": directors,

@@ -80,6 +80,7 @@ def _day(rng: random.Random, first: str, last: str) -> str:
 
 
 def _later(day: str, days: int) -> str:
+    """The ISO date `days` after `day`, or before it where `days` is negative."""
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
 
 

@@ -97,6 +97,7 @@ def _day(rng: random.Random, first: str, last: str) -> str:
 
 
 def _later(day: str, days: int) -> str:
+    """The ISO date `days` after `day`, or before it where `days` is negative."""
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
 
 
@@ -115,7 +116,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
     for number in range(1, 121):
         clinic_id = number if number <= 50 else rng.randint(1, 50)
         hired = _day(rng, "2005-01-01", "2022-12-31")
-        left = _later(hired, rng.randint(200, 1500)) if rng.random() < 0.2 else None
+        left = min(_later(hired, rng.randint(200, 1500)), "2023-12-31") if rng.random() < 0.2 else None
         salary = rng.choice([41000, 41000, 43500, 46000, 52000, 52500, 58000, 67000])
         bonus = rng.choice([0, 0, 500, 1500, 3000, 6000])
         specialty = rng.choice(SPECIALTIES)
@@ -155,7 +156,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
                 owner_id,
                 species,
                 rng.choice(BREEDS[species]),
-                _day(rng, "2008-01-01", "2023-03-31"),
+                _day(rng, "2008-01-01", "2020-12-31"),
                 weight,
                 target,
                 chip,
