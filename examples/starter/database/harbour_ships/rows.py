@@ -1,8 +1,8 @@
 """Rows of the container harbour: two years of port calls, 2023 and 2024.
 
 Made to hold near misses on purpose: ports 'Harbour Grace' and 'Harbor Grace', ships whose names differ in one
-word, lines with one country of office and ships with another flag, `arrived_on`, `berthed_on` and `departed_on`
-on one day or a few days apart, capacities of 4200 and 4250.
+word, lines with their office in one country and ships under another flag, `arrived_on`, `berthed_on` and
+`departed_on` on one day or a few days apart, capacities of 4200 and 4250.
 """
 
 import random
@@ -180,6 +180,9 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
         departed = berthed + timedelta(days=rng.choice([0, 1, 1, 2, 2, 3, 5]))
         turned_away = rng.random() < 0.05  # never came to a berth
         still_here = not turned_away and rng.random() < 0.04
+        # Nine calls in ten get a berth that is open and deep enough; the last berths are never used.
+        fitting = [b[0] for b in berths[:50] if b[4] > ship[7] and (b[7] is None or b[7] > str(arrived))]
+        berth = rng.choice(fitting) if fitting and rng.random() < 0.9 else rng.randint(1, 50)
         dues = round(ship[8] * 0.9 + rng.choice([350, 350, 500, 720]), 2)
         pilot = rng.choice(PILOTS)
         fee = None if pilot is None else rng.choice([420.0, 480.0, 480.0, 650.5, 900.0])
@@ -187,7 +190,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
             (
                 call_id,
                 ship[0],
-                None if turned_away else rng.randint(1, 50),
+                None if turned_away else berth,
                 str(arrived),
                 None if turned_away else str(berthed),
                 None if still_here else str(arrived if turned_away else departed),
