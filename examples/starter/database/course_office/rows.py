@@ -1,7 +1,8 @@
 """Rows of the course office: a medium-sized university over the academic years 2021 to 2024.
 
-Made to hold near misses on purpose: 'North Hall' and 'North Hall Annex', seats of 100 and 101, `midterm_mark`
-beside `final_mark`, `hired_on` beside `left_on`, and people who share a last name or a first name.
+Made to hold near misses on purpose: 'North Hall' and 'North Hall Annex', seats of 100 and 101,
+`midterm_mark` beside `final_mark`, `hired_on` beside `left_on`, and people who share a last name or a first
+name.
 """
 
 import random

@@ -1,8 +1,8 @@
 """Rows of the container harbour: two years of port calls, 2023 and 2024.
 
-Made to hold near misses on purpose: ports 'Harbour Grace' and 'Harbor Grace', ships whose names differ in one
-word, lines with their office in one country and ships under another flag, `arrived_on`, `berthed_on` and
-`departed_on` on one day or a few days apart, capacities of 4200 and 4250.
+Made to hold near misses on purpose: ports 'Harbour Grace' and 'Harbor Grace', ships whose names differ in
+one word, lines with their office in one country and ships under another flag, `arrived_on`, `berthed_on`
+and `departed_on` on one day or a few days apart, capacities of 4200 and 4250.
 """
 
 import random

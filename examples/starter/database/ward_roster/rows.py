@@ -1,8 +1,8 @@
 """Rows of the ward roster: one hospital trust with three sites, shifts of May and June 2024.
 
 Made to hold near misses on purpose: 'Cardiology' and 'Cardiac Surgery', `bed_count` beside
-`staffed_bed_count`, `hours_planned` beside `hours_worked`, `reported_on`, `starts_on` and `ends_on`, people who
-share a name.
+`staffed_bed_count`, `hours_planned` beside `hours_worked`, `reported_on`, `starts_on` and `ends_on`, people
+who share a name.
 """
 
 import random
