@@ -127,7 +127,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
             home = [ground[0] for ground in grounds[:-4] if ground[2] == club[2]]
             ground = rng.choice(home) if home and rng.random() < 0.93 else None
             coach = None if rng.random() < 0.12 else pick_name(rng)
-            division = DIVISIONS[len(teams) % 4]
+            division = rng.choice(DIVISIONS)
             teams.append(
                 (len(teams) + 1, club[0], club[1] + label, division, ground, coach, rng.choice(COLOURS))
             )
@@ -178,7 +178,8 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
     for match_id in range(1, 113):
         home, away = rng.sample(by_division[rng.choice(DIVISIONS)], 2)
         played = date(2023, 8, 19) + timedelta(days=7 * rng.randint(0, 38) + rng.choice([0, 0, 1]))
-        ground = home[4] if home[4] is not None else rng.randint(1, 40)
+        # One match in ten moves to some other ground.
+        ground = home[4] if home[4] is not None and rng.random() < 0.9 else rng.randint(1, 48)
         referee = None if rng.random() < 0.05 else rng.randint(1, 46)
         home_goals, away_goals = rng.choice([0, 0, 1, 1, 2, 2, 3, 4]), rng.choice([0, 0, 1, 1, 1, 2, 3])
         attendance = None if rng.random() < 0.1 else rng.randint(2, 30) * 10 + rng.choice([0, 0, 1, 5])

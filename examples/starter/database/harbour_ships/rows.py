@@ -221,7 +221,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
     container_moves = []
     served = [call for call in port_calls[:-20] if call[4] is not None]  # the last calls moved nothing
     while len(container_moves) < 490:
-        call, container = rng.choice(served), rng.choice(containers[:-12])
+        call, container = rng.choice(served), rng.choice(containers[:-30])
         moved = date.fromisoformat(call[4]) + timedelta(days=rng.randint(0, 1))
         empty = rng.random() < 0.15
         weight = container[5] if empty else rng.randint(container[5] + 1500, container[6]) // 100 * 100

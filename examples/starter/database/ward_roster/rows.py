@@ -116,7 +116,7 @@ def rows(rng: random.Random) -> dict[str, list[tuple]]:
             night, day_staff = rng.choice([2, 2, 3, 3, 4]), rng.choice([3, 4, 4, 5, 6])
             opened = date(1978, 1, 1) + timedelta(days=rng.randint(0, 15500))
             closed = date(2022, 1, 1) + timedelta(days=rng.randint(0, 800)) if rng.random() < 0.13 else None
-            name, specialty = f"{tree} Ward", rng.choice(SPECIALTIES)
+            name, specialty = f"{tree} Ward", SPECIALTIES[len(wards) % len(SPECIALTIES)]
             ward = (len(wards) + 1, name, site, specialty, beds, staffed, night, day_staff)
             wards.append((*ward, str(opened), closed and str(closed)))
     open_wards = [ward for ward in wards if ward[9] is None]
