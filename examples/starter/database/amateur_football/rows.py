@@ -82,7 +82,7 @@ FAMILY += [
     "Singh",
 ]
 FAMILY += ["Turner", "Usman", "Vaughan", "West", "Young"]
-# Positions of a squad of six as the league records it: the regular players only.
+# Positions of a squad of seven: the league plays on small pitches.
 SQUAD = ["goalkeeper", "defender", "defender", "midfielder", "midfielder", "forward", "forward"]
 
 

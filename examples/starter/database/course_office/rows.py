@@ -1,4 +1,4 @@
-"""Rows of the course office: a medium-sized university over the academic years 2021 to 2024.
+"""Rows of the course office: a medium-sized university with the four terms from autumn 2022 to spring 2024.
 
 Made to hold near misses on purpose: 'North Hall' and 'North Hall Annex', seats of 100 and 101,
 `midterm_mark` beside `final_mark`, `hired_on` beside `left_on`, and people who share a last name or a first

@@ -1,8 +1,8 @@
 """Rows of the instrument shop: an online shop for musical instruments, orders of 2023 and 2024.
 
 Made to hold near misses on purpose: `list_price`, `sale_price` and `purchase_price`, 'acoustic guitar' and
-'classical guitar', `ordered_on`, `shipped_on` and `delivered_on`, prices of 499 and 499.99, customers whose
-names differ in one letter ('Meyer', 'Meier').
+'classical guitar', `ordered_on`, `shipped_on` and `delivered_on`, prices a cent or fifty apart, customers
+whose names differ in one letter ('Meyer', 'Meier').
 """
 
 import random
