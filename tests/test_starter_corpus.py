@@ -307,9 +307,11 @@ def test_at_least_25_questions_with_60_percent_different_skeletons(db_id):
 # ------------------------------------------------------------------ no sentence pattern shared between splits
 
 # Words that hold a sentence together stay even where they occur in a name or a value ("date of birth").
-FUNCTION_WORDS = """a about after all an and any are as at be before by did do does each every for from had has
-    have how i if in is it its many me more most much no not of on one only or our out over than that the their
-    them there these they to up us was we were what when where which who whose with without"""
+FUNCTION_WORDS = """
+    a about after all an and any are as at be before by did do does each every for from had has have how
+    i if in is it its many me more most much no not of on one only or our out over than that the their
+    them there these they to up us was we were what when where which who whose with without
+"""
 NUMBER_WORDS = "zero two three four five six seven eight nine ten eleven twelve"
 SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 
