@@ -101,6 +101,8 @@ class Database:
         Raises:
             SQLError: its `kind` says why there is no result. The next statement can be run whatever happened.
         """
+        if not isinstance(sql, str):
+            raise TypeError(f"a statement is a string, not {type(sql).__name__}")
         try:
             length = len(sql.encode())
         except UnicodeEncodeError as error:

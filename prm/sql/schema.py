@@ -274,7 +274,7 @@ _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
 def _phrases(question: str) -> dict[str, tuple[int, str]]:
-    """Every run of words in the question that may be a value: folded like `_spelling` -> (start, original)."""
+    """Every run of words in the question that may be a value: as `_spelling` has it -> (start, original)."""
     text = " ".join(question.split())
     words = list(_WORD.finditer(text))
     phrases: dict[str, tuple[int, str]] = {}
@@ -288,7 +288,7 @@ def _phrases(question: str) -> dict[str, tuple[int, str]]:
 
 
 def _examples(values: dict[str, str], phrases: dict[str, tuple[int, str]]) -> list[str]:
-    """At most `EXAMPLES` of a column's values. One or two letters must agree in case ("a" is not grade 'A')."""
+    """At most `EXAMPLES` values of a column. One or two letters must agree in case: "a" is not grade 'A'."""
     named = [
         key
         for key, (_, phrase) in phrases.items()

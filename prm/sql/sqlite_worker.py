@@ -27,6 +27,7 @@ import threading
 
 HEADER = struct.Struct("!Q")
 BATCH = 512  # rows fetched, counted and packed at once
+MIN_LENGTH = 16 << 20  # bytes; SQLite applies its limit to whole stored rows too, shown or not
 #: A statement that reads, after white space and comments (EXPLAIN would pass the authorizer and give rows).
 READS = re.compile(
     r"(?:[ \t\n\f\r\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(SELECT|WITH|VALUES)\b", re.I | re.S
@@ -66,7 +67,7 @@ def connect(uri: str, max_bytes: int, max_sql: int) -> sqlite3.Connection:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # a broken file fails here
     if hasattr(connection, "setlimit"):  # Python 3.11
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_bytes)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, MIN_LENGTH))
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, max_sql)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.set_authorizer(authorize)
@@ -95,7 +96,7 @@ def run(connection: sqlite3.Connection, sql: str, max_rows: int, max_bytes: int)
         return "too_large", "the statement needs more memory than it may have"
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         message = str(error)
-        if "one statement" in message:
+        if message.startswith("You can only execute one statement"):
             return "refused", "more than one statement"
         if message.startswith("not authorized"):
             return "refused", f"the statement does more than read ({message})"

@@ -1,0 +1,544 @@
+"""Sandboxed execution: what comes back, what is refused, what survives. The worker processes are real."""
+
+import hashlib
+import math
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from prm.errors import InputError
+from prm.sql import SQLError, open_database
+from prm.sql.database import MAX_SQL_BYTES, Database
+
+FOREVER = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT count(*) FROM t"
+#: One call of one C function for hours: 8 million comparisons of 8 MB; no progress handler fires inside it.
+ONE_LONG_CALL = "SELECT instr(zeroblob(16000000), CAST(zeroblob(8000000) || x'01' AS BLOB))"
+
+
+def make(path: Path, script: str = "") -> Path:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE TABLE pet(id INTEGER PRIMARY KEY, name TEXT, weight REAL);"
+            "INSERT INTO pet VALUES (1, 'Rex', 31.5), (2, 'Mia', NULL), (3, 'Bo', 4.0);" + script
+        )
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return make(tmp_path / "pets.sqlite")
+
+
+@pytest.fixture
+def database(path: Path):
+    with open_database(path, timeout=5.0) as opened:
+        yield opened
+
+
+def kind_of(database: Database, sql: str) -> str:
+    with pytest.raises(SQLError) as error:
+        database.execute(sql)
+    assert str(error.value)
+    return error.value.kind
+
+
+def worker_pid(database: Database) -> int:
+    database.execute("SELECT 1")
+    return database._process.pid
+
+
+def gone(pid: int, within: float = 5.0) -> bool:
+    """Whether a process ends in time; a zombie that nobody has waited for counts as ended."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_rows_and_columns(database: Database) -> None:
+    rows = database.execute("SELECT id, name AS who, weight FROM pet ORDER BY id")
+    assert rows == [(1, "Rex", 31.5), (2, "Mia", None), (3, "Bo", 4.0)]
+    assert rows.columns == ("id", "who", "weight")
+    assert isinstance(rows, list)
+    nothing = database.execute("SELECT name FROM pet WHERE id > 9")
+    assert nothing == [] and nothing.columns == ("name",)
+
+
+def test_every_value_survives(database: Database) -> None:
+    (row,) = database.execute(
+        "SELECT NULL, 9223372036854775807, -9223372036854775808, 0.1, 9e999, -9e999, x'00ff', '', 'ä'"
+        ", 'a' || char(0) || 'b', -0.0"
+    )
+    assert row == (
+        None, 2**63 - 1, -(2**63), 0.1, math.inf, -math.inf, b"\x00\xff", "", "ä", "a\0b", 0.0,
+    )  # fmt: skip
+    assert [type(value) for value in row[1:7]] == [int, int, float, float, float, bytes]
+
+
+def test_bad_utf8_is_marked_not_fatal(path: Path) -> None:
+    make(path.with_name("bad.sqlite"), "INSERT INTO pet VALUES (9, CAST(x'ff41' AS TEXT), 1)")
+    with open_database(path.with_name("bad.sqlite")) as database:
+        assert database.execute("SELECT name FROM pet WHERE id = 9") == [("\ufffdA",)]
+
+
+def test_double_quoted_text_as_sqlite_reads_it(database: Database) -> None:
+    assert database.execute('SELECT id FROM pet WHERE name = "Rex"') == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1;",
+        " \n\t SELECT 1 ; -- done",
+        "-- first\n/* then ; */ SELECT 1",
+        "/**/WITH a AS (SELECT 1) SELECT * FROM a",
+        "VALUES (1)",
+        "sElEcT 1 /* open",
+        "\ufeffSELECT 1",
+    ],
+)
+def test_one_reading_statement_runs(database: Database, sql: str) -> None:
+    assert database.execute(sql) == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "",
+        "   \n",
+        ";",
+        "-- SELECT 1",
+        "/* SELECT 1 */",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; DROP TABLE pet",
+        "SELECT\0 1",
+        "INSERT INTO pet VALUES (9, 'x', 1)",
+        "WITH a AS (SELECT 1) INSERT INTO pet SELECT 9, 'x', 1 FROM a",
+        "WITH a AS (SELECT 1) DELETE FROM pet",
+        "UPDATE pet SET name = 'x'",
+        "DELETE FROM pet",
+        "DROP TABLE pet",
+        "CREATE TABLE t(a)",
+        "CREATE TEMP TABLE t(a)",
+        "CREATE TEMP VIEW v AS SELECT 1",
+        "CREATE VIRTUAL TABLE t USING fts5(a)",
+        "ATTACH 'other.sqlite' AS other",
+        "ATTACH ':memory:' AS other",
+        "DETACH main",
+        "PRAGMA table_info(pet)",
+        "PRAGMA writable_schema = 1",
+        "SELECT * FROM pragma_table_info('pet')",
+        "SELECT * FROM pragma_journal_mode('delete')",
+        "SELECT load_extension('evil')",
+        "SELECT fts3_tokenizer('simple')",
+        "VACUUM",
+        "VACUUM INTO 'copy.sqlite'",
+        "REINDEX",
+        "ANALYZE",
+        "BEGIN",
+        "BEGIN EXCLUSIVE",
+        "COMMIT",
+        "SAVEPOINT s",
+        "SELEC 1",
+        "(SELECT 1)",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN QUERY PLAN SELECT 1",
+        "SELECT 1 --" + "x" * MAX_SQL_BYTES,
+        "SELECT " + "1 + " * 300_000 + "1",
+    ],
+    ids=lambda sql: repr(sql[:40]),
+)
+def test_refused(database: Database, sql: str) -> None:
+    assert kind_of(database, sql) == "refused"
+    assert database.execute("SELECT count(*) FROM pet") == [(3,)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT",
+        "SELECT FROM WHERE",
+        "SELECT nme FROM pet",
+        "SELECT * FROM not_authorized",
+        "SELECT fullname FROM pet",
+        "SELECT ?",
+        "SELECT :name",
+        "SELECT abs(-9223372036854775808)",
+        "SELECT * FROM pet LIMIT 'many'",
+        "SELECT '\ud800'",
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+        "SELECT " + "1 + " * 5000 + "1",
+        "SELECT 1" + " UNION ALL SELECT 1" * 900,
+        "SELECT * FROM pet" + ", pet" * 80,
+    ],
+    ids=lambda sql: repr(sql[:40]),
+)
+def test_error(database: Database, sql: str) -> None:
+    assert kind_of(database, sql) == "error"
+    assert database.execute("SELECT 1") == [(1,)]
+
+
+def test_sql_must_be_text(database: Database) -> None:
+    with pytest.raises(TypeError):
+        database.execute(b"SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT hex(randomblob(400000000))",
+        "SELECT zeroblob(1000000000)",
+        "SELECT replace(hex(zeroblob(1000000)), '0', printf('%.*c', 1000, 'x'))",
+        "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT x FROM t",
+        "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t LIMIT 900) "
+        "SELECT x, hex(randomblob(100000)) FROM t",
+        "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t LIMIT 90) "
+        "SELECT group_concat(hex(randomblob(500000))) FROM t",
+    ],
+)
+def test_too_large(database: Database, sql: str) -> None:
+    assert kind_of(database, sql) == "too_large"
+    assert database.execute("SELECT 1") == [(1,)]
+
+
+def test_sorting_may_not_eat_the_memory_or_the_disk(path: Path, tmp_path: Path) -> None:
+    """A sort of 3 GB: SQLite would spill it to a temporary file; here the memory limit stops it."""
+    with open_database(path, timeout=30) as database:
+        sql = (
+            "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t LIMIT 3000) "
+            "SELECT length(b) FROM (SELECT zeroblob(1000000) || x AS b FROM t ORDER BY b DESC)"
+        )
+        assert kind_of(database, sql) == "too_large"
+        assert database.execute("SELECT 1") == [(1,)]
+
+
+def test_row_cap_is_exact(path: Path) -> None:
+    sql = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t LIMIT {}) SELECT x FROM t"
+    with open_database(path, max_rows=1000) as database:
+        assert len(database.execute(sql.format(1000))) == 1000
+        assert kind_of(database, sql.format(1001)) == "too_large"
+
+
+def test_byte_cap_counts_the_result_only(path: Path) -> None:
+    make(path.with_name("wide.sqlite"), "INSERT INTO pet VALUES (9, printf('%.*c', 50000, 'x'), 1)")
+    with open_database(path.with_name("wide.sqlite"), max_bytes=10_000) as database:
+        assert database.execute("SELECT length(name) FROM pet WHERE id = 9") == [(50_000,)]
+        assert kind_of(database, "SELECT name FROM pet") == "too_large"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        FOREVER,
+        ONE_LONG_CALL,
+        "SELECT count(*) FROM pet" + ", pet AS p{}" * 25,
+        "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT x FROM t WHERE x < 0",
+    ],
+    ids=["recursive", "one long call", "cartesian", "no row ever"],
+)
+def test_timeout_ends_and_the_next_statement_runs(path: Path, sql: str) -> None:
+    with open_database(path, timeout=0.3) as database:
+        pid = worker_pid(database)
+        start = time.monotonic()
+        assert kind_of(database, sql.format(*range(25))) == "timeout"
+        assert 0.25 < time.monotonic() - start < 3
+        assert gone(pid)
+        assert database.execute("SELECT name FROM pet WHERE id = 3") == [("Bo",)]
+
+
+def test_worker_starts_with_the_first_statement_and_ends_with_the_block(path: Path) -> None:
+    with open_database(path) as database:
+        assert database._process is None
+        pid = worker_pid(database)
+        assert worker_pid(database) == pid  # one worker for all statements
+    assert gone(pid, within=1)
+    with pytest.raises(ValueError, match="closed"):
+        database.execute("SELECT 1")
+    database.close()
+
+
+def test_a_forgotten_database_takes_its_worker_along(path: Path) -> None:
+    database = open_database(path)
+    pid = worker_pid(database)
+    del database
+    assert gone(pid)
+
+
+def test_killed_worker_is_replaced(database: Database) -> None:
+    for _ in range(5):
+        os.kill(worker_pid(database), signal.SIGKILL)
+        assert database.execute("SELECT count(*) FROM pet") == [(3,)]
+
+
+def test_worker_killed_during_statements(path: Path) -> None:
+    """Killed once, the statement is run again; killed each time, it is `crashed`. Then all is well again."""
+    with open_database(path, timeout=1.0) as database:
+        first = worker_pid(database)
+        threading.Timer(0.2, os.kill, (first, signal.SIGKILL)).start()
+        assert kind_of(database, FOREVER) == "timeout"
+        assert gone(first)
+
+        stop = threading.Event()
+
+        def kill_all() -> None:
+            while not stop.wait(0.1):
+                process = database._process
+                if process is not None and process.poll() is None:
+                    os.kill(process.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_all)
+        killer.start()
+        assert kind_of(database, FOREVER) == "crashed"
+        stop.set()
+        killer.join()
+        assert database.execute("SELECT 1") == [(1,)]
+
+
+def test_stopped_worker_counts_as_slow(path: Path) -> None:
+    with open_database(path, timeout=0.3) as database:
+        os.kill(worker_pid(database), signal.SIGSTOP)
+        assert kind_of(database, "SELECT 1 --" + "x" * 90_000) == "timeout"
+        assert database.execute("SELECT 1") == [(1,)]
+
+
+def test_interrupt_leaves_no_stale_answer(database: Database) -> None:
+    """Ctrl-C in the middle of a statement: its late answer must not be taken for that of the next one."""
+    pid = worker_pid(database)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        database.execute(FOREVER)
+    assert gone(pid)
+    assert database.execute("SELECT 2") == [(2,)]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
+    return {
+        file.name: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
+        for file in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_nothing_is_written_anywhere(tmp_path: Path, journal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "pets.sqlite", f"PRAGMA journal_mode = {journal};")
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    with open_database(path, timeout=0.3) as database:
+        for sql in (
+            "SELECT * FROM pet ORDER BY name",
+            "ATTACH 'made.sqlite' AS a",
+            "VACUUM INTO 'made.sqlite'",
+            "WITH a AS (SELECT 1) DELETE FROM pet",
+            "DELETE FROM pet",
+            "PRAGMA journal_mode = wal",
+            "CREATE TABLE made(a)",
+            FOREVER,
+            "SELECT count(*) FROM pet",
+        ):
+            try:
+                database.execute(sql)
+            except SQLError:
+                assert sql != "SELECT count(*) FROM pet"
+            assert snapshot(tmp_path) == before
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["a b.sqlite", "50%25?mode=rwc#x.sqlite", "ü'\"&;.sqlite", "no_suffix"])
+def test_odd_paths(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder #1? 100%"
+    folder.mkdir()
+    path = make(folder / name)
+    with open_database(str(path)) as database:
+        assert database.execute("SELECT count(*) FROM pet") == [(3,)]
+    assert [file.name for file in folder.iterdir()] == [name]
+
+
+def test_relative_path_and_a_later_chdir(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    database = open_database("pets.sqlite")
+    monkeypatch.chdir("/")
+    with database:
+        assert database.execute("SELECT count(*) FROM pet") == [(3,)]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such database"),
+        ("folder", "a folder"),
+        (b"", "empty"),
+        (b"id,name\n1,Rex\n", "not an SQLite database"),
+        (b"SQLite format 2\0", "not an SQLite database"),
+    ],
+)
+def test_no_database(tmp_path: Path, content: bytes | str | None, says: str) -> None:
+    path = tmp_path / "x.sqlite"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as error:
+        open_database(path)
+    assert error.value.file == str(path)
+    assert list(tmp_path.iterdir()) == ([] if content is None else [path])
+
+
+def test_a_pipe_is_no_database_and_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="no such database"):
+        open_database(tmp_path / "pipe")
+
+
+def test_broken_inside(path: Path) -> None:
+    """A file with the right header and rubbish behind it opens, and every statement says what is wrong."""
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 8000)
+    with open_database(path) as database:
+        assert kind_of(database, "SELECT 1") == "error"
+
+
+def test_unfinished_writes_are_not_overlooked(tmp_path: Path) -> None:
+    """With immutable=1 SQLite would silently read the state before the log: such a file is refused."""
+    writer = sqlite3.connect(tmp_path / "live.sqlite")
+    writer.execute("PRAGMA journal_mode = wal")
+    writer.execute("CREATE TABLE t(a)")
+    writer.commit()
+    with pytest.raises(InputError, match="write-ahead log"):
+        open_database(tmp_path / "live.sqlite")
+    writer.close()
+    with open_database(tmp_path / "live.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM t") == [(0,)]
+
+    make(tmp_path / "cut.sqlite")
+    (tmp_path / "cut.sqlite-journal").write_bytes(b"\xd9\xd5\x05\xf9 and more")
+    with pytest.raises(InputError, match="hot journal"):
+        open_database(tmp_path / "cut.sqlite")
+    (tmp_path / "cut.sqlite-journal").write_bytes(b"\0" * 512)  # what journal_mode=persist leaves behind
+    open_database(tmp_path / "cut.sqlite").close()
+
+
+def test_threads_share_a_database(database: Database) -> None:
+    def ask(i: int) -> bool:
+        return database.execute(f"SELECT {i}, name FROM pet WHERE id = {i % 3 + 1}") == [
+            (i, ("Rex", "Mia", "Bo")[i % 3])
+        ]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(400)))
+
+
+def test_worker_outlives_the_thread_that_started_it(database: Database) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pid = pool.submit(worker_pid, database).result()
+    time.sleep(0.7)  # longer than the worker's look at its parent
+    assert worker_pid(database) == pid
+
+
+def _square_ids(path: str) -> list[tuple]:
+    with open_database(path) as database:
+        return list(database.execute("SELECT id * id FROM pet"))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_in_process_pools(path: Path, database: Database, method: str) -> None:
+    database.execute("SELECT 1")  # the parent has a worker of its own while it forks
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(_square_ids, [str(path)] * 4) == [[(1,), (4,), (9,)]] * 4
+    assert database.execute("SELECT 2") == [(2,)]
+
+
+def test_a_forked_child_does_not_take_over_its_parents_worker(database: Database) -> None:
+    pid = worker_pid(database)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            own = worker_pid(database)
+            if own != pid and database.execute("SELECT 5") == [(5,)]:
+                code = 0
+            database.close()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert worker_pid(database) == pid
+
+
+SCRIPT = """
+import os, sys, time
+from prm.sql import open_database
+database = open_database(sys.argv[1], timeout=60)
+database.execute("SELECT 1")
+if sys.argv[2] == "fork" and os.fork() == 0:  # a child that holds the parent's end of the link open
+    time.sleep(30)
+print(database._process.pid, os.getpid(), flush=True)
+if sys.argv[2] == "busy":
+    database.execute(sys.argv[3])
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("mode", ["idle", "busy", "fork"])
+def test_worker_dies_with_a_killed_parent(path: Path, mode: str) -> None:
+    """A script without a __main__ guard starts a worker; kill -9 of the script ends the worker as well."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(path), mode, ONE_LONG_CALL],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        pid = int(parent.stdout.readline().split()[0])
+        if mode == "busy":
+            time.sleep(0.2)
+        assert not gone(pid, within=0.1)
+        parent.kill()
+        ended = gone(pid)
+        if mode == "fork":
+            os.killpg(parent.pid, signal.SIGKILL)
+        assert ended
+
+
+def test_worker_runs_nothing_of_ours(database: Database) -> None:
+    """The worker is a bare interpreter: no site-packages, hence a quick start and little memory."""
+    status = Path(f"/proc/{worker_pid(database)}/status").read_text()
+    resident = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+    assert resident < 30_000  # kB; numpy alone would bring it over
+
+
+def test_thousands_of_statements_a_second(database: Database) -> None:
+    database.execute("SELECT 1")
+    start = time.monotonic()
+    for _ in range(2000):
+        database.execute("SELECT name FROM pet WHERE id = 2")
+    assert time.monotonic() - start < 2  # 0.1 to 0.2 s on an idle machine
+
+
+def test_room_names_without_sqlglot() -> None:
+    code = "import sys, prm.sql; prm.sql.open_database, prm.sql.SQLError; print('sqlglot' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from prm.sql import decompose; from prm.sql.decompose import decompose as f; assert decompose is f",
+        "from prm.sql.decompose import decompose as f; import prm.sql; assert prm.sql.decompose is f",
+        "import prm.sql.decompose, prm.sql, sys; assert callable(prm.sql.decompose); "
+        "assert sys.modules['prm.sql.decompose'].decompose is prm.sql.decompose",
+    ],
+)
+def test_decompose_is_the_function(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True)
