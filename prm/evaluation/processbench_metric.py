@@ -1,12 +1,12 @@
 """The first-error metrics as a metric of the `evaluate` library.
 
-By path, offline: `evaluate.load("prm/evaluation/processbench_metric.py").compute(predictions=…, references=…)`.
-By class, without the copy into the modules cache that `load` makes: `ProcessBenchMetric(keep_in_memory=True)`.
-The definitions live in `prm.evaluation.metrics`; `error_acc`, `correct_acc` and `f1` are those of ProcessBench
-(arXiv:2412.06559).
+By path, offline: `evaluate.load("prm/evaluation/processbench_metric.py")`; by class, without the copy into the
+modules cache that `load` makes: `ProcessBenchMetric(keep_in_memory=True)`. Both have `.compute(predictions=,
+references=, threshold=, rule=)`. The definitions live in `prm.evaluation.metrics`; `error_acc`, `correct_acc`
+and `f1` are those of ProcessBench (arXiv:2412.06559).
 
-This file imports `evaluate`, which takes seconds and imports torch, so nothing else in `prm.evaluation` imports
-this file. The loader of `evaluate` reads import lines by pattern: one module a line, or it fails.
+This file imports `evaluate`, which takes seconds and imports torch, so nothing else in `prm.evaluation`
+imports this file. The loader of `evaluate` reads import lines by pattern: one module a line, or it fails.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ well they rank and calibrate single steps.
 _INPUTS = """
 Args:
     predictions: one list per answer, one score in [0, 1] per step: P(no error up to and including this step).
-    references: one list per answer, one label per step: 1 right, 0 wrong, a float between (right from 0.5 up),
-        None or -100 where unlabelled. An unlabelled step can be predicted as the first error, so cut padding off.
+    references: one list per answer, one label per step: 1 right, 0 wrong, a float between (right from 0.5
+        up), None or -100 where unlabelled. An unlabelled step can be predicted as the first error, so cut
+        padding off.
     threshold: a step scored below it is flagged (0.5).
     rule: 'threshold' (the first flagged step) or 'most-likely' (the most probable first error).
 Returns:
     A dict with first_error_acc, error_acc, correct_acc, f1, false_early_rate, exact_rate, late_rate,
-    miss_rate, false_alarm_rate, step_auc, step_auc_to_first_error, average_precision_error, brier, ece, and the counts n_traces,
-    n_erroneous, n_steps. None where a denominator is empty.
+    miss_rate, false_alarm_rate, step_auc, step_auc_to_first_error, average_precision_error, brier, ece,
+    n_traces, n_erroneous, n_steps, threshold and rule. None where a denominator is empty.
 Examples:
     >>> metric = evaluate.load("prm/evaluation/processbench_metric.py")
     >>> metric.compute(predictions=[[0.9, 0.2], [0.8, 0.7]], references=[[1, 0], [1, 1]])["f1"]

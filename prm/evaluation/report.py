@@ -1,7 +1,7 @@
 """Scored traces in; `metrics.json`, `predictions.jsonl`, `report.html` and a table for the terminal out.
 
-`evaluate_traces` is the one road: `prm evaluate --predictions` (here), `prm evaluate --model` and the trainer's
-closing evaluation all end in it. The threshold is never chosen on the evaluated data unless "oracle" is asked
+`evaluate_traces` is the one road: `prm evaluate --predictions` (here), `prm evaluate --model` and the
+trainer's closing evaluation all end in it. The threshold is never chosen on the evaluated data unless "oracle" is asked
 for, and `threshold_from` always says where it comes from. Equal input gives equal files: the bootstrap is
 seeded, the shown traces are drawn by a hash of their content, and no file holds a date.
 
@@ -44,7 +44,7 @@ MAX_SHOWN_CHARS = 6000
 HEADLINES = {
     "first_error_acc": ("↑", "first error found, or absence confirmed"),
     "f1": ("↑", "harmonic mean of the next two"),
-    "error_acc": ("↑", "of erroneous traces: first error found exactly"),
+    "error_acc": ("↑", "of erroneous traces: first error found (= exact_rate)"),
     "correct_acc": ("↑", "of clean traces: none flagged"),
     "false_early_rate": ("↓", "of erroneous traces: flagged too early"),
     "late_rate": ("↓", "of erroneous traces: flagged too late"),
@@ -71,7 +71,7 @@ def evaluate_traces(
     info: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure scored traces and write `metrics.json`, `predictions.jsonl` and `report.html` into `output_dir`.
+    """Measure scored traces; write `metrics.json`, `predictions.jsonl` and `report.html` into `output_dir`.
 
     Args:
         traces: with `scores`; those without any label are written back and count in no metric.
@@ -146,7 +146,7 @@ def evaluate_predictions(
     labels: str = "strict",
     on_bad_rows: str = "stop",
 ) -> dict[str, Any]:
-    """`prm evaluate --predictions`: measure scores from anywhere, without torch; print the table and the paths.
+    """`prm evaluate --predictions`: measure scores from anywhere, without torch; print table and paths.
 
     Args:
         files: scored traces.
@@ -193,8 +193,8 @@ def _scored(file: str, *, labels: str, on_bad_rows: str) -> list[Trace]:
     missing = len(traces) - len(scored)
     if missing and (on_bad_rows == "stop" or not scored):
         raise InputError(
-            f"has no 'scores' ({missing} of {len(traces)} traces); score it with prm score, or add one number "
-            "in [0, 1] per step",
+            f"has no 'scores' ({missing} of {len(traces)} traces); score it with prm score, or add one "
+            "number in [0, 1] per step",
             file=str(file),
             line=_first_line_without_scores(Path(file)),
         )
@@ -223,7 +223,8 @@ def _first_line_without_scores(path: Path) -> int | None:
 
 def metrics_table(metrics: dict[str, Any], title: str | None = None) -> Table:
     """The metrics with their intervals beside the three baselines, to be printed by rich."""
-    table = Table(title=title, title_justify="left", caption=threshold_words(metrics), caption_justify="left")
+    caption = Text(threshold_words(metrics))  # Text, for brackets in file names are no markup
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("metric", no_wrap=True)
     table.add_column("model", justify="right", no_wrap=True, style="bold")
     table.add_column("95 % interval", justify="right", no_wrap=True)
@@ -301,6 +302,7 @@ def render_report(
         reliability=_reliability(steps, right),
         by_threshold=_by_threshold(grid, rates, threshold),
         histogram=_histogram(steps, right, threshold),
+        confusion=_confusion(traces, predicted),
         by={name: metrics["by"].get(name, {}) for name in ("error", "db_id", "n_steps", "subset")},
         f1_mean=metrics["by"].get("f1_mean"),
         shown=_shown_traces(traces, predicted),
@@ -323,7 +325,10 @@ def _best_baselines(metrics: dict[str, Any]) -> dict[str, tuple[str, float]]:
 
 
 def _shown_traces(traces: Sequence[Trace], predicted: Sequence[int]) -> list[dict[str, Any]]:
-    """Twenty labelled traces, dealt in turn from what can happen to a trace, each drawn by a hash of its content."""
+    """Twenty labelled traces, dealt in turn from all that can happen to a trace, drawn by a hash of their content.
+
+    Each comes from another question while there are enough.
+    """
     kinds: dict[str, list[tuple[str, int]]] = {
         "miss": [], "exact": [], "early": [], "right": [], "late": [], "alarm": []
     }  # fmt: skip
@@ -334,8 +339,12 @@ def _shown_traces(traces: Sequence[Trace], predicted: Sequence[int]) -> list[dic
             kinds[_kind(trace.first_error, p)].append((digest, i))
     decks = [[i for _, i in sorted(deck)] for deck in kinds.values()]
     drawn: list[int] = []
+    seen: set[str] = set()
     while len(drawn) < N_SHOWN and any(decks):
-        drawn += [deck.pop(0) for deck in decks if deck][: N_SHOWN - len(drawn)]
+        for deck in [deck for deck in decks if deck][: N_SHOWN - len(drawn)]:
+            fresh = (k for k, i in enumerate(deck) if traces[i].question_key not in seen)
+            drawn.append(deck.pop(next(fresh, 0)))
+            seen.add(traces[drawn[-1]].question_key)
     order = list(kinds)
     drawn.sort(key=lambda i: order.index(_kind(traces[i].first_error, predicted[i])))
     return [_shown(traces[i], predicted[i]) for i in drawn]
@@ -357,6 +366,7 @@ def _shown(trace: Trace, p: int) -> dict[str, Any]:
         steps.append(
             {
                 "score": score,
+                "strength": abs(2 * score - 1),
                 "label": step.label,
                 "sentence": cut(sentence),
                 "rest": cut(rest),
@@ -389,6 +399,7 @@ def _y(value: float) -> str:
     return f"{TOP + SIDE * (1 - value):.1f}"
 
 
+<<<<<<< HEAD
 def _chart(
     title: str, x_label: str, y_label: str, *marks: str, y_ticks: Sequence[str] | None = None
 ) -> Markup:
@@ -408,6 +419,30 @@ def _chart(
     parts.append(
         f'<text class="axis" transform="translate(9 {_y(0.5)}) rotate(-90)" text-anchor="middle">{y_label}</text>'
     )
+=======
+def _text(x: float, y: float, words: str, css: str = "", anchor: str = "middle", turn: str = "") -> str:
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{words}</text>'
+
+
+Ticks = Sequence[tuple[float, str]]
+QUARTERS: Ticks = ((0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1, "1"))
+
+
+def _chart(
+    title: str, x_label: str, y_label: str, *marks: str, x_ticks: Ticks = QUARTERS, y_ticks: Ticks = QUARTERS
+) -> Markup:
+    """Grid, ticks and labels around `marks` (SVG elements); none of the texts comes from the data."""
+    bottom, middle = TOP + SIDE, TOP + SIDE / 2
+    parts = [f'<svg viewBox="0 0 292 296" role="img" aria-label="{title}">']
+    for at, name in x_ticks:
+        parts.append(f'<path class="grid" d="M{_x(at)} {_y(0)}V{_y(1)}"/>')
+        parts.append(_text(LEFT + SIDE * at, bottom + 15, name))
+    for at, name in y_ticks:
+        parts.append(f'<path class="grid" d="M{_x(0)} {_y(at)}H{_x(1)}"/>')
+        parts.append(_text(LEFT - 6, TOP + SIDE * (1 - at) + 3.5, name, anchor="end"))
+    parts.append(_text(LEFT + SIDE / 2, bottom + 34, x_label, "axis"))
+    parts.append(_text(9, middle, y_label, "axis", turn=f' transform="rotate(-90 9 {middle})"'))
+>>>>>>> evaluation
     return Markup("".join([*parts, *marks, "</svg>"]))
 
 
@@ -434,11 +469,8 @@ def _rule_line(threshold: float | None) -> str:
         return ""
     at = min(threshold, 1.0)
     side, shift = ("end", -4) if at > 0.5 else ("start", 4)
-    return (
-        f'<path class="chosen-line" d="M{_x(at)} {_y(0)}V{_y(1)}"/>'
-        f'<text class="chosen-text" x="{float(_x(at)) + shift:.1f}" y="{TOP + 10}" text-anchor="{side}">'
-        f"T = {threshold:.3g}</text>"
-    )
+    words = _text(LEFT + SIDE * at + shift, TOP + 10, f"T = {threshold:.3g}", "chosen-text", side)
+    return f'<path class="chosen-line" d="M{_x(at)} {_y(0)}V{_y(1)}"/>{words}'
 
 
 def _flagged(steps: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -522,7 +554,48 @@ def _histogram(steps: np.ndarray, right: np.ndarray, threshold: float | None) ->
                 f'height="{SIDE * height:.1f}"/>'
             )
     marks.append(f'<path class="zero" d="M{_x(0)} {_y(0.5)}H{_x(1)}"/>')
-    ticks = [f"{value:.0%}" for value in (top, top / 2, 0, top / 2, top)]
+    shares_at = (top, top / 2, 0, top / 2, top)
+    ticks = [(at, f"{share:.0%}") for (at, _), share in zip(QUARTERS, shares_at, strict=True)]
     return _chart(
         "Histogram of scores", "score", "share of steps", *marks, _rule_line(threshold), y_ticks=ticks
+    )
+
+
+#: Positions from here on share a row and a column of the confusion chart.
+LAST_POSITION = 6
+
+
+def _confusion(traces: Sequence[Trace], predicted: Sequence[int]) -> Markup:
+    """Labelled against predicted first error: counts, shaded by their share of the row."""
+    pairs = [
+        (trace.first_error, p)
+        for trace, p in zip(traces, predicted, strict=True)
+        if any(label is not None for label in trace.labels)
+    ]
+    last = min(LAST_POSITION, max(max(pair) for pair in pairs))
+    size = last + 2  # -1 (none) first
+    counts = np.zeros((size, size), dtype=int)
+    for g, p in pairs:
+        counts[min(g, last) + 1, min(p, last) + 1] += 1
+    names = ["none", *map(str, range(last)), f"{last}+" if last == LAST_POSITION else str(last)][:size]
+    cell = SIDE / size
+    marks = []
+    for row in range(size):
+        total = max(int(counts[row].sum()), 1)
+        for column in range(size):
+            x, y, n = LEFT + column * cell, TOP + row * cell, int(counts[row, column])
+            box = f'x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}"'
+            css = "hit" if row == column else "off"
+            marks.append(f'<rect class="cell" {box}/>')
+            marks.append(f'<rect class="cell {css}" {box} fill-opacity="{0.85 * n / total:.3f}"/>')
+            if n:
+                marks.append(_text(x + cell / 2, y + cell / 2 + 3.5, str(n), "n"))
+    middles = [(i + 0.5) / size for i in range(size)]
+    return _chart(
+        "Labelled against predicted first error",
+        "predicted first error",
+        "labelled first error",
+        *marks,
+        x_ticks=list(zip(middles, names, strict=True)),
+        y_ticks=list(zip(middles, reversed(names), strict=True)),
     )
