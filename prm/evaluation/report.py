@@ -399,27 +399,6 @@ def _y(value: float) -> str:
     return f"{TOP + SIDE * (1 - value):.1f}"
 
 
-<<<<<<< HEAD
-def _chart(
-    title: str, x_label: str, y_label: str, *marks: str, y_ticks: Sequence[str] | None = None
-) -> Markup:
-    """Axes, grid and labels around `marks` (SVG elements); none of the texts comes from the data."""
-    names = y_ticks or ["0", "0.25", "0.5", "0.75", "1"]
-    parts = [f'<svg viewBox="0 0 292 296" role="img" aria-label="{title}">']
-    for i, name in enumerate(["0", "0.25", "0.5", "0.75", "1"]):
-        at = i / 4
-        parts.append(f'<path class="grid" d="M{_x(0)} {_y(at)}H{_x(1)}M{_x(at)} {_y(0)}V{_y(1)}"/>')
-        parts.append(f'<text x="{_x(at)}" y="{TOP + SIDE + 15}" text-anchor="middle">{name}</text>')
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{float(_y(at)) + 3.5:.1f}" text-anchor="end">{names[i]}</text>'
-        )
-    parts.append(
-        f'<text class="axis" x="{_x(0.5)}" y="{TOP + SIDE + 34}" text-anchor="middle">{x_label}</text>'
-    )
-    parts.append(
-        f'<text class="axis" transform="translate(9 {_y(0.5)}) rotate(-90)" text-anchor="middle">{y_label}</text>'
-    )
-=======
 def _text(x: float, y: float, words: str, css: str = "", anchor: str = "middle", turn: str = "") -> str:
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{words}</text>'
 
@@ -442,7 +421,6 @@ def _chart(
         parts.append(_text(LEFT - 6, TOP + SIDE * (1 - at) + 3.5, name, anchor="end"))
     parts.append(_text(LEFT + SIDE / 2, bottom + 34, x_label, "axis"))
     parts.append(_text(9, middle, y_label, "axis", turn=f' transform="rotate(-90 9 {middle})"'))
->>>>>>> evaluation
     return Markup("".join([*parts, *marks, "</svg>"]))
 
 
