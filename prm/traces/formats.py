@@ -288,7 +288,8 @@ def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
     elif len(found := set().union(*splits.values())) > 1:
         names = ", ".join(sorted(found))
         raise InputError(
-            f"the folder has the splits {names}; name a file, or one of them by split", file=str(folder)
+            f"the folder has the splits {names}; name a file, or one with --split (split= in Python)",
+            file=str(folder),
         )
     for path in files:
         yield str(path), _file_rows(path)
@@ -312,7 +313,10 @@ def _hub_rows(name: str, split: str | None) -> Rows:
 
 def _only(splits: list[str], name: str) -> str:
     if len(splits) != 1:
-        raise InputError(f"has the splits {', '.join(map(str, splits))}; name one by split", file=name)
+        raise InputError(
+            f"has the splits {', '.join(map(str, splits))}; name one with --split (split= in Python)",
+            file=name,
+        )
     return splits[0]
 
 
@@ -663,19 +667,26 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         InputError: `path` is a folder or cannot be written.
     """
     name, text = str(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    target = Path(os.path.realpath(Path(path).expanduser()))  # through links: they stay links
+    given = Path(path).expanduser()
+    target = Path(os.path.realpath(given))  # through links: they stay links
+    part = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        if target.is_dir():
+        if given.is_dir():
             raise InputError("is a folder; name a file to write", file=name)
-        if target.exists() and not target.is_file():
-            with open(target, mode, **text) as handle:
-                yield handle
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.parent / f".{secrets.token_hex(8)}.tmp"
-        handle = open(part, mode.replace("w", "x"), **text)  # noqa: SIM115 (closed below)
+        if target.parent.is_file():
+            raise InputError(f"{target.parent} is a file, not a folder to write in", file=name)
+        stream = name.startswith(("/dev/std", "/dev/fd/")) or (given.exists() and not given.is_file())
+        if stream:
+            handle = open(given, mode, **text)  # noqa: SIM115 (closed below)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(part, mode.replace("w", "x"), **text)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=name) from None
+    if stream:
+        with handle:
+            yield handle
+        return
     try:
         with handle:
             yield handle
