@@ -6,10 +6,12 @@ import datetime
 import gzip
 import json
 import os
+import random
 import stat
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 
 import datasets
 import pyarrow as pa
@@ -414,6 +416,65 @@ def test_rows_of_a_json_list_have_lines_and_can_be_skipped(tmp_path):
     assert len(load_traces(file, on_bad_rows="skip")) == 2
 
 
+def spoilt(value, rng, p):
+    """`value` with some of its parts replaced or left out."""
+    if rng.random() < p:
+        return rng.choice(
+            [None, True, -1, 1.5, 10**400, "", "ки", "{", [], {}, [None], ["a"], {"step_1": [1]}, {3: 4}]
+        )
+    if isinstance(value, dict):
+        return {key: spoilt(item, rng, p) for key, item in value.items() if rng.random() > p / 3}
+    if isinstance(value, list):
+        return [spoilt(item, rng, p) for item in value if rng.random() > p / 3]
+    return value
+
+
+def test_spoilt_rows_raise_nothing_but_input_errors():
+    rng = random.Random(0)
+    solved = prm800k(([completion("a", 1), completion("b", -1)], 0, None), (None, None, {"text": "h"}))
+    good = [TRL, MATH_SHEPHERD, PROCESSBENCH, VERDICT, solved, json.loads(GOOD) | {"scores": [0.5]}]
+    outcomes = Counter()
+    for _ in range(5000):
+        row = spoilt(rng.choice(good), rng, rng.choice([0.03, 0.1, 0.3]))
+        try:
+            from_rows([row], format=rng.choice(["auto", "auto", *FORMATS]))
+            outcomes["read"] += 1
+        except InputError as error:
+            assert str(error).startswith("rows:1: ")
+            assert len(str(error)) < 400
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 500  # both happen
+
+
+@pytest.mark.parametrize("name", ["f.jsonl", "f.json", "f.jsonl.gz", "f.parquet"])
+def test_spoilt_files_raise_nothing_but_input_errors(tmp_path, name):
+    rng = random.Random(1)
+    rows = [TRL, MATH_SHEPHERD, PROCESSBENCH, VERDICT, json.loads(GOOD)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    write_traces(from_rows(rows), tmp_path / "f.parquet")
+    whole = {
+        "f.jsonl": lines,
+        "f.json": json.dumps(rows, indent=1).encode(),
+        "f.jsonl.gz": gzip.compress(lines),
+        "f.parquet": (tmp_path / "f.parquet").read_bytes(),
+    }[name]
+    refused = 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 10])):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            del content[rng.randrange(len(content)) :]
+        (tmp_path / name).write_bytes(content)
+        try:
+            load_traces(tmp_path / name, on_bad_rows=rng.choice(["stop", "skip"]))
+        except InputError as error:
+            assert str(error).startswith(str(tmp_path / name))
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 30
+
+
 # Sources
 
 
@@ -424,6 +485,7 @@ def test_paths_that_lead_nowhere(tmp_path):
         (tmp_path / "zzz", "there is no such file in "),
         (tmp_path / "no" / "train.jsonl", "the folder .* does not exist"),
         ("nowhere/train.jsonl", "the folder nowhere does not exist"),  # a suffix of ours: no Hub id
+        (tmp_path / ("x" * 5000), "there is no such file in "),
         ([], "no files given"),
         ("", "is no file name"),
         ("a\0b", "is no file name"),

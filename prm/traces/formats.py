@@ -133,7 +133,9 @@ class Tally:
     first: dict[str, str] = field(default_factory=dict)
 
     def skip(self, error: InputError, name: str, line: int) -> None:
-        reason = re.sub(r"\d+", "N", str(error))[:120]  # rows that differ in numbers only have one reason
+        reason = re.sub(r"(?<!UTF-)\d+", "N", str(error))[
+            :120
+        ]  # rows that differ in numbers only have one reason
         self.skipped[reason] += 1
         self.first.setdefault(reason, f"{name}:{line}")
 
@@ -141,7 +143,10 @@ class Tally:
         """The lines to log: nothing where every row became a trace as it stood."""
         lines = []
         if self.skipped:
-            reasons = "; ".join(f"{n} x {r} (first: {self.first[r]})" for r, n in self.skipped.most_common())
+            most = self.skipped.most_common(5)
+            reasons = "; ".join(f"{n} x {reason} (first: {self.first[reason]})" for reason, n in most)
+            if len(self.skipped) > len(most):
+                reasons += f"; and {len(self.skipped) - len(most)} more reasons"
             lines.append(f"skipped {self.skipped.total()} of {self.rows} rows: {reasons}")
         if self.stepless:
             lines.append(f"{self.stepless} rows hold no step and gave no trace")
@@ -221,9 +226,9 @@ def _sources(source: Source, split: str | None) -> Iterator[tuple[str, Rows]]:
     path = Path(source).expanduser()
     if "\0" in name or not name:
         raise InputError(f"{name!r} is no file name")
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path: False, not an error, for names that no file can have
         yield from _folder(path, split)
-    elif path.exists():
+    elif os.path.exists(path):
         yield name, _file_rows(path)
     elif _looks_like_hub_id(name):
         yield name, _hub_rows(name, split)
@@ -243,7 +248,7 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def _nearest_file(path: Path) -> str:
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f": the folder {folder} does not exist"
     with contextlib.suppress(OSError):
         near = difflib.get_close_matches(path.name, os.listdir(folder), n=1, cutoff=0.6)
@@ -264,15 +269,18 @@ def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
             ) from None
         yield str(folder), _dataset_rows(_pick_split(saved, split, str(folder)))
         return
-    files = sorted(
-        path
-        for place in (folder, folder / "data")  # `data/`: where clones of Hub data sets keep their files
-        if place.is_dir()
-        for path in place.iterdir()
-        if path.name.lower().endswith(DATA_SUFFIXES)
-        and not path.name.startswith((".", "dataset_info"))
-        and path.is_file()
-    )
+    try:
+        files = sorted(
+            path
+            for place in (folder, folder / "data")  # `data/`: where clones of Hub data sets keep their files
+            if place.is_dir()
+            for path in place.iterdir()
+            if path.name.lower().endswith(DATA_SUFFIXES)
+            and not path.name.startswith((".", "dataset_info"))
+            and path.is_file()
+        )
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=str(folder)) from None
     if not files:
         kinds = ", ".join(DATA_SUFFIXES)
         raise InputError(
@@ -533,7 +541,7 @@ def _parquet_rows(handle: IO[bytes], path: Path) -> Rows:
             for row in batch.to_pylist():
                 number += 1
                 yield number, _from_columns(row)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"is not a whole Parquet file: {_one_line(error)}", file=str(path)) from None
 
 
