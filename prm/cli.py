@@ -57,7 +57,9 @@ def _convert(args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     from prm.traces.inspection import inspect
 
-    inspect(args.files, labels=args.labels, on_bad_rows=args.on_bad_rows, json_output=args.json)
+    inspect(
+        args.files, split=args.split, labels=args.labels, on_bad_rows=args.on_bad_rows, json_output=args.json
+    )
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -113,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _threshold(value: str) -> float | str:
-    """`--threshold`: a number in [0, 1], or `oracle` to choose it on the evaluated data itself (and say so)."""
+    """`--threshold`: a number in [0, 1], or `oracle`: chosen on the evaluated data itself (and said so)."""
     if value == "oracle":
         return value
     number = float(value)
@@ -187,7 +189,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("convert", _convert, "other people's step formats into traces")
     sub.add_argument(
-        "--from", dest="format", required=True, help="trl, math-shepherd, prm800k, processbench, verdict …"
+        "--from",
+        dest="format",
+        required=True,
+        help="auto (by the columns), native, trl, math-shepherd, prm800k, processbench, verdict",
     )
     sub.add_argument("--input", required=True, help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
@@ -195,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     rows(sub)
 
     sub = verb("inspect", _inspect, "check trace files and show their statistics")
-    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub.add_argument("files", nargs="+", metavar="FILE", help="file, folder or Hub id")
+    sub.add_argument("--split", help="of a Hub data set or a folder")
     sub.add_argument("--json", metavar="FILE", help="write the statistics for programs, too")
     rows(sub)
 

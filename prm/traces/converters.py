@@ -205,7 +205,7 @@ def _verdict(row: Row) -> list[Row]:
         step: Row = {"text": reasoning[number]}
         verdict = analysis.get(number)
         if isinstance(verdict, dict):
-            told = {key.strip().lower(): value for key, value in verdict.items()}
+            told = {str(key).strip().lower(): value for key, value in verdict.items()}
             verdict = told.pop("verification_result", None)
             step |= {"analysis": told} if told else {}
         if verdict is not None and str(verdict).strip().lower() not in ("correct", "incorrect"):
@@ -229,9 +229,9 @@ def _numbered(value: Any, name: str) -> dict[int, Any]:
         raise InputError(f"'{name}' must be an object with the keys step_1, step_2 …")
     numbered: dict[int, Any] = {}
     for key, item in value.items():
-        match = _STEP_KEY.fullmatch(key)
+        match = _STEP_KEY.fullmatch(str(key))
         if match is None or int(match[1]) in numbered:
-            raise InputError(f"the key {key[:40]!r} in '{name}' must be a step's own, like step_1")
+            raise InputError(f"the key {str(key)[:40]!r} in '{name}' must be a step's own, like step_1")
         numbered[int(match[1])] = item
     # columns (Parquet, `datasets`) give every row the keys of the longest one, with null
     return {number: item for number, item in numbered.items() if item is not None}

@@ -133,7 +133,9 @@ class Tally:
     first: dict[str, str] = field(default_factory=dict)
 
     def skip(self, error: InputError, name: str, line: int) -> None:
-        reason = re.sub(r"\d+", "N", str(error))[:120]  # rows that differ in numbers only have one reason
+        reason = re.sub(r"(?<!UTF-)\d+", "N", str(error))[
+            :120
+        ]  # rows that differ in numbers only have one reason
         self.skipped[reason] += 1
         self.first.setdefault(reason, f"{name}:{line}")
 
@@ -141,7 +143,10 @@ class Tally:
         """The lines to log: nothing where every row became a trace as it stood."""
         lines = []
         if self.skipped:
-            reasons = "; ".join(f"{n} x {r} (first: {self.first[r]})" for r, n in self.skipped.most_common())
+            most = self.skipped.most_common(5)
+            reasons = "; ".join(f"{n} x {reason} (first: {self.first[reason]})" for reason, n in most)
+            if len(self.skipped) > len(most):
+                reasons += f"; and {len(self.skipped) - len(most)} more reasons"
             lines.append(f"skipped {self.skipped.total()} of {self.rows} rows: {reasons}")
         if self.stepless:
             lines.append(f"{self.stepless} rows hold no step and gave no trace")
@@ -221,9 +226,9 @@ def _sources(source: Source, split: str | None) -> Iterator[tuple[str, Rows]]:
     path = Path(source).expanduser()
     if "\0" in name or not name:
         raise InputError(f"{name!r} is no file name")
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path: False, not an error, for names that no file can have
         yield from _folder(path, split)
-    elif path.exists():
+    elif os.path.exists(path):
         yield name, _file_rows(path)
     elif _looks_like_hub_id(name):
         yield name, _hub_rows(name, split)
@@ -243,7 +248,7 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def _nearest_file(path: Path) -> str:
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f": the folder {folder} does not exist"
     with contextlib.suppress(OSError):
         near = difflib.get_close_matches(path.name, os.listdir(folder), n=1, cutoff=0.6)
@@ -264,15 +269,18 @@ def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
             ) from None
         yield str(folder), _dataset_rows(_pick_split(saved, split, str(folder)))
         return
-    files = sorted(
-        path
-        for place in (folder, folder / "data")  # `data/`: where clones of Hub data sets keep their files
-        if place.is_dir()
-        for path in place.iterdir()
-        if path.name.lower().endswith(DATA_SUFFIXES)
-        and not path.name.startswith((".", "dataset_info"))
-        and path.is_file()
-    )
+    try:
+        files = sorted(
+            path
+            for place in (folder, folder / "data")  # `data/`: where clones of Hub data sets keep their files
+            if place.is_dir()
+            for path in place.iterdir()
+            if path.name.lower().endswith(DATA_SUFFIXES)
+            and not path.name.startswith((".", "dataset_info"))
+            and path.is_file()
+        )
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=str(folder)) from None
     if not files:
         kinds = ", ".join(DATA_SUFFIXES)
         raise InputError(
@@ -288,7 +296,8 @@ def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
     elif len(found := set().union(*splits.values())) > 1:
         names = ", ".join(sorted(found))
         raise InputError(
-            f"the folder has the splits {names}; name a file, or one of them by split", file=str(folder)
+            f"the folder has the splits {names}; name a file, or one with --split (split= in Python)",
+            file=str(folder),
         )
     for path in files:
         yield str(path), _file_rows(path)
@@ -312,7 +321,10 @@ def _hub_rows(name: str, split: str | None) -> Rows:
 
 def _only(splits: list[str], name: str) -> str:
     if len(splits) != 1:
-        raise InputError(f"has the splits {', '.join(map(str, splits))}; name one by split", file=name)
+        raise InputError(
+            f"has the splits {', '.join(map(str, splits))}; name one with --split (split= in Python)",
+            file=name,
+        )
     return splits[0]
 
 
@@ -529,7 +541,7 @@ def _parquet_rows(handle: IO[bytes], path: Path) -> Rows:
             for row in batch.to_pylist():
                 number += 1
                 yield number, _from_columns(row)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"is not a whole Parquet file: {_one_line(error)}", file=str(path)) from None
 
 
@@ -663,19 +675,26 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         InputError: `path` is a folder or cannot be written.
     """
     name, text = str(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    target = Path(os.path.realpath(Path(path).expanduser()))  # through links: they stay links
+    given = Path(path).expanduser()
+    target = Path(os.path.realpath(given))  # through links: they stay links
+    part = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        if target.is_dir():
+        if given.is_dir():
             raise InputError("is a folder; name a file to write", file=name)
-        if target.exists() and not target.is_file():
-            with open(target, mode, **text) as handle:
-                yield handle
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.parent / f".{secrets.token_hex(8)}.tmp"
-        handle = open(part, mode.replace("w", "x"), **text)  # noqa: SIM115 (closed below)
+        if target.parent.is_file():
+            raise InputError(f"{target.parent} is a file, not a folder to write in", file=name)
+        stream = name.startswith(("/dev/std", "/dev/fd/")) or (given.exists() and not given.is_file())
+        if stream:
+            handle = open(given, mode, **text)  # noqa: SIM115 (closed below)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(part, mode.replace("w", "x"), **text)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=name) from None
+    if stream:
+        with handle:
+            yield handle
+        return
     try:
         with handle:
             yield handle

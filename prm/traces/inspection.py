@@ -23,6 +23,7 @@ log = logging.getLogger("prm")
 def inspect(
     files: list[str],
     *,
+    split: str | None = None,
     labels: str = "strict",
     on_bad_rows: str = "stop",
     json_output: str | Path | None = None,
@@ -30,7 +31,8 @@ def inspect(
     """Check `files`, print and return their statistics, and write them to `json_output` where it is given."""
     tally = Tally()
     statistics = {"files": [str(file) for file in files]}
-    statistics |= trace_statistics(counted_traces(files, tally, labels=labels, on_bad_rows=on_bad_rows))
+    traces = counted_traces(files, tally, split=split, labels=labels, on_bad_rows=on_bad_rows)
+    statistics |= trace_statistics(traces)
     statistics |= {"rows": tally.rows, "folded": tally.folded, "skipped": dict(tally.skipped)}
     for line in tally.report():
         log.warning(line)
