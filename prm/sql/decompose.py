@@ -274,7 +274,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
         return None
     names: list[str] = []
     for e in query.expressions:
-        if isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
+        if _is_star(e):
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
             for source in _source_nodes(query):
                 if wanted in (None, source.alias_or_name.lower()):
@@ -283,7 +283,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
                         return None
                     names += columns
         else:
-            names.append(e.alias_or_name or to_sql(e))
+            names.append(e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else to_sql(e))
     return names
 
 
@@ -416,20 +416,20 @@ class _Chain:
             return query
         if len({n.lower() for n in names}) < len(names):
             self._expand_stars(query)
-        used = {n.lower() for n in names} if any(_is_star(e) for e in query.expressions) else set()
+        used: set[str] = set()
         for e in list(query.expressions):
-            if _is_star(e) or (used and isinstance(e, (exp.Alias, exp.Column)) and len(used) == len(names)):
+            if _is_star(e):
                 continue
-            name = e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else column_alias(e)
-            if name.lower() in used or (
-                name.lower() in KEYWORDS and not isinstance(e, (exp.Alias, exp.Column))
-            ):
-                inner = e.unalias()
-                base = f"{inner.table}_{name}" if isinstance(inner, exp.Column) and inner.table else name
-                name = _unique(_slug(base), used)
+            if isinstance(e, (exp.Alias, exp.Column)):
+                name, inner = e.alias_or_name, e.unalias()
+                if name.lower() in used:
+                    table = inner.table if isinstance(inner, exp.Column) else ""
+                    name = _unique(_slug(f"{table}_{name}"), used)
+            else:
+                name, inner = _unique(column_alias(e), used | {n.lower() for n in names}), e
             used.add(name.lower())
-            if e.alias_or_name.lower() != name.lower() or not isinstance(e, (exp.Alias, exp.Column)):
-                e.replace(exp.alias_(e.unalias().copy(), _identifier(name)))
+            if name != e.alias_or_name or inner is e and not isinstance(e, exp.Column):
+                e.replace(exp.alias_(inner.copy(), _identifier(name)))
         return query
 
     def _expand_stars(self, select: exp.Select) -> None:
@@ -439,7 +439,7 @@ class _Chain:
             raise _Unsafe
         expressions: list[exp.Expression] = []
         for e in select.expressions:
-            if not (isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))):
+            if not _is_star(e):
                 expressions.append(e)
                 continue
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
@@ -679,7 +679,10 @@ class _Chain:
                 if target is None or target == column:
                     continue
                 first = key == "order" and isinstance(column.parent, exp.Ordered)  # there the alias wins
-                if first or not any(self._source_of(query, column)):
+                owners = self._source_of(query, column)
+                if not first and any(_source_columns(s, self.known) is None for s in owners):
+                    raise _Unsafe  # a column of that name would win
+                if first or not owners:
                     whole = (
                         exp.paren(target.copy())
                         if isinstance(target, exp.Binary) and not first
