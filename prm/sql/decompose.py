@@ -104,7 +104,10 @@ def render_fragment(name: str, query: exp.Expression) -> str:
 
 
 class _Generator(SQLite.Generator):
-    """SQLite's generator, with `x NOT IN (…)` for `NOT x IN (…)` and no `ON TRUE` after a bare JOIN."""
+    """SQLite's generator, but `x NOT IN (…)` for `NOT x IN (…)`, and joins without a condition as written.
+
+    A comma stands for CROSS JOIN: the same rows, and the latter forbids SQLite to reorder the tables.
+    """
 
     def not_sql(self, expression: exp.Not) -> str:
         inner = expression.this
@@ -116,10 +119,13 @@ class _Generator(SQLite.Generator):
         return super().not_sql(expression)
 
     def join_sql(self, expression: exp.Join, join_op: str | None = None) -> str:
-        text = super().join_sql(expression, join_op)
-        if expression.args.get("on") == exp.true() and not expression.side:  # the parser's own addition
-            text = text.removesuffix(" ON TRUE")
-        return text
+        on = expression.args.get("on")
+        if not expression.side and not expression.method and not expression.args.get("using"):
+            if expression.kind == "CROSS" and on is None:  # what the parser makes of a comma, too
+                return f", {self.sql(expression.this)}"
+            if on == exp.true():  # what the parser adds to a JOIN without a condition
+                return f" JOIN {self.sql(expression.this)}"
+        return super().join_sql(expression, join_op)
 
 
 def to_sql(tree: exp.Expression) -> str:
@@ -591,9 +597,7 @@ class _Chain:
         for key in keys:
             clause = select.args.get(key)
             for node in clause if isinstance(clause, list) else [clause]:
-                found += [
-                    n for n in _own(node) if isinstance(n, exp.Column) and not isinstance(n.this, exp.Star)
-                ]
+                found += [n for n in _own(node) if isinstance(n, exp.Column) and not _is_star(n)]
         return found
 
     def _nested_reads(self, node: exp.Expression | None) -> bool:
@@ -616,12 +620,7 @@ class _Chain:
             raise _Unsafe
         names = [s.name.lower() for s in sources]
         every = ("expressions", "joins", "where", "group", "having", "order", "windows")
-        stars = [
-            n
-            for e in select.expressions
-            for n in _own(e)
-            if isinstance(n, exp.Column) and isinstance(n.this, exp.Star)
-        ]
+        stars = [n for e in select.expressions for n in _own(e) if isinstance(n, exp.Column) and _is_star(n)]
         columns = self._own_columns(select, *every) + stars
         for source in sources:
             others = {s.alias_or_name.lower() for s in sources if s is not source}
@@ -693,7 +692,7 @@ class _Chain:
         for term in group.expressions if group else []:
             if term.is_int:
                 at = int(term.name) - 1
-                if not 0 <= at < len(query.expressions) or query.expressions[at].is_star:
+                if not 0 <= at < len(query.expressions) or _is_star(query.expressions[at]):
                     raise _Unsafe
                 term.replace(query.expressions[at].unalias().copy())
 
