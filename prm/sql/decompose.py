@@ -5,19 +5,22 @@
 
 becomes
 
-    singer_with_concert AS (SELECT singer.name, singer.id FROM singer JOIN concert ON singer.id = concert.singer_id
-                            WHERE concert.year > 2014)
+    singer_with_concert AS (SELECT singer.name, singer.id FROM singer JOIN concert
+                            ON singer.id = concert.singer_id WHERE concert.year > 2014)
     count_by_id AS (SELECT name, COUNT(*) AS count FROM singer_with_concert GROUP BY id)
     SELECT name FROM count_by_id WHERE count > 2
 
-How it works. Everything that could stand alone is *hoisted*, innermost first: the query's own CTEs, derived tables, the
-arms of a set operation, and subqueries that read nothing from outside. What then remains is a SELECT without such
-parts, and it is cut at most twice: after FROM and WHERE (the rows), and after GROUP BY (the groups); HAVING turns into
-the WHERE of the step after it. Every cut names the columns that later clauses read, so it needs to know whose column an
-unqualified name is; where that (or anything else) is not certain, the cut is not made and the step stays coarser. The
-coarsest result is the query itself as the only step: never a CTE around all of it.
+How it works. Everything that could stand alone is *hoisted*, innermost first: the query's own CTEs, derived
+tables, the arms of a set operation, and subqueries that read nothing from outside. What then remains is a SELECT
+without such parts, and it is cut at most twice: after FROM and WHERE (the rows), and after GROUP BY (the groups);
+HAVING turns into the WHERE of the step after it. A join whose rows are only filtered and returned is cut between
+the join and the filter. Every cut names the columns that later clauses read, so it needs to know whose column an
+unqualified name is; where that (or anything else) is not certain, the cut is not made and the step stays coarser.
+The coarsest result is the query itself as the only step: never a CTE around all of it.
 
-The order of the output columns is kept, and so is the order of the rows where the query sets one.
+The order of the output columns is kept, and so is the order of the rows where the query sets one. What a query
+leaves open may come out otherwise: with GROUP BY … ORDER BY count(*) DESC LIMIT 1 SQLite may choose another of two
+groups of the same size once the grouping is a step of its own (2 % of Spider's queries on Spider's data).
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class DecomposeError(ValueError):
 
 @dataclass(frozen=True)
 class SQLStep:
-    """One step: `sql` is `name AS (SELECT …)`, or the final `SELECT …` (whose name is ""); `text` the sentence."""
+    """One step: `sql` is `name AS (SELECT …)`, or the final `SELECT …` (its name is ""); `text` the sentence."""
 
     name: str
     sql: str
@@ -52,8 +55,8 @@ class SQLStep:
 def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
     """Take one SELECT statement (SQLite's dialect) apart into steps.
 
-    `tables` maps each table's name to its columns in their order (upper and lower case do not matter). Without it,
-    queries over several tables that do not say whose column they mean stay in one piece.
+    `tables` maps each table's name to its columns in their order (upper and lower case do not matter). Without
+    it, queries over several tables that do not say whose column they mean stay in one piece.
 
     Raises:
         DecomposeError: `sql` is not one SELECT statement, or the parser cannot read it.
@@ -101,16 +104,30 @@ def render_fragment(name: str, query: exp.Expression) -> str:
 
 
 class _Generator(SQLite.Generator):
-    """SQLite's generator, with `x NOT IN (…)` where sqlglot writes `NOT x IN (…)`."""
+    """SQLite's generator, but `x NOT IN (…)` for `NOT x IN (…)`, and joins without a condition as written.
+
+    A comma stands for CROSS JOIN: the same rows, and the latter forbids SQLite to reorder the tables.
+    """
 
     def not_sql(self, expression: exp.Not) -> str:
         inner = expression.this
         if isinstance(inner, (exp.In, exp.Like, exp.Between, exp.Is, exp.Glob)):
+            if inner.args.get("negate"):
+                return super().not_sql(expression)
             left, whole = self.sql(inner, "this"), self.sql(inner)
             if whole.startswith(left + " ") and not isinstance(inner.this, (exp.Binary, exp.Not)):
                 rest = whole[len(left) + 1 :]
                 return f"{left} IS NOT {rest[3:]}" if rest.startswith("IS ") else f"{left} NOT {rest}"
         return super().not_sql(expression)
+
+    def join_sql(self, expression: exp.Join, join_op: str | None = None) -> str:
+        on = expression.args.get("on")
+        if not expression.side and not expression.method and not expression.args.get("using"):
+            if expression.kind == "CROSS" and on is None:  # what the parser makes of a comma, too
+                return f", {self.sql(expression.this)}"
+            if on == exp.true():  # what the parser adds to a JOIN without a condition
+                return f" JOIN {self.sql(expression.this)}"
+        return super().join_sql(expression, join_op)
 
 
 def to_sql(tree: exp.Expression) -> str:
@@ -121,14 +138,14 @@ def to_sql(tree: exp.Expression) -> str:
 def output_columns(query: exp.Expression, tables: Tables | None = None) -> list[str] | None:
     """The columns that a query (or a CTE of it) gives, in order; None where a star cannot be expanded.
 
-    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named by its
-    SQL text.
+    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named by
+    its SQL text.
     """
     known = {name.lower(): list(columns) for name, columns in (tables or {}).items()}
     return _outputs(query, known)
 
 
-# --- names ---------------------------------------------------------------------------------------------------------
+# --- names
 
 
 def cte_name(query: exp.Expression) -> str:
@@ -139,17 +156,20 @@ def cte_name(query: exp.Expression) -> str:
     if isinstance(query, exp.SetOperation):
         kinds = {exp.Union: "combined", exp.Intersect: "common", exp.Except: "remaining"}
         return kinds.get(type(query), "combined") + "_rows"
-    sources = [_subject(table) for table in _source_nodes(query)]
-    subject = "_with_".join(sources) if len(sources) < 3 else "_".join(sources[:4])
-    subject = subject or "values"
+    sources = [_subject(table) for table in _source_nodes(query)] or ["values"]
+    subject = sources[0]
+    if len(sources) > 1:
+        subject += ("_with_" if len(sources) == 2 else "_to_") + sources[-1]
+    if len(subject) > 40:
+        subject = sources[0][:40].rstrip("_")
     group, aggregates = query.args.get("group"), list(_aggregates(query))
+    value = column_alias(aggregates[0]) if len(aggregates) == 1 else "groups" if group else "summary"
     if query.args.get("limit"):
         return f"top_{subject}"
     if group:
-        keys = "_".join(_slug(key.name or "key") for key in group.expressions[:2])
-        return f"{column_alias(aggregates[0]) if len(aggregates) == 1 else 'groups'}_by_{keys}"
+        return f"{value}_by_{_slug('_'.join(key.name or 'key' for key in group.expressions[:2]))}"
     if aggregates:
-        return f"{subject}_{column_alias(aggregates[0]) if len(aggregates) == 1 else 'summary'}"
+        return f"{value}_of_{subject}"
     if query.args.get("distinct"):
         return f"distinct_{subject}"
     if query.args.get("where") and len(sources) == 1:
@@ -177,8 +197,14 @@ def column_alias(e: exp.Expression) -> str:
 
 
 def _subject(table: exp.Expression) -> str:
+    """What a source is about: the table, or what the step before it was about."""
     name = re.sub(r"_\d+$", "", _slug(table.name or table.alias or "rows"))
-    return re.sub(r"^(filtered|top|distinct|all)_", "", name)
+    return "groups" if "_by_" in name else re.sub(r"^(filtered|top|distinct|all)_|^.*_of_(?=\w)", "", name)
+
+
+def _is_star(e: exp.Expression) -> bool:
+    """`*` or `singer.*`, not COUNT(*)."""
+    return isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))
 
 
 def _slug(name: str) -> str:
@@ -187,76 +213,25 @@ def _slug(name: str) -> str:
 
 #: Words that SQLite reads as keywords where a column's name could stand.
 KEYWORDS = frozenset(
-    [
-        "add",
-        "all",
-        "alter",
-        "and",
-        "as",
-        "autoincrement",
-        "between",
-        "case",
-        "check",
-        "collate",
-        "commit",
-        "constraint",
-        "create",
-        "default",
-        "deferrable",
-        "delete",
-        "distinct",
-        "drop",
-        "else",
-        "escape",
-        "except",
-        "exists",
-        "foreign",
-        "from",
-        "group",
-        "having",
-        "if",
-        "in",
-        "index",
-        "insert",
-        "intersect",
-        "into",
-        "is",
-        "isnull",
-        "join",
-        "limit",
-        "not",
-        "nothing",
-        "notnull",
-        "null",
-        "on",
-        "or",
-        "order",
-        "primary",
-        "references",
-        "returning",
-        "select",
-        "set",
-        "table",
-        "then",
-        "to",
-        "transaction",
-        "union",
-        "unique",
-        "update",
-        "using",
-        "values",
-        "when",
-        "where",
-    ]
+    """add all alter and as autoincrement between case check collate commit constraint create default deferrable
+    delete distinct drop else escape except exists foreign from group having if in index insert intersect into is
+    isnull join limit not nothing notnull null on or order primary references returning select set table then to
+    transaction union unique update using values when where""".split()  # noqa: SIM905 (a list is 80 lines)
 )
 
 
 def _identifier(name: str) -> exp.Identifier:
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name) and name.lower() not in KEYWORDS
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in KEYWORDS
     return exp.to_identifier(name, quoted=not plain)
 
 
-# --- reading a tree ------------------------------------------------------------------------------------------------
+def _needs_no_quotes(name: str) -> bool:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name.lower() in KEYWORDS:
+        return False
+    return sqlglot.tokenize(name, dialect="sqlite")[0].token_type == sqlglot.TokenType.VAR
+
+
+# --- reading a tree
 
 
 class _Unsafe(Exception):
@@ -307,7 +282,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
         return None
     names: list[str] = []
     for e in query.expressions:
-        if isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
+        if _is_star(e):
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
             for source in _source_nodes(query):
                 if wanted in (None, source.alias_or_name.lower()):
@@ -316,7 +291,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
                         return None
                     names += columns
         else:
-            names.append(e.alias_or_name or to_sql(e))
+            names.append(e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else to_sql(e))
     return names
 
 
@@ -341,7 +316,7 @@ def _source_columns(source: exp.Expression, known: Mapping[str, Sequence[str] | 
     return None
 
 
-# --- the chain -----------------------------------------------------------------------------------------------------
+# --- the chain
 
 
 class _Chain:
@@ -386,13 +361,23 @@ class _Chain:
         return None if unknown else False
 
     def _read_strings(self, root: exp.Expression) -> None:
-        """SQLite reads "abc" as a string where there is no such column; say so in the tree."""
-        for column in list(root.find_all(exp.Column)):
-            quoted = isinstance(column.this, exp.Identifier) and column.this.quoted and not column.table
-            if quoted and not _in_set_order(column):
-                scopes = list(self._scopes(column))
-                if scopes and all(self._owns(scope, column) is False for scope in scopes):
+        """SQLite reads "abc" as a string where there is no such column; say so in the tree.
+
+        Quotes around names that need none are dropped.
+        """
+        for identifier in list(root.find_all(exp.Identifier)):
+            column = identifier.parent
+            if not identifier.quoted:
+                continue
+            if isinstance(column, exp.Column) and not column.table and not _in_set_order(column):
+                owned = [self._owns(scope, column) for scope in self._scopes(column)]
+                if owned and all(own is False for own in owned):
                     column.replace(exp.Literal.string(column.name))
+                    continue
+                if not any(owned):
+                    continue  # a name or a string: not known
+            if _needs_no_quotes(identifier.name):
+                identifier.set("quoted", False)
 
     def _correlated(self, query: exp.Expression) -> bool:
         """Whether the query reads a column from outside itself."""
@@ -418,7 +403,7 @@ class _Chain:
             text = to_sql(query)
             if text in self.hoisted:
                 return self.hoisted[text]
-            base = cte_name(query)[:40].rstrip("_")
+            base = cte_name(query)
             name, n = base, 1
             while name.lower() in self.taken:
                 n += 1
@@ -441,19 +426,18 @@ class _Chain:
             self._expand_stars(query)
         used: set[str] = set()
         for e in list(query.expressions):
-            if isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
-                used |= {n.lower() for n in _outputs(exp.select(e.copy()).from_("x"), self.known) or []}
+            if _is_star(e):
                 continue
-            name = e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else column_alias(e)
-            if name.lower() in used or (
-                name.lower() in KEYWORDS and not isinstance(e, (exp.Alias, exp.Column))
-            ):
-                inner = e.unalias()
-                base = f"{inner.table}_{name}" if isinstance(inner, exp.Column) and inner.table else name
-                name = _unique(_slug(base), used)
+            if isinstance(e, (exp.Alias, exp.Column)):
+                name, inner = e.alias_or_name, e.unalias()
+                if name.lower() in used:
+                    table = inner.table if isinstance(inner, exp.Column) else ""
+                    name = _unique(_slug(f"{table}_{name}"), used)
+            else:
+                name, inner = _unique(column_alias(e), used | {n.lower() for n in names}), e
             used.add(name.lower())
-            if e.alias_or_name.lower() != name.lower() or not isinstance(e, (exp.Alias, exp.Column)):
-                e.replace(exp.alias_(e.unalias().copy(), _identifier(name)))
+            if name != e.alias_or_name or inner is e and not isinstance(e, exp.Column):
+                e.replace(exp.alias_(inner.copy(), _identifier(name)))
         return query
 
     def _expand_stars(self, select: exp.Select) -> None:
@@ -463,7 +447,7 @@ class _Chain:
             raise _Unsafe
         expressions: list[exp.Expression] = []
         for e in select.expressions:
-            if not (isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))):
+            if not _is_star(e):
                 expressions.append(e)
                 continue
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
@@ -520,7 +504,7 @@ class _Chain:
             while isinstance(first, exp.SetOperation):
                 first = first.this
             if columns:
-                if len(columns) != len(first.expressions) or any(e.is_star for e in first.expressions):
+                if len(columns) != len(first.expressions) or any(_is_star(e) for e in first.expressions):
                     raise _Unsafe
                 named = [exp.alias_(e.unalias(), c) for e, c in zip(first.expressions, columns, strict=True)]
                 first.set("expressions", named)
@@ -598,7 +582,7 @@ class _Chain:
                     isinstance(inner, exp.Select)
                     and len(inner.expressions) == 1
                     and isinstance(inner.expressions[0], exp.Column)
-                    and set(k for k, v in inner.args.items() if v) == {"expressions", FROM}
+                    and {k for k, v in inner.args.items() if v} == {"expressions", FROM}
                     and any(inner.args[FROM].this.name.lower() == name.lower() for name, _ in self.steps)
                 )
                 if not plain:
@@ -615,9 +599,7 @@ class _Chain:
         for key in keys:
             clause = select.args.get(key)
             for node in clause if isinstance(clause, list) else [clause]:
-                found += [
-                    n for n in _own(node) if isinstance(n, exp.Column) and not isinstance(n.this, exp.Star)
-                ]
+                found += [n for n in _own(node) if isinstance(n, exp.Column) and not _is_star(n)]
         return found
 
     def _nested_reads(self, node: exp.Expression | None) -> bool:
@@ -640,12 +622,7 @@ class _Chain:
             raise _Unsafe
         names = [s.name.lower() for s in sources]
         every = ("expressions", "joins", "where", "group", "having", "order", "windows")
-        stars = [
-            n
-            for e in select.expressions
-            for n in _own(e)
-            if isinstance(n, exp.Column) and isinstance(n.this, exp.Star)
-        ]
+        stars = [n for e in select.expressions for n in _own(e) if isinstance(n, exp.Column) and _is_star(n)]
         columns = self._own_columns(select, *every) + stars
         for source in sources:
             others = {s.alias_or_name.lower() for s in sources if s is not source}
@@ -703,7 +680,10 @@ class _Chain:
                 if target is None or target == column:
                     continue
                 first = key == "order" and isinstance(column.parent, exp.Ordered)  # there the alias wins
-                if first or not any(self._source_of(query, column)):
+                owners = self._source_of(query, column)
+                if not first and any(_source_columns(s, self.known) is None for s in owners):
+                    raise _Unsafe  # a column of that name would win
+                if first or not owners:
                     whole = (
                         exp.paren(target.copy())
                         if isinstance(target, exp.Binary) and not first
@@ -714,7 +694,7 @@ class _Chain:
         for term in group.expressions if group else []:
             if term.is_int:
                 at = int(term.name) - 1
-                if not 0 <= at < len(query.expressions) or query.expressions[at].is_star:
+                if not 0 <= at < len(query.expressions) or _is_star(query.expressions[at]):
                     raise _Unsafe
                 term.replace(query.expressions[at].unalias().copy())
 
@@ -724,6 +704,8 @@ class _Chain:
         if column.table:
             return [s for s in sources if s.alias_or_name.lower() == column.table.lower()]
         listed = [(s, _source_columns(s, self.known)) for s in sources]
+        if name in ("rowid", "oid", "_rowid_"):  # a table has it without listing it, a CTE has not
+            return []
         sure = [s for s, columns in listed if columns is not None and name in (c.lower() for c in columns)]
         return sure or [s for s, columns in listed if columns is None]
 
@@ -762,6 +744,10 @@ class _Chain:
         )
         if starred and not many:
             if not bare:
+                raise _Unsafe
+            if any(
+                not self._source_of(query, c) for c in self._own_columns(query, "group", "having", "order")
+            ):
                 raise _Unsafe
             rows.set("expressions", [exp.Star()])
         else:
@@ -842,9 +828,9 @@ class _Chain:
         group = query.args.get("group")
         if not group or not any(query.args.get(k) for k in ("having", "order", "limit", "distinct")):
             return query
-        if query.args.get("joins") or query.args.get("where") or any(e.is_star for e in query.expressions):
+        if query.args.get("joins") or query.args.get("where") or any(_is_star(e) for e in query.expressions):
             raise _Unsafe
-        if set(k for k, v in group.args.items() if v) != {"expressions"}:
+        if {k for k, v in group.args.items() if v} != {"expressions"}:
             raise _Unsafe
         clauses = [*query.expressions, query.args.get("having"), query.args.get("order")]
         if any(isinstance(n, exp.Window) for clause in clauses for n in _own(clause)):

@@ -59,18 +59,22 @@ AGGREGATES: dict[type[exp.Expression], str] = {
     exp.Max: "the maximum of",
 }
 #: Operands that need brackets inside another operator, and the nodes that a function call takes in words.
-COMPOUND = (*COMPARISONS, *ARITHMETIC, exp.And, exp.Or, exp.Not, exp.In, exp.Between, exp.Neg, exp.BitwiseNot)
-IN_WORDS = (
-    *COMPOUND,
-    *AGGREGATES,
-    exp.Case,
-    exp.If,
-    exp.Window,
-    exp.Filter,
-    exp.Exists,
-    exp.Subquery,
-    exp.Cast,
+COMPOUND = (
+    *(
+        *COMPARISONS,
+        *ARITHMETIC,
+        exp.And,
+        exp.Or,
+        exp.Not,
+        exp.In,
+        exp.Between,
+        exp.Exists,
+        exp.Neg,
+        exp.BitwiseNot,
+    ),
+    *(exp.Cast, exp.Collate, exp.Escape, exp.Filter, exp.Window),
 )
+IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Subquery, exp.Distinct)
 
 
 def describe(select: exp.Expression, name: str | None = None) -> str:
@@ -123,9 +127,12 @@ def _query(query: exp.Expression) -> str:
 
 def _set_operation(query: exp.SetOperation) -> str:
     left, right = _arm(query.this), _arm(query.expression)
+    one, other = _plain(query.this), _plain(query.expression)
+    if one and other and one.expressions == other.expressions:  # the same columns need no second list
+        right = _source(other.args[FROM].this)
     if isinstance(query, exp.Union):
         return f"take {left} together with {right}, {'without' if query.args.get('distinct') else 'keeping'} duplicates"
-    words = "except for those in" if isinstance(query, exp.Except) else "that are also in"
+    words = "except those in" if isinstance(query, exp.Except) else "that are also in"
     return f"take {left} {words} {right}"
 
 
@@ -203,12 +210,15 @@ def _source(source: exp.Expression) -> str:
 
 
 def _join(join: exp.Join) -> str:
-    side = " ".join(str(join.args.get(key) or "") for key in ("method", "side", "kind")).lower().split()
+    kinds = " ".join(str(join.args.get(key) or "") for key in ("method", "side", "kind")).lower().split()
+    kinds = [kind for kind in kinds if kind not in ("inner", "outer")]
     on, using = join.args.get("on"), join.args.get("using")
-    if not side and not on and not using:
-        words = "combined with"  # a comma, or a JOIN without a condition: every row with every row
+    if on == exp.true() and not kinds:
+        on = None  # the parser's addition to a JOIN without a condition
+    if kinds in ([], ["cross"]) and not on and not using:
+        words = "combined with"  # every row with every row: a comma, CROSS JOIN, a JOIN without a condition
     else:
-        words = " ".join([w for w in side if w not in ("inner", "outer")] + ["joined with"])
+        words = " ".join([*kinds, "joined with"])
     text = f" {words} {_source(join.this)}"
     if on:
         text += f" on {_expr(on)}"
@@ -315,6 +325,7 @@ def _flat(e: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expression]
 
 
 def _comparison(e: exp.Expression, negated: bool) -> str:
+    negated = negated != bool(e.args.get("negate"))  # how sqlglot 30 reads x NOT LIKE y
     left, negation = _operand(e.this), "not " if negated else ""
     if isinstance(e, exp.Between):
         return f"{left} is {negation}between {_operand(e.args['low'])} and {_operand(e.args['high'])}"
@@ -331,11 +342,13 @@ def _comparison(e: exp.Expression, negated: bool) -> str:
 
 
 def _subquery(query: exp.Expression) -> str:
-    """A query used as a value or a set: `the age of oldest`, or all of it in brackets."""
+    """A query used as a value or a set, in brackets: `(max_age from oldest)`, or all of it."""
     plain = _plain(query)
-    if plain and len(plain.expressions) == 1 and isinstance(plain.expressions[0], exp.Column):
-        return f"the {_output(plain.expressions[0])} of {_source(plain.args[FROM].this)}"
-    return f"({_query(query)})"
+    return (
+        f"({_list([_output(e) for e in plain.expressions])} from {_source(plain.args[FROM].this)})"
+        if plain
+        else (f"({_query(query)})")
+    )
 
 
 def _aggregate(e: exp.Expression) -> str:
