@@ -1,16 +1,14 @@
 """Labelled traces out of databases, questions and gold SQL: nobody has to label a step by hand.
-
-A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its result equals
-gold's does it become the question's right trace. A wrong trace is made from the right one by changing the syntax tree
-inside ONE step (`prm.sql.mutate`) and is kept only if its result differs from gold's by execution. So both labels are
-facts about the database, not opinions: up to the changed step everything is right, from it on the answer can no longer be.
-
-What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from the same
-renderer, names of steps and columns follow the same rules, the changed position is drawn evenly over the steps, and the
-category evenly over what the step allows.
-
-The same bytes come out for any number of workers: each question has a random generator of its own, seeded by `--seed`
-and its id, and lines are written in the order of the questions.
+ A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its
+result equals gold's does it become the question's right trace. A wrong trace is made from the right one by
+changing the syntax tree inside ONE step (`prm.sql.mutate`) and is kept only if its result differs from
+gold's by execution. So both labels are facts about the database, not opinions: up to the changed step
+everything is right, from it on the answer can no longer be.
+ What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from
+the same renderer, names of steps and columns follow the same rules, the changed position is drawn evenly
+over the steps, and the category evenly over what the step allows.
+ The same bytes come out for any number of workers: each question has a random generator of its own, seeded
+by `--seed` and its id, and lines are written in the order of the questions.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
@@ -40,13 +37,12 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
+from prm.sql.chain import Known, Link, known_at, links_of, respelled, tables_of, with_variant
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import Rows, SQLError, open_database
-from prm.sql.decompose import DecomposeError, assemble, decompose
+from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
-from prm.sql.mutate import (
-    CATEGORIES, Known, Mutation, Relation, links_of, mutations_of, outputs, rename_columns, tables_of,
-)  # fmt: skip
+from prm.sql.mutate import CATEGORIES, variants
 from prm.sql.schema import quote, read_schema, schema_text
 from prm.traces.trace import Step, Trace
 
@@ -70,7 +66,8 @@ _CACHED_ROWS = 1_000  # … of at most this many rows
 
 @dataclass(frozen=True)
 class Question:
-    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite file."""
+    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite
+    file."""
 
     id: str
     question: str
@@ -93,11 +90,13 @@ def build(
     limit: int | None = None,
     timeout: float = 5.0,
 ) -> dict[str, Any]:
-    """Write the labelled traces of a data set to `output` (JSONL) and its statistics to `<output>.stats.json`.
+    """Write the labelled traces of a data set to `output` (JSONL) and its statistics to
+    `<output>.stats.json`.
 
-    `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1 on division by n
-    (so that the shards together are the whole), of the first `limit`. `timeout` is in seconds a statement. With more than
-    one worker, processes are started afresh: a script that calls this needs the usual `if __name__ == "__main__":`.
+    `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1
+    on division by n (so that the shards together are the whole), of the first `limit`. `timeout` is in
+    seconds a statement. With more than one worker, processes are started afresh: a script that calls this
+    needs the usual `if __name__ == "__main__":`.
 
     Returns the statistics.
 
@@ -123,16 +122,16 @@ def build(
     return summary
 
 
-# ------------------------------------------------------------------------------------------------------ reading questions
+# --- reading questions --------------------------------------------------------------------------------------
 
 
 def read_questions(layout: str, root: str | Path, split: str | None) -> list[Question]:
     """The questions of a data set, in its own order.
 
-    `layout`: "spider" (`train_spider.json` with `train_others.json`, or `<split>.json`; `database/<db>/<db>.sqlite`,
-    `test_database/` for test), "bird" (`<split>.json` with `evidence` and `SQL`, `<split>_databases/`, in `root` or a
-    folder `<split>…` of it), "table" (`root` is a JSONL or CSV file with question, sql and database, a path relative to
-    the file; id and evidence if you have them).
+    `layout`: "spider" (`train_spider.json` with `train_others.json`, or `<split>.json`;
+    `database/<db>/<db>.sqlite`, `test_database/` for test), "bird" (`<split>.json` with `evidence` and
+    `SQL`, `<split>_databases/`, in `root` or a folder `<split>…` of it), "table" (`root` is a JSONL or CSV
+    file with question, sql and database, a path relative to the file; id and evidence if you have them).
 
     Raises:
         InputError: naming the file and entry or line, and the mend.
@@ -171,7 +170,9 @@ def _read_bird(root: Path, split: str) -> list[Question]:
     homes = [root, root / split, *sorted(root.glob(f"{split}_*"))]
     home = next((home for home in homes if (home / name).is_file()), None)
     if home is None:
-        raise InputError(f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root))
+        raise InputError(
+            f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root)
+        )
     return _read_entries([home / name], [home / f"{split}_databases"], split, sql_key="SQL")
 
 
@@ -185,15 +186,21 @@ def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: s
         for i, entry in enumerate(entries):
             where = f"entry {i} (from 0)"
             if not isinstance(entry, dict):
-                raise InputError(f"{where} must be an object with 'db_id', 'question' and '{sql_key}'", file=str(file))
-            db_id, question, sql = (_text_of(entry, key, where, file) for key in ("db_id", "question", sql_key))
+                raise InputError(
+                    f"{where} must be an object with 'db_id', 'question' and '{sql_key}'", file=str(file)
+                )
+            db_id, question, sql = (
+                _text_of(entry, key, where, file) for key in ("db_id", "question", sql_key)
+            )
             if db_id not in databases:
                 databases[db_id] = _find_database(db_id, folders, where, file)
             evidence = entry.get("evidence")
             if evidence is not None and not isinstance(evidence, str):
                 raise InputError(f"{where}: 'evidence' must be a text", file=str(file))
             questions.append(
-                Question(f"{split}-{len(questions)}", question, sql, db_id, databases[db_id], evidence or None)
+                Question(
+                    f"{split}-{len(questions)}", question, sql, db_id, databases[db_id], evidence or None
+                )
             )
     return questions
 
@@ -228,11 +235,17 @@ def _read_table(file: Path) -> list[Question]:
         database = file.parent / path
         if not database.is_file():
             raise InputError(
-                f"there is no database {database}; 'database' is a path relative to this file", file=str(file), line=line
+                f"there is no database {database}; 'database' is a path relative to this file",
+                file=str(file),
+                line=line,
             )
         name = given or f"{file.stem}-{len(questions)}"
         if name in lines:
-            raise InputError(f"the id {name!r} also stands in line {lines[name]}; make it unique", file=str(file), line=line)
+            raise InputError(
+                f"the id {name!r} also stands in line {lines[name]}; make it unique",
+                file=str(file),
+                line=line,
+            )
         lines[name] = line
         questions.append(Question(name, question, sql, database.stem, database, evidence))
     return questions
@@ -248,11 +261,15 @@ def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 reader = csv.DictReader(stream, strict=True)
                 missing = {"question", "sql", "database"} - set(reader.fieldnames or ())
                 if missing:
-                    raise InputError(f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1)
+                    raise InputError(
+                        f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1
+                    )
                 line = reader.line_num + 1
                 for row in reader:
                     if None in row:
-                        raise InputError("has more cells than the first line names", file=str(file), line=line)
+                        raise InputError(
+                            "has more cells than the first line names", file=str(file), line=line
+                        )
                     yield line, {key: value for key, value in row.items() if value}
                     line = reader.line_num + 1
         except (UnicodeDecodeError, csv.Error) as error:
@@ -265,7 +282,9 @@ def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(raw.decode("utf-8-sig"))
             except (UnicodeDecodeError, ValueError, RecursionError) as error:
-                raise InputError(f"no JSON object ({error}); one object a line", file=str(file), line=line) from None
+                raise InputError(
+                    f"no JSON object ({error}); one object a line", file=str(file), line=line
+                ) from None
             if not isinstance(row, dict):
                 raise InputError("no JSON object; one object a line", file=str(file), line=line)
             yield line, row
@@ -275,7 +294,9 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise InputError(f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno) from None
+        raise InputError(
+            f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno
+        ) from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"no valid JSON ({error}); fetch it again", file=str(file)) from None
     except OSError as error:
@@ -285,11 +306,13 @@ def _read_json(file: Path) -> Any:
 def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int | None = None) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line)
+        raise InputError(
+            f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line
+        )
     return value
 
 
-# ---------------------------------------------------------------------------------------------------- labelling questions
+# --- labelling questions ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -301,7 +324,8 @@ class _Job:
 
 @dataclass
 class Labelled:
-    """What came of one question: its traces as JSON lines, (steps, first error, category) of each, or why there are none."""
+    """What came of one question: its traces as JSON lines, (steps, first error, category) of each, or why
+    there are none."""
 
     lines: list[str] = dataclass_field(default_factory=list)
     traces: list[tuple[int, int, str | None]] = dataclass_field(default_factory=list)
@@ -318,10 +342,10 @@ class _Workplace:
     def __init__(self, path: Path, timeout: float) -> None:
         self.schema = read_schema(path)
         self.database = open_database(path, timeout=timeout)
-        self.tables = tables_of(self.schema)
-        self.links = links_of(self.schema)
+        self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
+        self.known = Known(tables_of(self.schema), links_of(self.schema), self.values)
         self._results: OrderedDict[str, Rows | SQLError] = OrderedDict()
-        self._values: dict[tuple[str, str], list[object]] = {}
+        self._values: dict[tuple[str, str], list[tuple[object, int]]] = {}
 
     def run(self, sql: str) -> Rows:
         """The rows of a statement; raises SQLError, also from memory."""
@@ -339,28 +363,20 @@ class _Workplace:
             raise known
         return known
 
-    def values(self, table: str, column: str) -> list[object]:
-        """Frequent values of a column among its table's first rows, most frequent first."""
+    def values(self, table: str, column: str) -> list[tuple[object, int]]:
+        """Frequent values of a column among its table's first rows and their counts, most frequent first."""
         key = (table, column)
         if key not in self._values:
             c, t = quote(column), quote(table)
             sql = (
-                f"SELECT v FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) WHERE v IS NOT NULL "
+                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) WHERE v IS NOT NULL "
                 "GROUP BY v ORDER BY COUNT(*) DESC, v LIMIT 40"
             )
             try:
-                self._values[key] = [row[0] for row in self.database.execute(sql)]
+                self._values[key] = list(self.database.execute(sql))
             except SQLError:
                 self._values[key] = []
         return self._values[key]
-
-
-@dataclass
-class _Link:
-    """One step of a chain as a tree: `name` of its CTE, None for the last."""
-
-    name: str | None
-    tree: exp.Expression
 
 
 def label_question(question: Question, place: _Workplace, job: _Job) -> list[Trace]:
@@ -371,11 +387,12 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     """
     gold = _gold_rows(question.sql, place)
     try:
-        steps = decompose(question.sql, place.schema)
+        steps = decompose(question.sql, place.columns)
     except DecomposeError:
         raise _Skip("not_decomposed") from None
-    fragments = [step.sql for step in steps]
-    sql = assemble(fragments)
+    chain = respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known)
+    right = [_written(link) for link in chain]
+    sql = assemble([fragment for _, fragment in right])
     ordered = is_ordered(question.sql)
     try:
         rows = place.run(sql)
@@ -383,8 +400,6 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         raise _Skip("chain_fails") from None
     if not results_equal(gold, rows, ordered=ordered):
         raise _Skip("chain_differs")
-    right = [(step.text, step.sql) for step in steps]
-    chain = [_Link(step.name, step.tree) for step in steps]
     schema = schema_text(place.schema, question.question)
 
     def trace(k: int, texts: list[tuple[str, str]], first_error: int, category: str | None) -> Trace:
@@ -413,9 +428,103 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
     rng = Random(int.from_bytes(digest[:8], "big"))
     traces = [trace(0, right, -1, None)]
-    for at, category, texts in _wrong_chains(chain, right, gold, place, rng, job.wrong_per_question):
+    for at, category, texts in _wrong_chains(chain, right, rows, ordered, place, rng, job):
         traces.append(trace(len(traces), texts, at, category))
     return traces
+
+
+#: Errors that are nothing but an order of rows; for all others an order of tied rows that differs proves
+#: nothing.
+_ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
+#: Errors that nearly every step allows; they are drawn less often, so that the others are not rare.
+_EVERYWHERE = frozenset({"column", "extra_column", "condition_extra", "table"})
+_TRIES = 8  # statements run for each wrong trace wanted
+
+
+def _wrong_chains(
+    chain: list[Link],
+    right: list[tuple[str, str]],
+    rows: Rows,
+    ordered: bool,
+    place: _Workplace,
+    rng: Random,
+    job: _Job,
+) -> Iterator[tuple[int, str, list[tuple[str, str]]]]:
+    """(changed step, category, sentence and fragment of every step) of the wrong chains.
+
+    Steps take turns in random order, and within a step the categories do, so that neither has a preference;
+    a step or category without a variant that changes the result drops out.
+    """
+    seen = {tuple(fragment for _, fragment in right)}
+    untried: list[deque[tuple[str, Iterator[exp.Expression]]]] = []
+    for at, link in enumerate(chain):
+        known = known_at(chain, at, place.known)
+        drawn = {name: rng.random() * (0.4 if name in _EVERYWHERE else 1.0) for name in CATEGORIES}
+        names = sorted(drawn, key=lambda name: -drawn[name])
+        untried.append(deque((name, variants(name, link.tree, known, rng)) for name in names))
+    steps = list(range(len(chain)))
+    rng.shuffle(steps)
+    turn, found, tries = deque(steps), 0, _TRIES * job.wrong_per_question
+    while turn and found < job.wrong_per_question and tries > 0:
+        at = turn.popleft()
+        while untried[at] and tries > 0:
+            category, makers = untried[at].popleft()
+            variant = next(makers, None)
+            if variant is None:
+                continue
+            untried[at].append((category, makers))
+            links = with_variant(chain, at, variant, place.known)
+            if links is None:
+                continue
+            pairs = zip(chain[at:], links[at:], right[at:], strict=True)
+            texts = right[:at] + [was if new is old else _written(new) for old, new, was in pairs]
+            key = tuple(fragment for _, fragment in texts)
+            if key in seen or texts[at][0] == right[at][0]:
+                continue
+            seen.add(key)
+            tries -= 1
+            if _is_wrong(category, links, chain, texts, rows, ordered, place):
+                yield at, category, texts
+                found += 1
+                turn.append(at)
+                break
+
+
+def _written(link: Link) -> tuple[str, str]:
+    """The sentence and the fragment of a step: right ones and wrong ones come from here."""
+    return describe(link.tree, link.name or None), render_fragment(link.name, link.tree)
+
+
+def _is_wrong(
+    category: str,
+    links: list[Link],
+    chain: list[Link],
+    texts: list[tuple[str, str]],
+    rows: Rows,
+    ordered: bool,
+    place: _Workplace,
+) -> bool:
+    """Whether the changed chain runs and its result differs from gold's for certain."""
+    try:
+        result = place.run(assemble([fragment for _, fragment in texts]))
+        if results_equal(rows, result, ordered=ordered and category in _ABOUT_ORDER):
+            return False
+        if category not in _ABOUT_ORDER | {"limit"} and all(
+            c[-1].tree.args.get("limit") for c in (links, chain)
+        ):
+            # Which of several tied rows LIMIT keeps is chance: the results must differ without it, too.
+            return not results_equal(_unlimited(chain, place), _unlimited(links, place), ordered=False)
+    except SQLError:
+        return False
+    return True
+
+
+def _unlimited(links: list[Link], place: _Workplace) -> Rows:
+    last = links[-1].tree.copy()
+    last.set("limit", None)
+    last.set("offset", None)
+    fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
+    return place.run(assemble([*fragments, render_fragment("", last)]))
 
 
 def _gold_rows(sql: str, place: _Workplace) -> Rows:
@@ -427,3 +536,195 @@ def _gold_rows(sql: str, place: _Workplace) -> Rows:
     if not rows:
         raise _Skip("gold_empty")
     return rows
+
+
+# --- processes and statistics -------------------------------------------------------------------------------
+
+
+class _Worker:
+    """What a process keeps between chunks: the databases that it has used last."""
+
+    def __init__(self) -> None:
+        self.places: OrderedDict[Path, _Workplace] = OrderedDict()
+
+    def place(self, path: Path, timeout: float) -> _Workplace:
+        place = self.places.pop(path, None) or _Workplace(path, timeout)
+        self.places[path] = place
+        if len(self.places) > _OPEN_DATABASES:
+            _, oldest = self.places.popitem(last=False)
+            oldest.database.close()
+        return place
+
+    def label(self, questions: list[Question], job: _Job) -> list[Labelled]:
+        return [self._label(question, job) for question in questions]
+
+    def _label(self, question: Question, job: _Job) -> Labelled:
+        try:
+            traces = label_question(question, self.place(question.database, job.timeout), job)
+        except _Skip as skip:
+            return Labelled(skipped=str(skip))
+        lines = [json.dumps(trace.to_dict(), ensure_ascii=False) for trace in traces]
+        return Labelled(lines, [(len(t.steps), t.first_error, _category(t)) for t in traces])
+
+    def close(self) -> None:
+        for place in self.places.values():
+            place.database.close()
+        self.places.clear()
+
+
+def _category(trace: Trace) -> str | None:
+    return None if trace.first_error < 0 else trace.steps[trace.first_error].error
+
+
+_worker: _Worker | None = None  # of this process, where it is one of the pool
+
+
+def _start_worker() -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
+    _worker = _Worker()
+
+
+def _label_chunk(questions: list[Question], job: _Job) -> list[Labelled]:
+    assert _worker is not None
+    return _worker.label(questions, job)
+
+
+def _label_all(questions: list[Question], job: _Job, workers: int) -> Iterator[Labelled]:
+    """What came of every question, in their order."""
+    chunks = [questions[i : i + _CHUNK] for i in range(0, len(questions), _CHUNK)]
+    if workers == 1 or len(chunks) < 2:
+        worker = _Worker()
+        try:
+            for chunk in chunks:
+                for question in chunk:
+                    yield from worker.label([question], job)
+        finally:
+            worker.close()
+        return
+    # Fresh processes, not forks: the progress bar has a thread, and forking beside threads can deadlock.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
+    waiting: deque[Future[list[Labelled]]] = deque()
+    try:
+        # A window of chunks, so that one slow chunk does not make the results of all others pile up in
+        # memory.
+        for chunk in chunks:
+            waiting.append(pool.submit(_label_chunk, chunk, job))
+            if len(waiting) >= 4 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise RuntimeError("a worker process died (out of memory?); run with fewer --workers") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Statistics:
+    """Counts over what came of the questions."""
+
+    def __init__(self) -> None:
+        self.questions = self.traces = self.steps = self.wrong = 0
+        self.positions: Counter[int] = Counter()
+        self.lengths: Counter[int] = Counter()
+        self.categories: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.without_wrong = 0
+
+    def add(self, labelled: Labelled) -> None:
+        self.questions += 1
+        if labelled.skipped is not None:
+            self.skipped[labelled.skipped] += 1
+            return
+        self.without_wrong += len(labelled.traces) == 1
+        for steps, first_error, category in labelled.traces:
+            self.traces += 1
+            self.steps += steps
+            self.lengths[steps] += 1
+            if category is not None:
+                self.wrong += 1
+                self.positions[first_error] += 1
+                self.categories[category] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """What `<output>.stats.json` holds."""
+        return {
+            "questions": self.questions,
+            "questions_with_traces": self.questions - sum(self.skipped.values()),
+            "questions_without_wrong_trace": self.without_wrong,
+            "traces": self.traces,
+            "steps": self.steps,
+            "share_wrong": self.wrong / self.traces if self.traces else None,
+            "traces_by_steps": {str(k): v for k, v in sorted(self.lengths.items())},
+            "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
+            "categories": dict(sorted(self.categories.items(), key=lambda item: (-item[1], item[0]))),
+            "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
+        }
+
+
+def _show(summary: dict[str, Any], output: str) -> None:
+    """The closing statistics on stderr."""
+    console = Console(stderr=True, highlight=False)
+    share = summary["share_wrong"]
+    console.print(
+        f"{summary['questions']} questions, {summary['traces']} traces with {summary['steps']} steps"
+        + (f", {share:.1%} of the traces wrong" if share is not None else "")
+        + f" -> {output}",
+        soft_wrap=True,
+        markup=False,
+    )
+    table = Table("first error at step", "traces", "kind of error", "traces ", box=None, pad_edge=False)
+    positions = list(summary["first_error_positions"].items())
+    categories = list(summary["categories"].items())
+    for i in range(max(len(positions), len(categories))):
+        left = positions[i] if i < len(positions) else ("", "")
+        right = categories[i] if i < len(categories) else ("", "")
+        table.add_row(*map(str, (*left, *right)))
+    if table.row_count:
+        console.print(table)
+    for reason, n in summary["skipped"].items():
+        console.print(f"skipped {n}: {SKIP_REASONS[reason]}")
+    if summary["questions_without_wrong_trace"]:
+        console.print(
+            f"{summary['questions_without_wrong_trace']} questions have a right trace only: no error changed their result"
+        )
+
+
+def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
+    """Hand the items on with a progress bar on stderr, if that is a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with contextlib.closing(items), bar:
+        task = bar.add_task("questions", total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name only when it is complete."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", file=str(path)) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,311 +1,58 @@
 """Errors that a text-to-SQL model really makes, as edits of the syntax tree of one step.
-
-Each kind of error is one small generator: it takes the tree of a step's SELECT and what is known around it (tables,
-earlier steps, frequent values) and yields variants, the likeliest slips first, with some chance in the order. Whether a
-variant is *wrong* is not decided here: many edits change nothing on a given database, and `prm.labeling.build` keeps
-only those whose result differs by execution. What is decided here is that a variant looks like something a model would
-write: columns are confused with similar columns, values with values of the same column, tables with their neighbours.
-
-A variant reads as if it had been written so from the start. Where an edit changes the name of an output column that
-later steps read, the name is not forced back by an alias that would give the error away (`MAX(age) AS avg_age`): the
-later steps are made to read the new name (`rename_columns`).
+ Each kind of error is one small generator: it takes the tree of a step's SELECT and what is known around it
+(tables, earlier steps, frequent values) and yields variants, the likeliest slips first, with some chance in
+the order. Whether a variant is *wrong* is not decided here: many edits change nothing on a given database,
+and `prm.labeling.build` keeps only those whose result differs by execution. What is decided here is that a
+variant looks like something a model would write: columns are confused with similar columns, values with
+values of the same column, tables with their neighbours.
+ A variant reads as if it had been written so from the start. Where an edit changes the name of an output
+column that later steps read, it is not forced back by an alias: `prm.sql.chain.with_variant` lets the later
+steps follow.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import SequenceMatcher
 from random import Random
 
 from sqlglot import exp
 
-from prm.sql.schema import Schema, quote
-
-Tree = exp.Expression
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A column of a relation: `kind` is "number", "text" or "date"; `origin` the table and column its values come from,
-    None for computed ones; `key` marks identifiers, which are joined on and counted but never summed."""
-
-    name: str
-    kind: str
-    origin: tuple[str, str] | None = None
-    key: bool = False
-
-
-@dataclass(frozen=True)
-class Relation:
-    """What a step may read: a table, or an earlier step (`step`) under the name of its CTE."""
-
-    name: str
-    attributes: tuple[Attribute, ...]
-    step: bool = False
-
-    def get(self, name: str) -> Attribute | None:
-        return next((a for a in self.attributes if a.name.lower() == name.lower()), None)
+from prm.sql.chain import (
+    Attribute,
+    Known,
+    Relation,
+    Tree,
+    column_node,
+    copied,
+    edited,
+    identifier,
+    resolve,
+    source_nodes,
+    sources_of,
+    written_like,
+)  # fmt: skip
+from prm.sql.decompose import to_sql
 
 
-@dataclass
-class Known:
-    """What the mutations of one step may know.
+def variants(category: str, tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """The variants of a step by one kind of error (a key of `CATEGORIES`), lazily, the likeliest slips first.
 
-    `relations`: lower-case name -> relation, tables and the earlier steps. `links`: pairs of (table, column), lower case,
-    that a foreign key connects, in both directions. `values(table, column)` gives frequent values, most frequent first.
-    `last`: the step is the answer, so nobody reads the names of its columns.
+    `tree` is the step's SELECT or set operation and is not changed. The variants depend on the state of
+    `rng` alone.
     """
-
-    relations: dict[str, Relation]
-    links: frozenset[tuple[tuple[str, str], tuple[str, str]]] = frozenset()
-    values: Callable[[str, str], Sequence[object]] = field(default=lambda table, column: ())
-    last: bool = True
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A variant of a step: its `tree`, the `category` of the error, and the output columns that bear new names."""
-
-    category: str
-    tree: Tree
-    renamed: dict[str, str] = field(default_factory=dict)
-
-
-def tables_of(schema: Schema) -> dict[str, Relation]:
-    """The tables of a schema as relations, by lower-case name; what every step of a chain may read."""
-    keys = {(fk.table.lower(), c.lower()) for fk in schema.foreign_keys for c in fk.columns}
-    relations = {}
-    for table in schema.tables:
-        attributes = tuple(
-            Attribute(
-                column.name,
-                _declared_kind(column.type),
-                (table.name, column.name),
-                column.primary_key or (table.name.lower(), column.name.lower()) in keys or _is_id(column.name),
-            )
-            for column in table.columns
-        )
-        relations[table.name.lower()] = Relation(table.name, attributes)
-    return relations
-
-
-def links_of(schema: Schema) -> frozenset[tuple[tuple[str, str], tuple[str, str]]]:
-    """The foreign keys as pairs of (table, column), lower case, in both directions."""
-    pairs = {
-        ((fk.table.lower(), child.lower()), (fk.parent.lower(), parent.lower()))
-        for fk in schema.foreign_keys
-        for child, parent in zip(fk.columns, fk.parent_columns, strict=True)
-    }
-    return frozenset(pairs | {(b, a) for a, b in pairs})
-
-
-def _declared_kind(type_name: str) -> str:
-    upper = type_name.upper()
-    if any(word in upper for word in ("DATE", "TIME")):
-        return "date"
-    numeric = ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC", "YEAR", "MONEY", "BOOL")
-    return "number" if any(word in upper for word in numeric) else "text"
-
-
-def _is_id(name: str) -> bool:
-    return re.search(r"(?:\A|_|[a-z])(?:id|ID|Id|iD)\Z", name) is not None and not name.lower().endswith(("paid", "bid"))
-
-
-def mutations(tree: Tree, known: Known, rng: Random) -> Iterator[Mutation]:
-    """All variants of a step, the categories in random order, lazily. Deterministic for a given state of `rng`."""
-    categories = list(CATEGORIES)
-    rng.shuffle(categories)
-    for category in categories:
-        yield from mutations_of(category, tree, known, rng)
-
-
-def mutations_of(category: str, tree: Tree, known: Known, rng: Random) -> Iterator[Mutation]:
-    """The variants of one category (a key of `CATEGORIES`), lazily, the likeliest slips first."""
-    before = _text(tree)
-    seen = {before}
+    seen, idle, shown = {to_sql(tree)}, _idle(tree, known), _shows_twice(tree)
     for variant in CATEGORIES[category](tree, known, rng):
-        text = _text(variant)
-        if text in seen or _idle(variant, known) and not _idle(tree, known):
+        text = to_sql(variant)
+        if text in seen or (_idle(variant, known) and not idle) or (_shows_twice(variant) and not shown):
             continue
         seen.add(text)
-        renamed: dict[str, str] = {}
-        if not known.last:
-            names = renamed_outputs(tree, variant, known)
-            if names is None:
-                continue
-            renamed = names
-        yield Mutation(category, variant, renamed)
+        yield variant
 
 
-# --------------------------------------------------------------------------------------------------- names and scopes
-
-
-def outputs(tree: Tree, known: Known) -> list[Attribute]:
-    """The columns that a SELECT (or a set operation: its first arm) gives, in order, stars expanded."""
-    select = _first_select(tree)
-    if select is None:
-        return []
-    found: list[Attribute] = []
-    for projection in select.expressions:
-        inner = projection.unalias()
-        if isinstance(inner, exp.Star) or isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star):
-            for alias, relation in _sources(select, known):
-                if not isinstance(inner, exp.Column) or inner.table.lower() == alias.lower():
-                    found.extend(relation.attributes)
-            continue
-        name = projection.alias_or_name or _text(inner)
-        if isinstance(inner, exp.Column) and (where := _resolve(inner, known)) is not None:
-            found.append(Attribute(name, where[1].kind, where[1].origin, where[1].key))
-        else:
-            found.append(Attribute(name, _kind_of(inner, known)))
-    return found
-
-
-def renamed_outputs(before: Tree, after: Tree, known: Known) -> dict[str, str] | None:
-    """Old -> new names of the output columns where they changed; None where later steps could not be made to follow."""
-    old, new = ([a.name for a in outputs(tree, known)] for tree in (before, after))
-    if old == new:
-        return {}
-    if len(old) != len(new):
-        # A star over another relation: what is read later is either still there or fails to run.
-        return {} if before.find(exp.Star) else None
-    lowered = [name.lower() for name in new]
-    if len(set(lowered)) < len(lowered) and len({name.lower() for name in old}) == len(old):
-        return None
-    return {a: b for a, b in zip(old, new, strict=True) if a != b}
-
-
-def rename_columns(
-    tree: Tree, relation: str, renamed: dict[str, str], known: Known
-) -> tuple[Tree, dict[str, str]]:
-    """Make a later step read the new names of the columns of `relation`; also returns how its own outputs are renamed.
-
-    `known.relations` must still hold the old names.
-    """
-    lowered = {old.lower(): new for old, new in renamed.items()}
-    edits: list[tuple[Tree, Tree | None]] = []
-    for column in tree.find_all(exp.Column):
-        new = lowered.get(column.name.lower())
-        where = _resolve(column, known) if new is not None else None
-        if where is not None and where[2].name.lower() == relation.lower():
-            edits.append((column, _column(new, column.table)))
-    after = _edited(tree, *edits) if edits else tree
-    names = {}
-    if edits:
-        changed = {id(node): new for node, new in edits}
-        select = _first_select(tree)
-        for projection in select.expressions if select is not None else []:
-            if id(projection) in changed:
-                names[projection.name] = changed[id(projection)].name
-    select = _first_select(tree)
-    if select is not None and any(isinstance(p, exp.Star) for p in select.expressions):
-        sources = [r.name.lower() for _, r in _sources(select, known)]
-        if relation.lower() in sources:
-            names |= renamed
-    return after, names
-
-
-def _first_select(tree: Tree) -> exp.Select | None:
-    while isinstance(tree, (exp.SetOperation, exp.Subquery)):
-        tree = tree.this
-    return tree if isinstance(tree, exp.Select) else None
-
-
-def _text(tree: Tree) -> str:
-    return tree.sql(dialect="sqlite")
-
-
-def _from(select: exp.Select) -> Tree | None:
-    clause = select.args.get("from_") or select.args.get("from")  # sqlglot renamed the argument in version 28
-    return None if clause is None else clause.this
-
-
-def _source_nodes(select: exp.Select) -> list[Tree]:
-    first = _from(select)
-    return ([] if first is None else [first]) + [join.this for join in select.args.get("joins") or []]
-
-
-def _sources(select: exp.Select, known: Known) -> list[tuple[str, Relation]]:
-    """(name in the query, relation) of everything in FROM and JOIN that is known."""
-    found = []
-    for node in _source_nodes(select):
-        if isinstance(node, exp.Table):
-            relation = known.relations.get(node.name.lower())
-        elif isinstance(node, exp.Subquery):
-            relation = Relation(node.alias, tuple(outputs(node.this, known)))
-        else:
-            relation = None
-        if relation is not None:
-            found.append((node.alias_or_name, relation))
-    return found
-
-
-def _resolve(column: exp.Column, known: Known) -> tuple[str, Attribute, Relation] | None:
-    """Which source a column belongs to, looking outwards from its own SELECT."""
-    select = column.parent_select
-    while select is not None:
-        if isinstance(select, exp.Select):
-            for alias, relation in _sources(select, known):
-                if column.table and column.table.lower() != alias.lower():
-                    continue
-                attribute = relation.get(column.name)
-                if attribute is not None:
-                    return alias, attribute, relation
-        select = select.parent_select
-    return None
-
-
-def _identifier(name: str) -> exp.Identifier:
-    return exp.Identifier(this=name, quoted=quote(name) != name)
-
-
-def _column(name: str, table: str | None = None) -> exp.Column:
-    return exp.Column(this=_identifier(name), table=_identifier(table) if table else None)
-
-
-def _written_like(select: exp.Select, alias: str, name: str, known: Known) -> exp.Column:
-    """A column as this SELECT writes its columns: qualified where there is more than one source."""
-    many = len(_source_nodes(select)) > 1
-    qualified = many or any(c.table for c in select.find_all(exp.Column) if c.parent_select is select)
-    return _column(name, alias if qualified else None)
-
-
-def _kind_of(node: Tree, known: Known) -> str:
-    if isinstance(node, (exp.Max, exp.Min)) and isinstance(node.this, exp.Column):
-        where = _resolve(node.this, known)
-        return where[1].kind if where else "number"
-    if isinstance(node, exp.Literal):
-        return "text" if node.is_string else "number"
-    return "number" if isinstance(node, (exp.AggFunc, exp.Binary, exp.Neg, exp.Paren)) else "text"
-
-
-# ------------------------------------------------------------------------------------------------------ editing trees
-
-
-def _edited(tree: Tree, *edits: tuple[Tree, Tree | None]) -> Tree:
-    """A copy of `tree` in which each node of `edits` is replaced by its partner (None: removed)."""
-    copy = tree.copy()
-    targets = []
-    for node, new in edits:
-        path, at = [], node
-        while at is not tree:
-            path.append((at.arg_key, at.index))
-            at = at.parent
-        target = copy
-        for key, index in reversed(path):
-            target = target.args[key] if index is None else target.args[key][index]
-        targets.append((target, new))
-    for target, new in targets:
-        if target is copy:
-            return new.copy()
-        if new is None:
-            target.pop()
-        else:
-            target.replace(new.copy())
-    return copy
+# --- editing trees ------------------------------------------------------------------------------------------
 
 
 def _tidied(tree: Tree) -> Tree:
@@ -325,23 +72,33 @@ def _selects(tree: Tree) -> list[exp.Select]:
 
 
 def _idle(tree: Tree, known: Known) -> bool:
-    """A step in the middle that only hands on an earlier step: no right trace has one."""
-    if known.last or not isinstance(tree, exp.Select) or tree.args.get("joins"):
+    """Whether a step only hands on columns: no right trace has such a step in the middle, nor one that ends
+    a chain, so an edit that leaves one behind would be recognised without reading the question."""
+    if not isinstance(tree, exp.Select) or len(sources := source_nodes(tree)) != 1:
         return False
-    first = _from(tree)
-    relation = known.relations.get(first.name.lower()) if isinstance(first, exp.Table) else None
-    if relation is None or not relation.step:
+    relation = known.relations.get(sources[0].name.lower())
+    if known.last and not (relation is not None and relation.step):
         return False
     clauses = ("where", "group", "having", "distinct", "order", "limit")
     plain = all(isinstance(p.unalias(), (exp.Column, exp.Star)) for p in tree.expressions)
     return plain and not any(tree.args.get(clause) for clause in clauses)
 
 
-# ----------------------------------------------------------------------------------------------- choosing what is near
+# --- choosing what is near ----------------------------------------------------------------------------------
+
+
+def _shows_twice(tree: Tree) -> bool:
+    """Whether a SELECT shows the same thing twice, which nobody writes."""
+    for select in _selects(tree):
+        shown = [to_sql(projection.unalias()).lower() for projection in select.expressions]
+        if len(set(shown)) < len(shown):
+            return True
+    return False
 
 
 def _likeness(a: str, b: str) -> float:
-    """How alike two names are, from 0 to 1: by letters, and by the words they share (first_name, last_name)."""
+    """How alike two names are, from 0 to 1: by letters, and by the words they share (first_name,
+    last_name)."""
     a, b = _words(a), _words(b)
     shared = set(a.split()) & set(b.split())
     return max(SequenceMatcher(None, a, b).ratio(), 0.75 if shared else 0.0)
@@ -354,7 +111,8 @@ def _words(name: str) -> str:
 def _nearest(
     attribute: Attribute, home: str, sources: Iterable[tuple[str, Relation]], rng: Random, n: int = 8
 ) -> list[tuple[str, Attribute]]:
-    """Other columns (source, attribute) that one could take for `attribute`, the most alike first, with some chance."""
+    """Other columns (source, attribute) that one could take for `attribute`, the most alike first, with
+    some chance."""
     found = []
     for alias, relation in sources:
         for other in relation.attributes:
@@ -362,7 +120,9 @@ def _nearest(
             if other.name.lower() == attribute.name.lower() and same_source:
                 continue
             near = _likeness(attribute.name, other.name)
-            near += 0.5 * (other.kind == attribute.kind) + 0.3 * same_source + 0.3 * (other.key == attribute.key)
+            near += (
+                0.5 * (other.kind == attribute.kind) + 0.3 * same_source + 0.3 * (other.key == attribute.key)
+            )
             found.append((near + 0.6 * rng.random(), alias, other))
     found.sort(key=lambda item: -item[0])
     return [(alias, other) for _, alias, other in found[:n]]
@@ -374,7 +134,7 @@ def _shuffled(items: Iterable, rng: Random) -> list:
     return items
 
 
-# ---------------------------------------------------------------------------------------------------- conditions' parts
+# --- conditions' parts --------------------------------------------------------------------------------------
 
 
 def _clauses(tree: Tree, having: bool) -> list[Tree]:
@@ -418,7 +178,7 @@ def _joins_columns(node: Tree) -> bool:
 def _compared(predicate: Tree, known: Known) -> tuple[str, Attribute] | None:
     """The first column in a condition (not one inside a subquery)."""
     for node in predicate.walk(prune=lambda node: isinstance(node, exp.Query)):
-        if isinstance(node, exp.Column) and (where := _resolve(node, known)) is not None:
+        if isinstance(node, exp.Column) and (where := resolve(node, known)) is not None:
             return where[0], where[1]
     return None
 
@@ -440,30 +200,32 @@ def _numeric(node: Tree) -> Decimal | None:
         return None
 
 
-# ---------------------------------------------------------------------------------------------- the errors: what is read
+# --- the errors: what is read -------------------------------------------------------------------------------
 
 
 def column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Another column is shown or aggregated."""
     for select in _shuffled(_selects(tree), rng):
         group = select.args.get("group")
-        grouped = {_text(key) for key in group.expressions} if group else set()
+        grouped = {to_sql(key) for key in group.expressions} if group else set()
         sites = [
             node
             for projection in select.expressions
             for node in projection.find_all(exp.Column)
-            if node.parent_select is select and _text(node) not in grouped and not isinstance(node.this, exp.Star)
+            if node.parent_select is select
+            and to_sql(node) not in grouped
+            and not isinstance(node.this, exp.Star)
         ]
         for node in _shuffled(sites, rng):
-            where = _resolve(node, known)
+            where = resolve(node, known)
             if where is None:
                 continue
             alias, attribute, _ = where
             summed = node.find_ancestor(exp.Sum, exp.Avg) is not None
-            for source, other in _nearest(attribute, alias, _sources(select, known), rng):
+            for source, other in _nearest(attribute, alias, sources_of(select, known), rng):
                 if summed and (other.kind != "number" or other.key):
                     continue
-                yield _edited(tree, (node, _written_like(select, source, other.name, known)))
+                yield edited(tree, (node, written_like(select, source, other.name, known)))
 
 
 def condition_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -472,19 +234,24 @@ def condition_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         if _joins_columns(predicate):
             continue
         for node in predicate.walk(prune=lambda node: isinstance(node, exp.Query)):
-            if not isinstance(node, exp.Column) or (where := _resolve(node, known)) is None:
+            if not isinstance(node, exp.Column) or (where := resolve(node, known)) is None:
                 continue
             select = node.parent_select
-            for source, other in _nearest(where[1], where[0], _sources(select, known), rng):
-                if other.kind == where[1].kind:
-                    yield _edited(tree, (node, _written_like(select, source, other.name, known)))
+            texts = {literal.name for literal in predicate.find_all(exp.Literal) if literal.is_string}
+            for source, other in _nearest(where[1], where[0], sources_of(select, known), rng):
+                # 'Village' is looked for where a village may stand: in a column that holds it, or is named
+                # alike.
+                held = {v for v, _ in known.values(*other.origin)} if texts and other.origin else set()
+                fits = not texts or texts & held or _likeness(where[1].name, other.name) >= 0.6
+                if other.kind == where[1].kind and fits:
+                    yield edited(tree, (node, written_like(select, source, other.name, known)))
 
 
 def extra_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """The answer shows a column that nobody asked for (only the last step: elsewhere it does no harm)."""
     if not known.last or not isinstance(tree, exp.Select):
         return
-    shown = {_text(p.unalias()) for p in tree.expressions}
+    shown = {to_sql(p.unalias()) for p in tree.expressions}
     if any(p.find(exp.Star) and not p.find(exp.Count) for p in tree.expressions):
         return
     extra: list[Tree] = []
@@ -493,13 +260,13 @@ def extra_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         extra += [key.this for key in order.expressions if not isinstance(key.this, exp.Literal)]
     # Beside an aggregate over all rows a bare column would be absurd; beside a group it is a usual slip.
     if tree.args.get("group") or not any(p.find(exp.AggFunc) for p in tree.expressions):
-        for alias, relation in _sources(tree, known):
+        for alias, relation in sources_of(tree, known):
             keys = [a for a in relation.attributes if a.key] + _shuffled(relation.attributes, rng)
-            extra += [_written_like(tree, alias, a.name, known) for a in keys[:2]]
+            extra += [written_like(tree, alias, a.name, known) for a in keys[:2]]
     elif not tree.args.get("group"):
         extra.append(exp.Count(this=exp.Star()))
     for new in extra:
-        if _text(new) not in shown:
+        if to_sql(new) not in shown:
             copy = tree.copy()
             copy.set("expressions", [*copy.expressions, new.copy()])
             yield copy
@@ -509,14 +276,15 @@ def missing_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """The answer lacks a column (only the last step: elsewhere a later step would fail)."""
     if known.last and isinstance(tree, exp.Select) and len(tree.expressions) > 1:
         for projection in _shuffled(tree.expressions, rng):
-            yield _edited(tree, (projection, None))
+            yield edited(tree, (projection, None))
 
 
 def table(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Another table, or another earlier step, is read; its columns of the same or nearly the same name are used."""
+    """Another table, or another earlier step, is read; its columns of the same or nearly the same name are
+    used."""
     for select in _shuffled(_selects(tree), rng):
-        used = {node.name.lower() for node in _source_nodes(select)}
-        for node in _shuffled(_source_nodes(select), rng):
+        used = {node.name.lower() for node in source_nodes(select)}
+        for node in _shuffled(source_nodes(select), rng):
             home = known.relations.get(node.name.lower()) if isinstance(node, exp.Table) else None
             if home is None:
                 continue
@@ -527,7 +295,8 @@ def table(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                     continue
                 near = 0.5 * _likeness(home.name, other.name) + 0.6 * (other.step and home.step)
                 near += 0.6 * (other.name.lower() in neighbours) + 0.3 * rng.random()
-                # An earlier step in the place of a table (or the reverse) is a slip only where the columns agree.
+                # An earlier step in the place of a table (or the reverse) is a slip only where the columns
+                # agree.
                 ranked.append((near - 0.4 * (other.step != home.step), other))
             ranked.sort(key=lambda item: -item[0])
             for _, other in ranked[:6]:
@@ -540,10 +309,10 @@ def _read_instead(
     tree: Tree, select: exp.Select, node: exp.Table, home: Relation, other: Relation, known: Known
 ) -> Tree | None:
     alias = node.alias_or_name
-    new_table = exp.Table(this=_identifier(other.name), alias=node.args.get("alias"))
+    new_table = exp.Table(this=identifier(other.name), alias=node.args.get("alias"))
     edits: list[tuple[Tree, Tree | None]] = [(node, new_table)]
     for c in tree.find_all(exp.Column):
-        where = _resolve(c, known)
+        where = resolve(c, known)
         if where is None or where[2] is not home or where[0].lower() != alias.lower():
             continue
         if c.parent_select is not select and not c.table:
@@ -552,12 +321,14 @@ def _read_instead(
         if match is None:
             return None
         qualifier = c.table if not c.table or node.alias else other.name
-        edits.append((c, _column(match.name, qualifier)))
-    return _edited(tree, *edits)
+        edits.append((c, column_node(match.name, qualifier)))
+    return edited(tree, *edits)
 
 
 def _counterpart(attribute: Attribute, other: Relation) -> Attribute | None:
-    near = [(_likeness(attribute.name, a.name), a.name, a) for a in other.attributes if a.kind == attribute.kind]
+    near = [
+        (_likeness(attribute.name, a.name), a.name, a) for a in other.attributes if a.kind == attribute.kind
+    ]
     best = max(near, default=None, key=lambda item: item[:2])
     return best[2] if best is not None and best[0] >= 0.7 else None
 
@@ -565,7 +336,7 @@ def _counterpart(attribute: Attribute, other: Relation) -> Attribute | None:
 def join_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Two relations are joined on the wrong columns."""
     for select in _shuffled(_selects(tree), rng):
-        sources = dict(_sources(select, known))
+        sources = dict(sources_of(select, known))
         pairs = [
             pair
             for join in select.args.get("joins") or []
@@ -575,13 +346,15 @@ def join_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         ]
         for pair in _shuffled(pairs, rng):
             for side in _shuffled((pair.this, pair.expression), rng):
-                where = _resolve(side, known)
+                where = resolve(side, known)
                 if where is None or where[0] not in sources:
                     continue
                 same = [(where[0], sources[where[0]])]
                 for source, other in _nearest(where[1], where[0], same, rng, n=4):
-                    if other.kind == where[1].kind and (other.key or not where[1].key or other.kind == "number"):
-                        yield _edited(tree, (side, _column(other.name, side.table and source)))
+                    if other.kind == where[1].kind and (
+                        other.key or not where[1].key or other.kind == "number"
+                    ):
+                        yield edited(tree, (side, column_node(other.name, side.table and source)))
 
 
 def join_kind(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -593,7 +366,7 @@ def join_kind(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         new = join.copy()
         new.set("side", None if join.side else "LEFT")
         new.set("kind", None)
-        yield _edited(tree, (join, new))
+        yield edited(tree, (join, new))
 
 
 def join_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -604,11 +377,11 @@ def join_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             continue
         for join in _shuffled(joins, rng):
             if not _used_elsewhere(select, join.this, [join]):
-                yield _edited(tree, (join, None))
-        first = _from(select)
+                yield edited(tree, (join, None))
+        first = source_nodes(select)[0] if joins else None
         if len(joins) == 1 and isinstance(first, exp.Table) and not _used_elsewhere(select, first, joins):
             if joins[0].args.get("on") is not None:
-                yield _edited(tree, (first, joins[0].this), (joins[0], None))
+                yield edited(tree, (first, joins[0].this), (joins[0], None))
 
 
 def _used_elsewhere(select: exp.Select, source: Tree, outside: Sequence[Tree]) -> bool:
@@ -622,7 +395,7 @@ def _used_elsewhere(select: exp.Select, source: Tree, outside: Sequence[Tree]) -
     return False
 
 
-# --------------------------------------------------------------------------------------------- the errors: conditions
+# --- the errors: conditions ---------------------------------------------------------------------------------
 
 
 def comparison(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -636,13 +409,15 @@ def _other_comparison(tree: Tree, known: Known, rng: Random, having: bool) -> It
         if not isinstance(node, _COMPARISONS) or _joins_columns(node):
             continue
         others: list[type[Tree]] = list(_SLIPS[type(node)])
-        if isinstance(node, exp.EQ) and (_numeric(node.expression) is not None or _numeric(node.this) is not None):
+        if isinstance(node, exp.EQ) and (
+            _numeric(node.expression) is not None or _numeric(node.this) is not None
+        ):
             where = _compared(node, known)
             if where is None or not where[1].key:  # nobody asks for ids above 3
                 others += [exp.GTE, exp.GT, exp.LTE]
         found += [(node, other) for other in others]
     for node, other in _shuffled(found, rng):
-        yield _edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
+        yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
 
 
 _SLIPS: dict[type[Tree], tuple[type[Tree], ...]] = {
@@ -676,19 +451,20 @@ def _other_value(tree: Tree, known: Known, rng: Random, having: bool) -> Iterato
         number = _numeric(node)
         where = _compared(predicate, known)
         origin = where[1].origin if where else None
-        frequent = known.values(*origin) if origin else ()
+        frequent = [v for v, _ in known.values(*origin)] if origin else []
         if number is not None:
             for new in _near_numbers(number, frequent, rng):
-                yield _edited(tree, (node, _number(new)))
+                yield edited(tree, (node, _number(new)))
         elif isinstance(node, exp.Literal) and node.is_string:
             for text in _near_texts(node.name, frequent, rng):
-                yield _edited(tree, (node, exp.Literal.string(text)))
+                yield edited(tree, (node, exp.Literal.string(text)))
         if isinstance(predicate, exp.In) and len(predicate.expressions) > 2:
-            yield _edited(tree, (node, None))
+            yield edited(tree, (node, None))
 
 
 def _near_numbers(number: Decimal, frequent: Sequence[object], rng: Random) -> list[Decimal]:
-    """A number a little off: by one in its last digit, by ten, a digit too many, or the neighbour in the data."""
+    """A number a little off: by one in its last digit, by ten, a digit too many, or the neighbour in the
+    data."""
     digits = number.as_tuple()
     zeros = len(digits.digits) - len("".join(map(str, digits.digits)).rstrip("0"))
     last = Decimal(1).scaleb(int(digits.exponent))
@@ -708,7 +484,8 @@ _DATE = re.compile(r"(\d{4})((?:-\d{2}){0,2}.*)\Z")
 
 
 def _near_texts(text: str, frequent: Sequence[object], rng: Random) -> list[str]:
-    """Another value of the column (similar ones first), or the text in another case, cut short, singular or plural."""
+    """Another value of the column (similar ones first), or the text in another case, cut short, singular or
+    plural."""
     others = [v for v in frequent if isinstance(v, str) and v != text and 0 < len(v) < 60 and v.isprintable()]
     others.sort(key=lambda v: -(SequenceMatcher(None, v.lower(), text.lower()).ratio() + 0.5 * rng.random()))
     spellings = []
@@ -717,7 +494,9 @@ def _near_texts(text: str, frequent: Sequence[object], rng: Random) -> list[str]
     elif text.lstrip("-").isdigit():
         spellings += [str(int(text) + sign) for sign in (1, -1)]
     elif any(c.isalpha() for c in text):
-        spellings += [text.lower(), text.capitalize(), text.title()] + ([text.upper()] if len(text) <= 4 else [])
+        spellings += [text.lower(), text.capitalize(), text.title()] + (
+            [text.upper()] if len(text) <= 4 else []
+        )
         words = text.split()
         if len(words) > 1:
             spellings += [" ".join(words[:-1]), words[-1]]
@@ -749,10 +528,10 @@ def _without(tree: Tree, clause: Tree, atom: Tree) -> Tree:
     while node.parent is not clause and not isinstance(node.parent, exp.Connector):
         node = node.parent
     if node.parent is clause:
-        return _edited(tree, (clause, None))
+        return edited(tree, (clause, None))
     connector = node.parent
     sibling = connector.expression if connector.this is node else connector.this
-    return _tidied(_edited(tree, (connector, sibling)))
+    return _tidied(edited(tree, (connector, sibling)))
 
 
 def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -762,15 +541,17 @@ def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         used = {node.name.lower() for node in where.find_all(exp.Column)} if where else set()
         found = [
             (alias, attribute)
-            for alias, relation in _sources(select, known)
+            for alias, relation in sources_of(select, known)
             for attribute in relation.attributes
             if attribute.name.lower() not in used and not attribute.key
         ]
         for alias, attribute in _shuffled(found, rng)[:8]:
-            new_column = _written_like(select, alias, attribute.name, known)
+            new_column = written_like(select, alias, attribute.name, known)
             for condition in _conditions_on(new_column, attribute, known, rng):
                 copy = tree.copy()
-                target = next(s for s, old in zip(_selects(copy), _selects(tree), strict=True) if old is select)
+                target = next(
+                    s for s, old in zip(_selects(copy), _selects(tree), strict=True) if old is select
+                )
                 if where is None:
                     target.set("where", exp.Where(this=condition))
                 else:
@@ -782,16 +563,26 @@ def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 def _conditions_on(column: exp.Column, attribute: Attribute, known: Known, rng: Random) -> list[Tree]:
     frequent = known.values(*attribute.origin) if attribute.origin else ()
-    numbers = sorted(v for v in frequent if type(v) in (int, float) and v >= 0)
+    numbers = sorted(v for v, _ in frequent if type(v) in (int, float) and v >= 0)
     if attribute.kind == "number" and (numbers or not attribute.origin):
-        middle = numbers[len(numbers) // 2] if numbers else 1
+        middle = _rounded(Decimal(str(numbers[len(numbers) // 2]))) if numbers else Decimal(1)
         kind = rng.choice((exp.GT, exp.GTE, exp.LT))
-        return [kind(this=column, expression=_number(Decimal(str(middle))))]
-    # Equality with one of few categories; a filter on a free text such as a name would be absurd.
-    texts = [v for v in frequent if isinstance(v, str) and 0 < len(v) < 40 and v.isprintable()]
-    if attribute.kind == "text" and 1 < len(texts) == len(frequent) <= 12:
+        return [kind(this=column, expression=_number(middle))]
+    # Equality with one of few values that return; a filter on a free text such as a name would be absurd.
+    texts = [v for v, n in frequent if n > 1 and isinstance(v, str) and 0 < len(v) < 40 and v.isprintable()]
+    if attribute.kind == "text" and 1 < len(frequent) <= 12 and len(texts) * 2 > len(frequent):
         return [exp.EQ(this=column, expression=exp.Literal.string(rng.choice(texts[:4])))]
     return []
+
+
+def _rounded(number: Decimal) -> Decimal:
+    """A number as people write limits: two significant digits (4161.2 -> 4200), but years and small whole
+    ones whole."""
+    if number == number.to_integral_value() and (number < 100 or 1800 <= number <= 2100):
+        return number
+    places = 1 - number.adjusted()
+    rounded = number.scaleb(places).to_integral_value().scaleb(-places)
+    return rounded.quantize(Decimal(1)) if rounded == rounded.to_integral_value() else rounded.normalize()
 
 
 def logic(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -809,7 +600,7 @@ def logic(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         new: Tree = other(this=node.this.copy(), expression=node.expression.copy())
         if isinstance(new, exp.Or) and isinstance(node.parent, exp.And):
             new = exp.Paren(this=new)
-        yield _tidied(_edited(tree, (node, new)))
+        yield _tidied(edited(tree, (node, new)))
 
 
 def negation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -821,13 +612,13 @@ def negation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                 sites.append(node)
     for node in _shuffled(sites, rng):
         if isinstance(node.parent, exp.Not):
-            yield _edited(tree, (node.parent, node))
+            yield edited(tree, (node.parent, node))
         elif node.args.get("negate"):
             new = node.copy()
             new.set("negate", None)
-            yield _edited(tree, (node, new))
+            yield edited(tree, (node, new))
         else:
-            yield _edited(tree, (node, exp.Not(this=node.copy())))
+            yield edited(tree, (node, exp.Not(this=node.copy())))
 
 
 def like_pattern(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -839,10 +630,10 @@ def like_pattern(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         core = literal.name.strip("%")
         if core:
             for text in _shuffled((f"%{core}%", f"{core}%", f"%{core}", core), rng):
-                yield _edited(tree, (literal, exp.Literal.string(text)))
+                yield edited(tree, (literal, exp.Literal.string(text)))
 
 
-# ------------------------------------------------------------------------------------- the errors: groups and aggregates
+# --- the errors: groups and aggregates ----------------------------------------------------------------------
 
 
 def aggregate(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -868,19 +659,20 @@ def _inside(node: Tree, ancestor: Tree) -> bool:
 
 
 def _other_aggregate(tree: Tree, select: exp.Select, node: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    # The same aggregate often stands in the answer, in HAVING and in ORDER BY: a model that mistakes it, mistakes it once.
+    # The same aggregate often stands in the answer, in HAVING and in ORDER BY: a model that mistakes it,
+    # mistakes it once.
     same = [other for other in select.find_all(type(node)) if other == node and other.parent_select is select]
     argument = node.this.expressions[0] if isinstance(node.this, exp.Distinct) else node.this
-    where = _resolve(argument, known) if isinstance(argument, exp.Column) else None
+    where = resolve(argument, known) if isinstance(argument, exp.Column) else None
     if isinstance(node, exp.Count):
-        sources = _sources(select, known)
+        sources = sources_of(select, known)
         numbers = [
             (alias, a) for alias, r in sources for a in r.attributes if a.kind == "number" and not a.key
         ]
         for alias, attribute in _shuffled(numbers, rng)[:3]:
             new = rng.choice((exp.Sum, exp.Sum, exp.Avg, exp.Max))
-            inner = _written_like(select, alias, attribute.name, known)
-            yield _edited(tree, *((other, new(this=inner)) for other in same))
+            inner = written_like(select, alias, attribute.name, known)
+            yield edited(tree, *((other, new(this=inner)) for other in same))
         return
     computed = where is None
     number = computed or (where[1].kind == "number" and not where[1].key)
@@ -891,7 +683,7 @@ def _other_aggregate(tree: Tree, select: exp.Select, node: Tree, known: Known, r
         rng.shuffle(others)
     for kind in others:
         if kind is not type(node):
-            yield _edited(tree, *((other, kind(this=argument.copy())) for other in same))
+            yield edited(tree, *((other, kind(this=argument.copy())) for other in same))
 
 
 def distinct(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -904,36 +696,41 @@ def distinct(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                 continue
             new = node.copy()
             new.set("distinct", None if node.args.get("distinct") else exp.Distinct())
-            yield _edited(tree, (node, new))
+            yield edited(tree, (node, new))
         elif isinstance(node.this, exp.Distinct):
             if len(node.this.expressions) == 1:
-                yield _edited(tree, (node, exp.Count(this=node.this.expressions[0].copy())))
+                yield edited(tree, (node, exp.Count(this=node.this.expressions[0].copy())))
         elif isinstance(node.this, exp.Star):
             select = node.parent_select
             if isinstance(select, exp.Select):
                 for alias, attribute in _shuffled(
-                    [(a, x) for a, r in _sources(select, known) for x in r.attributes if x.kind != "number" or x.key],
+                    [
+                        (a, x)
+                        for a, r in sources_of(select, known)
+                        for x in r.attributes
+                        if x.kind != "number" or x.key
+                    ],
                     rng,
                 )[:3]:
-                    inner = _written_like(select, alias, attribute.name, known)
-                    yield _edited(tree, (node, exp.Count(this=exp.Distinct(expressions=[inner]))))
+                    inner = written_like(select, alias, attribute.name, known)
+                    yield edited(tree, (node, exp.Count(this=exp.Distinct(expressions=[inner]))))
         else:
-            yield _edited(tree, (node, exp.Count(this=exp.Distinct(expressions=[node.this.copy()]))))
+            yield edited(tree, (node, exp.Count(this=exp.Distinct(expressions=[node.this.copy()]))))
 
 
 def group_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Groups are made by another column (shown in the place of the right one, where that is shown)."""
     for select, key in _group_keys(tree, rng):
-        where = _resolve(key, known) if isinstance(key, exp.Column) else None
+        where = resolve(key, known) if isinstance(key, exp.Column) else None
         if where is None:
             continue
         same = [node for node in select.find_all(exp.Column) if node.parent_select is select and node == key]
         same = [n for n in same if not n.find_ancestor(exp.AggFunc, exp.Where, exp.Join)]
-        for source, other in _nearest(where[1], where[0], _sources(select, known), rng):
-            new = _written_like(select, source, other.name, known)
-            yield _edited(tree, *((node, new) for node in same))
+        for source, other in _nearest(where[1], where[0], sources_of(select, known), rng):
+            new = written_like(select, source, other.name, known)
+            yield edited(tree, *((node, new) for node in same))
             if len(same) > 1:
-                yield _edited(tree, (key, new))
+                yield edited(tree, (key, new))
 
 
 def group_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -941,9 +738,9 @@ def group_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     for select, key in _group_keys(tree, rng):
         group = select.args["group"]
         if len(group.expressions) > 1:
-            yield _edited(tree, (key, None))
+            yield edited(tree, (key, None))
         elif not select.args.get("having"):
-            yield _edited(tree, (group, None))
+            yield edited(tree, (group, None))
 
 
 def group_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -952,14 +749,14 @@ def group_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         group = select.args.get("group")
         if group is None:
             continue
-        keys = {_text(key) for key in group.expressions}
-        found = [(alias, a) for alias, r in _sources(select, known) for a in r.attributes]
+        keys = {to_sql(key) for key in group.expressions}
+        found = [(alias, a) for alias, r in sources_of(select, known) for a in r.attributes]
         for alias, attribute in _shuffled(found, rng)[:4]:
-            new = _written_like(select, alias, attribute.name, known)
-            if _text(new) not in keys:
+            new = written_like(select, alias, attribute.name, known)
+            if to_sql(new) not in keys:
                 wider = group.copy()
                 wider.append("expressions", new)
-                yield _edited(tree, (group, wider))
+                yield edited(tree, (group, wider))
 
 
 def _group_keys(tree: Tree, rng: Random) -> list[tuple[exp.Select, Tree]]:
@@ -991,12 +788,12 @@ def arithmetic(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Another operation between two columns, or its operands exchanged."""
     for node in _shuffled(tree.find_all(exp.Sub, exp.Add, exp.Mul, exp.Div), rng):
         if isinstance(node, (exp.Sub, exp.Div)):
-            yield _edited(tree, (node, type(node)(this=node.expression.copy(), expression=node.this.copy())))
+            yield edited(tree, (node, type(node)(this=node.expression.copy(), expression=node.this.copy())))
         other = {exp.Sub: exp.Add, exp.Add: exp.Sub, exp.Mul: exp.Div, exp.Div: exp.Mul}[type(node)]
-        yield _edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
+        yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
 
 
-# ----------------------------------------------------------------------------------------- the errors: order, limit, sets
+# --- the errors: order, limit, sets -------------------------------------------------------------------------
 
 
 def order_direction(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -1006,7 +803,7 @@ def order_direction(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         descending = not key.args.get("desc")
         new.set("desc", descending)
         new.set("nulls_first", not descending)  # SQLite's own order of NULLs, which is therefore not written
-        yield _edited(tree, (key, new))
+        yield edited(tree, (key, new))
 
 
 def order_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -1016,23 +813,23 @@ def order_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         if not isinstance(select, exp.Select):
             continue
         inner = key.find(exp.Column)
-        where = _resolve(inner, known) if inner is not None else None
+        where = resolve(inner, known) if inner is not None else None
         found: list[Tree] = []
         if where is not None and isinstance(key.this, exp.Column):
-            near = _nearest(where[1], where[0], _sources(select, known), rng, n=5)
-            found += [_written_like(select, source, other.name, known) for source, other in near]
+            near = _nearest(where[1], where[0], sources_of(select, known), rng, n=5)
+            found += [written_like(select, source, other.name, known) for source, other in near]
         found += [p.unalias() for p in select.expressions if not p.find(exp.Star) or p.find(exp.Count)]
         for new in found:
             if new != key.this and not isinstance(new, exp.Literal):
-                yield _edited(tree, (key.this, new))
+                yield edited(tree, (key.this, new))
 
 
 def order_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """The rows are not sorted, or not by the last key."""
     for order in _shuffled(tree.find_all(exp.Order), rng):
-        yield _edited(tree, (order, None))
+        yield edited(tree, (order, None))
         if len(order.expressions) > 1:
-            yield _edited(tree, (order.expressions[-1], None))
+            yield edited(tree, (order.expressions[-1], None))
 
 
 def limit(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -1043,13 +840,13 @@ def limit(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         if number is None:
             continue
         near = [n for n in (number - 1, number + 1, Decimal(3), Decimal(5), Decimal(10)) if 0 < n != number]
-        found += [_edited(tree, (node.expression, _number(n))) for n in dict.fromkeys(near)]
-        found.append(_edited(tree, (node, None)))
+        found += [edited(tree, (node.expression, _number(n))) for n in dict.fromkeys(near)]
+        found.append(edited(tree, (node, None)))
     for order in tree.find_all(exp.Order):
         if isinstance(order.parent, exp.Query) and not order.parent.args.get("limit"):
             cut = order.parent.copy()
             cut.set("limit", exp.Limit(expression=exp.Literal.number(1)))
-            found.append(_edited(tree, (order.parent, cut)))
+            found.append(edited(tree, (order.parent, cut)))
     yield from _shuffled(found, rng)
 
 
@@ -1059,7 +856,7 @@ def set_operation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         found: list[Tree] = []
         for kind in (exp.Union, exp.Intersect, exp.Except):
             if type(node) is not kind:
-                new = kind(**{k: _copied(v) for k, v in node.args.items()})
+                new = kind(**{k: copied(v) for k, v in node.args.items()})
                 new.set("distinct", True)
                 found.append(new)
         if isinstance(node, exp.Union):
@@ -1072,13 +869,7 @@ def set_operation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             new.set("expression", node.this.copy())
             found.append(new)
         for new in _shuffled(found, rng):
-            yield _edited(tree, (node, new))
-
-
-def _copied(value: object) -> object:
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value.copy() if isinstance(value, exp.Expression) else value
+            yield edited(tree, (node, new))
 
 
 #: Every kind of error: the name that stands in `steps[].error` -> what makes its variants.
