@@ -1,0 +1,218 @@
+"""When are two results equal: a table worked by hand, then properties over random results."""
+
+import itertools
+import math
+import random
+import sqlite3
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prm.sql import is_ordered, results_equal
+
+# gold, other, equal as multisets, equal in order
+TABLE = [
+    # rows
+    ([], [], True, True),
+    ([(1,)], [], False, False),
+    ([(1,)], [(1,)], True, True),
+    ([(1,), (2,)], [(2,), (1,)], True, False),
+    ([(1,), (1,), (2,)], [(1,), (2,), (2,)], False, False),  # a multiset, not a set
+    ([(1,), (1,)], [(1,)], False, False),
+    ([(1, 2)], [(1, 2, 3)], False, False),
+    ([[1, "a"]], [(1, "a")], True, True),  # lists are rows as well
+    # columns
+    ([(1, "a"), (2, "b")], [("a", 1), ("b", 2)], True, True),
+    ([(1, "a"), (2, "b")], [("b", 1), ("a", 2)], False, False),  # the same columns, other rows
+    ([(1, 2), (2, 1)], [(2, 1), (1, 2)], True, True),  # in order only with the columns exchanged
+    ([(1, 2), (3, 4)], [(2, 1), (3, 4)], False, False),  # one order of columns for all rows
+    ([(1, 1), (2, 2)], [(1, 2), (2, 1)], False, False),
+    ([(0, 0, 1), (0, 1, 0)], [(0, 1, 0), (1, 0, 0)], True, True),
+    ([(1, 1, 2), (1, 2, 2)], [(1, 2, 1), (2, 2, 1)], True, True),
+    ([(1, 1, 2)], [(1, 2, 2)], False, False),
+    # cells
+    ([(None,)], [(None,)], True, True),
+    ([(None,)], [(0,)], False, False),
+    ([(None,)], [("",)], False, False),
+    ([("None",)], [(None,)], False, False),
+    ([(1,)], [(1.0,)], True, True),
+    ([(1,)], [("1",)], False, False),
+    ([(1.5,)], [("1.5",)], False, False),
+    ([("a",)], [("A",)], False, False),
+    ([("a",)], [("a ",)], False, False),
+    ([("a",)], [(b"a",)], False, False),
+    ([(b"a",)], [(b"a",)], True, True),
+    ([(0.1 + 0.2,)], [(0.3,)], True, True),
+    ([(1 / 3,)], [(0.3333333333,)], True, True),
+    ([(1 / 3,)], [(0.333333,)], False, False),  # ROUND(x, 6) is another answer
+    ([(1234567.89,)], [(1234567.88,)], False, False),  # a cent in a million
+    ([(1e-12,)], [(0,)], True, True),  # what 0.1 + 0.2 - 0.3 leaves
+    ([(3000001,)], [(3000002,)], False, False),
+    ([(3000001.0,)], [(3000002.0,)], False, False),
+    ([(12345678901,)], [(12345678902.0,)], False, False),
+    ([(2**63 - 1,)], [(2**63 - 2,)], False, False),
+    ([(2**63 - 1, 0.5)], [(2**63 - 2, 0.5)], False, False),  # a float elsewhere does not blur them
+    ([(1e300,)], [(1e300 * (1 + 1e-15),)], True, True),
+    ([(math.inf,)], [(math.inf,)], True, True),
+    ([(math.inf,)], [(-math.inf,)], False, False),
+    ([(math.inf,)], [(1e308,)], False, False),
+    ([(math.nan,)], [(math.nan,)], True, True),
+    ([(math.nan,)], [(None,)], False, False),
+    # rounding must not come between rows that differ elsewhere
+    ([(0.3, "b"), (0.1 + 0.2, "a")], [(0.3, "a"), (0.3, "b")], True, False),
+    ([(0.3, "b"), (0.1 + 0.2, "a")], [("b", 0.3), ("a", 0.3)], True, True),
+]
+
+
+@pytest.mark.parametrize(("gold", "other", "multiset", "ordered"), TABLE)
+def test_table(gold: list, other: list, multiset: bool, ordered: bool) -> None:
+    assert results_equal(gold, other, ordered=False) is multiset
+    assert results_equal(other, gold, ordered=False) is multiset
+    assert results_equal(gold, other, ordered=True) is ordered
+    assert results_equal(other, gold, ordered=True) is ordered
+
+
+def by_definition(gold: list[tuple], other: list[tuple], ordered: bool) -> bool:
+    """The rule as it is told: some order of the columns makes the rows the same."""
+    if len(gold) != len(other):
+        return False
+    if not gold:
+        return True
+    if len(gold[0]) != len(other[0]):
+        return False
+    for order in itertools.permutations(range(len(gold[0]))):
+        turned = [tuple(row[i] for i in order) for row in other]
+        if turned == gold if ordered else sorted(turned) == sorted(gold):
+            return True
+    return False
+
+
+@st.composite
+def results(draw: st.DrawFn, values: st.SearchStrategy, max_columns: int = 4) -> list[tuple]:
+    width = draw(st.integers(1, max_columns))
+    return draw(st.lists(st.tuples(*[values] * width), min_size=1, max_size=6))
+
+
+bits = st.integers(0, 1)  # few values: many ties and many columns that look alike
+cells = st.one_of(
+    st.none(),
+    st.integers(-3, 3),
+    st.floats(allow_nan=False),
+    st.text("ab", max_size=2),
+    st.binary(max_size=1),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(results(bits), results(bits), st.booleans())
+def test_agrees_with_the_definition(gold: list[tuple], other: list[tuple], ordered: bool) -> None:
+    assert results_equal(gold, other, ordered=ordered) is by_definition(gold, other, ordered)
+
+
+@settings(max_examples=200, deadline=None)
+@given(results(cells), st.randoms(use_true_random=False))
+def test_turning_rows_and_columns_changes_nothing(gold: list[tuple], rng: random.Random) -> None:
+    columns = rng.sample(range(len(gold[0])), len(gold[0]))
+    turned = [tuple(row[i] for i in columns) for row in gold]
+    assert results_equal(gold, turned, ordered=True)
+    rng.shuffle(turned)
+    assert results_equal(gold, turned, ordered=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(results(cells), st.randoms(use_true_random=False))
+def test_changing_one_cell_changes_the_result(gold: list[tuple], rng: random.Random) -> None:
+    i, j = rng.randrange(len(gold)), rng.randrange(len(gold[0]))
+    changed = [list(row) for row in gold]
+    changed[i][j] = "a value that stands nowhere else"
+    rng.shuffle(changed)
+    assert not results_equal(gold, changed, ordered=False)
+    assert not results_equal(gold, changed, ordered=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_columns_that_look_alike(seed: int) -> None:
+    """20 columns with the same values in each: by trial 20! orders, here settled at once either way."""
+    rng = random.Random(seed)
+    columns = [rng.sample(range(30), 30) for _ in range(20)]
+    gold = list(zip(*columns, strict=True))
+    rng.shuffle(columns)
+    other = list(zip(*columns, strict=True))
+    rng.shuffle(other)
+    start = time.monotonic()
+    assert results_equal(gold, other, ordered=False)
+    other[0], other[1] = (*other[0][:7], *other[1][7:]), (*other[1][:7], *other[0][7:])
+    assert not results_equal(gold, other, ordered=False)
+    assert time.monotonic() - start < 2
+
+
+def test_identical_columns_do_not_multiply_the_work() -> None:
+    gold = [(1,) * 60 + (i % 2, i // 2) for i in range(4)]
+    other = [(1,) * 60 + (i % 2, (i + i // 2) % 2) for i in range(4)]
+    start = time.monotonic()
+    assert results_equal(gold, gold[::-1], ordered=False)
+    assert results_equal(gold, other, ordered=False)
+    assert not results_equal(gold, [*other[:3], other[0]], ordered=False)
+    assert time.monotonic() - start < 2
+
+
+def test_big_results() -> None:
+    rng = random.Random(0)
+    gold = [(i, rng.choice("abc"), rng.random(), rng.randrange(10)) for i in range(50_000)]
+    other = [(d, c, a, b) for a, b, c, d in gold]
+    rng.shuffle(other)
+    start = time.monotonic()
+    assert results_equal(gold, other, ordered=False)
+    other[17] = (*other[17][:3], "d")
+    assert not results_equal(gold, other, ordered=False)
+    assert time.monotonic() - start < 5
+
+
+ORDERED = [
+    "SELECT a FROM t ORDER BY a",
+    "select a from t order\n  by a desc limit 3;",
+    "SELECT a FROM t ORDER /* really */ BY a -- end",
+    "SELECT a FROM t UNION SELECT b FROM u ORDER BY 1",
+    "WITH c AS (SELECT a FROM t) SELECT a FROM c ORDER BY a",
+    "SELECT count(*) FROM t GROUP BY a ORDER BY count(*) DESC LIMIT 1",
+    "SELECT ')' FROM t ORDER BY a",
+    "SELECT [a)b] FROM t ORDER BY 1",
+    "SELECT a -- it's (\nFROM t ORDER BY a",
+    "SELECT (SELECT 1), '(' FROM t WHERE x = 'it''s (' ORDER BY a",
+]
+UNORDERED = [
+    "SELECT a FROM t",
+    "SELECT a FROM (SELECT a FROM t ORDER BY a LIMIT 3)",
+    "WITH c AS (SELECT a FROM t ORDER BY a LIMIT 1) SELECT a FROM c",
+    "SELECT a FROM t WHERE b = (SELECT b FROM t ORDER BY c LIMIT 1)",
+    "SELECT row_number() OVER (ORDER BY a) FROM t",
+    "SELECT rank() OVER w FROM t WINDOW w AS (ORDER BY a)",
+    "SELECT 'ORDER BY a' FROM t",
+    'SELECT "order by" FROM t',
+    "SELECT a FROM t -- ORDER BY a",
+    "SELECT a FROM t /* ORDER BY a */",
+    "SELECT [order] FROM t GROUP BY a",
+    'SELECT "order" FROM t GROUP BY "order"',
+    "SELECT t.border FROM t GROUP BY a",
+    "SELECT a FROM t WHERE b = ')' AND c IN (SELECT c FROM t ORDER BY c)",
+    "",
+]
+
+
+@pytest.mark.parametrize(
+    ("sql", "ordered"), [*((s, True) for s in ORDERED), *((s, False) for s in UNORDERED)]
+)
+def test_is_ordered(sql: str, ordered: bool) -> None:
+    assert is_ordered(sql) is ordered
+
+
+def test_the_table_above_is_sql() -> None:
+    """Every statement of the table is one that SQLite takes, so that none of them tests nothing."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute('CREATE TABLE t(a, b, c, x, "order", "order by", "a)b", border)')
+    connection.execute("CREATE TABLE u(b)")
+    for sql in ORDERED + UNORDERED:
+        connection.execute(sql)
+    connection.close()
