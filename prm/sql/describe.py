@@ -59,8 +59,22 @@ AGGREGATES: dict[type[exp.Expression], str] = {
     exp.Max: "the maximum of",
 }
 #: Operands that need brackets inside another operator, and the nodes that a function call takes in words.
-COMPOUND = (*COMPARISONS, *ARITHMETIC, exp.And, exp.Or, exp.Not, exp.In, exp.Between, exp.Neg, exp.BitwiseNot)
-IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Window, exp.Filter, exp.Exists, exp.Subquery, exp.Cast)
+COMPOUND = (
+    *(
+        *COMPARISONS,
+        *ARITHMETIC,
+        exp.And,
+        exp.Or,
+        exp.Not,
+        exp.In,
+        exp.Between,
+        exp.Exists,
+        exp.Neg,
+        exp.BitwiseNot,
+    ),
+    *(exp.Cast, exp.Collate, exp.Escape, exp.Filter, exp.Window),
+)
+IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Subquery)
 
 
 def describe(select: exp.Expression, name: str | None = None) -> str:
@@ -79,12 +93,17 @@ def _query(query: exp.Expression) -> str:
         return f"({inner}){tail}" if tail else inner
     lead = ""
     if query.args.get(WITH):
-        parts = [f"{cte.args['alias'].sql('sqlite')} is ({_query(cte.this)})" for cte in query.args[WITH].expressions]
+        parts = [
+            f"{cte.args['alias'].sql('sqlite')} is ({_query(cte.this)})"
+            for cte in query.args[WITH].expressions
+        ]
         lead = f"where {_list(parts)}: "
     if isinstance(query, exp.SetOperation):
         return lead + _set_operation(query) + _tail(query)
     if not isinstance(query, exp.Select):
-        return lead + (f"return {query.sql('sqlite')}" if not isinstance(query, exp.Table) else f"from {_source(query)}")
+        return lead + (
+            f"return {query.sql('sqlite')}" if not isinstance(query, exp.Table) else f"from {_source(query)}"
+        )
     clauses = []
     source = query.args.get(FROM)
     if source:
@@ -108,9 +127,12 @@ def _query(query: exp.Expression) -> str:
 
 def _set_operation(query: exp.SetOperation) -> str:
     left, right = _arm(query.this), _arm(query.expression)
+    one, other = _plain(query.this), _plain(query.expression)
+    if one and other and one.expressions == other.expressions:  # the same columns need no second list
+        right = _source(other.args[FROM].this)
     if isinstance(query, exp.Union):
         return f"take {left} together with {right}, {'without' if query.args.get('distinct') else 'keeping'} duplicates"
-    words = "except for those in" if isinstance(query, exp.Except) else "that are also in"
+    words = "except those in" if isinstance(query, exp.Except) else "that are also in"
     return f"take {left} {words} {right}"
 
 
@@ -190,6 +212,8 @@ def _source(source: exp.Expression) -> str:
 def _join(join: exp.Join) -> str:
     side = " ".join(str(join.args.get(key) or "") for key in ("method", "side", "kind")).lower().split()
     on, using = join.args.get("on"), join.args.get("using")
+    if on == exp.true() and not side:
+        on = None  # the parser's addition to a JOIN without a condition
     if not side and not on and not using:
         words = "combined with"  # a comma, or a JOIN without a condition: every row with every row
     else:
@@ -211,7 +235,9 @@ def _output(e: exp.Expression) -> str:
 
 
 def _list(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
+    return (
+        parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
+    )
 
 
 def _operand(e: exp.Expression) -> str:
@@ -245,7 +271,9 @@ def _expr(e: exp.Expression) -> str:
         return f"{head} {ARITHMETIC[kind]} {_operand(e.expression)}"
     if isinstance(e, exp.Not):
         inner = e.this.unnest()
-        if type(inner) in COMPARISONS and COMPARISONS[type(inner)][1] or isinstance(inner, (exp.In, exp.Between)):
+        if (type(inner) in COMPARISONS and COMPARISONS[type(inner)][1]) or isinstance(
+            inner, (exp.In, exp.Between)
+        ):
             return _comparison(inner, negated=True)
         if isinstance(inner, exp.Exists):
             return f"there is no row in {_subquery(inner.this)}"
@@ -312,11 +340,13 @@ def _comparison(e: exp.Expression, negated: bool) -> str:
 
 
 def _subquery(query: exp.Expression) -> str:
-    """A query used as a value or a set: `the age of oldest`, or all of it in brackets."""
+    """A query used as a value or a set, in brackets: `(max_age from oldest)`, or all of it."""
     plain = _plain(query)
-    if plain and len(plain.expressions) == 1 and isinstance(plain.expressions[0], exp.Column):
-        return f"the {_output(plain.expressions[0])} of {_source(plain.args[FROM].this)}"
-    return f"({_query(query)})"
+    return (
+        f"({_list([_output(e) for e in plain.expressions])} from {_source(plain.args[FROM].this)})"
+        if plain
+        else (f"({_query(query)})")
+    )
 
 
 def _aggregate(e: exp.Expression) -> str:
