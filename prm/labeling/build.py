@@ -1,13 +1,16 @@
 """Labelled traces out of databases, questions and gold SQL: nobody has to label a step by hand.
- A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its
+
+A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its
 result equals gold's does it become the question's right trace. A wrong trace is made from the right one by
 changing the syntax tree inside ONE step (`prm.sql.mutate`) and is kept only if its result differs from
 gold's by execution. So both labels are facts about the database, not opinions: up to the changed step
 everything is right, from it on the answer can no longer be.
- What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from
+
+What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from
 the same renderer, names of steps and columns follow the same rules, the changed position is drawn evenly
 over the steps, and the category evenly over what the step allows.
- The same bytes come out for any number of workers: each question has a random generator of its own, seeded
+
+The same bytes come out for any number of workers: each question has a random generator of its own, seeded
 by `--seed` and its id, and lines are written in the order of the questions.
 """
 
@@ -369,8 +372,8 @@ class _Workplace:
         if key not in self._values:
             c, t = quote(column), quote(table)
             sql = (
-                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) WHERE v IS NOT NULL "
-                "GROUP BY v ORDER BY COUNT(*) DESC, v LIMIT 40"
+                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) "
+                "WHERE v IS NOT NULL GROUP BY v ORDER BY COUNT(*) DESC, v LIMIT 40"
             )
             try:
                 self._values[key] = list(self.database.execute(sql))
@@ -687,7 +690,8 @@ def _show(summary: dict[str, Any], output: str) -> None:
         console.print(f"skipped {n}: {SKIP_REASONS[reason]}")
     if summary["questions_without_wrong_trace"]:
         console.print(
-            f"{summary['questions_without_wrong_trace']} questions have a right trace only: no error changed their result"
+            f"{summary['questions_without_wrong_trace']} questions have a right trace only: "
+            "no error changed their result"
         )
 
 

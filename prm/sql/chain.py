@@ -1,5 +1,6 @@
 """A chain of steps as syntax trees: what each step may read, and how names follow when one step changes.
- Steps and columns of a chain are named by what they hold (`avg_age`, `filtered_singer`), by the rules of
+
+Steps and columns of a chain are named by what they hold (`avg_age`, `filtered_singer`), by the rules of
 `prm.sql.decompose`. A step that is changed by hand and kept its names would give the change away (`MAX(age)
 AS avg_age`), so `with_variant` names the changed step as decomposition would have named it, and lets the
 later steps read the new names. And everything is spelled as the schema spells it (`respelled`): whether a
@@ -178,7 +179,8 @@ def with_variant(chain: Sequence[Link], at: int, variant: Tree, known: Known) ->
 
 
 def respelled(chain: Sequence[Link], known: Known) -> list[Link]:
-    """The chain with tables and columns in the schema's spelling, upper and lower case and quotes."""
+    """The chain with tables and columns in the schema's spelling, and columns qualified where there are
+    several sources."""
     spelled: list[Link] = []
     here = Known(dict(known.relations), known.links, known.values)
     for link in chain:
@@ -189,9 +191,18 @@ def respelled(chain: Sequence[Link], known: Known) -> list[Link]:
                 edits.append((node.this, identifier(relation.name)))
         for node in link.tree.find_all(exp.Column):
             where = resolve(node, here)
-            if where is not None:
-                edits.append((node, column_node(where[1].name, where[0] if node.table else None)))
-        tree = edited(link.tree, *edits) if edits else link.tree
+            if where is None:
+                continue
+            alias, attribute, relation = where
+            own = isinstance(node.parent_select, exp.Select) and alias in dict(
+                sources_of(node.parent_select, here)
+            )
+            many = own and len(source_nodes(node.parent_select)) > 1
+            table = relation.name if alias.lower() == relation.name.lower() else alias
+            edits.append((node, column_node(attribute.name, table if node.table or many else None)))
+        tree = edited(link.tree, *edits) if edits else link.tree.copy()
+        for key in tree.find_all(exp.Ordered):
+            key.set("desc", key.args.get("desc") or None)  # ASC goes without saying
         spelled.append(Link(link.name, tree))
         here.relations[link.name.lower()] = Relation(link.name, tuple(outputs(tree, here)), step=True)
     return spelled

@@ -1,17 +1,20 @@
 """Errors that a text-to-SQL model really makes, as edits of the syntax tree of one step.
- Each kind of error is one small generator: it takes the tree of a step's SELECT and what is known around it
+
+Each kind of error is one small generator: it takes the tree of a step's SELECT and what is known around it
 (tables, earlier steps, frequent values) and yields variants, the likeliest slips first, with some chance in
 the order. Whether a variant is *wrong* is not decided here: many edits change nothing on a given database,
 and `prm.labeling.build` keeps only those whose result differs by execution. What is decided here is that a
 variant looks like something a model would write: columns are confused with similar columns, values with
 values of the same column, tables with their neighbours.
- A variant reads as if it had been written so from the start. Where an edit changes the name of an output
+
+A variant reads as if it had been written so from the start. Where an edit changes the name of an output
 column that later steps read, it is not forced back by an alias: `prm.sql.chain.with_variant` lets the later
 steps follow.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -300,14 +303,22 @@ def table(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                 ranked.append((near - 0.4 * (other.step != home.step), other))
             ranked.sort(key=lambda item: -item[0])
             for _, other in ranked[:6]:
-                variant = _read_instead(tree, select, node, home, other, known)
+                least = 0.7 if other.name.lower() in neighbours else 0.8
+                variant = _read_instead(tree, select, node, home, other, known, least)
                 if variant is not None:
                     yield variant
 
 
 def _read_instead(
-    tree: Tree, select: exp.Select, node: exp.Table, home: Relation, other: Relation, known: Known
+    tree: Tree,
+    select: exp.Select,
+    node: exp.Table,
+    home: Relation,
+    other: Relation,
+    known: Known,
+    least: float,
 ) -> Tree | None:
+    """`least`: how alike the name of a column must be to stand for one that `other` does not have."""
     alias = node.alias_or_name
     new_table = exp.Table(this=identifier(other.name), alias=node.args.get("alias"))
     edits: list[tuple[Tree, Tree | None]] = [(node, new_table)]
@@ -317,7 +328,7 @@ def _read_instead(
             continue
         if c.parent_select is not select and not c.table:
             continue
-        match = other.get(where[1].name) or _counterpart(where[1], other)
+        match = other.get(where[1].name) or _counterpart(where[1], other, least)
         if match is None:
             return None
         qualifier = c.table if not c.table or node.alias else other.name
@@ -325,12 +336,12 @@ def _read_instead(
     return edited(tree, *edits)
 
 
-def _counterpart(attribute: Attribute, other: Relation) -> Attribute | None:
+def _counterpart(attribute: Attribute, other: Relation, least: float) -> Attribute | None:
     near = [
         (_likeness(attribute.name, a.name), a.name, a) for a in other.attributes if a.kind == attribute.kind
     ]
     best = max(near, default=None, key=lambda item: item[:2])
-    return best[2] if best is not None and best[0] >= 0.7 else None
+    return best[2] if best is not None and best[0] >= least else None
 
 
 def join_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -379,9 +390,9 @@ def join_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             if not _used_elsewhere(select, join.this, [join]):
                 yield edited(tree, (join, None))
         first = source_nodes(select)[0] if joins else None
-        if len(joins) == 1 and isinstance(first, exp.Table) and not _used_elsewhere(select, first, joins):
-            if joins[0].args.get("on") is not None:
-                yield edited(tree, (first, joins[0].this), (joins[0], None))
+        single = len(joins) == 1 and joins[0].args.get("on") is not None and isinstance(first, exp.Table)
+        if single and not _used_elsewhere(select, first, joins):
+            yield edited(tree, (first, joins[0].this), (joins[0], None))
 
 
 def _used_elsewhere(select: exp.Select, source: Tree, outside: Sequence[Tree]) -> bool:
@@ -474,7 +485,7 @@ def _near_numbers(number: Decimal, frequent: Sequence[object], rng: Random) -> l
     year = number == number.to_integral_value() and 1800 <= number <= 2100
     if abs(number) >= 10 and not year:
         found.append(number * 10)
-    data = sorted(Decimal(str(v)) for v in frequent if type(v) in (int, float) and v == v)
+    data = sorted(_plain(Decimal(str(v))) for v in frequent if type(v) in (int, float) and math.isfinite(v))
     found += [v for v in data if v > number][:1] + [v for v in data if v < number][-1:]
     kept = [v for v in dict.fromkeys(found) if v != number and (v >= 0 or number < 0) and len(str(v)) < 16]
     return _shuffled(kept, rng)
@@ -537,6 +548,10 @@ def _without(tree: Tree, clause: Tree, atom: Tree) -> Tree:
 def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """A condition that the question does not state."""
     for select in _shuffled(_selects(tree), rng):
+        if isinstance(select.parent, (exp.SetOperation, exp.Subquery, exp.In)) and not select.args.get(
+            "where"
+        ):
+            continue  # an arm or subquery that only hands on an earlier step
         where = select.args.get("where")
         used = {node.name.lower() for node in where.find_all(exp.Column)} if where else set()
         found = [
@@ -563,7 +578,7 @@ def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 def _conditions_on(column: exp.Column, attribute: Attribute, known: Known, rng: Random) -> list[Tree]:
     frequent = known.values(*attribute.origin) if attribute.origin else ()
-    numbers = sorted(v for v, _ in frequent if type(v) in (int, float) and v >= 0)
+    numbers = sorted(v for v, _ in frequent if type(v) in (int, float) and 0 <= v < math.inf)
     if attribute.kind == "number" and (numbers or not attribute.origin):
         middle = _rounded(Decimal(str(numbers[len(numbers) // 2]))) if numbers else Decimal(1)
         kind = rng.choice((exp.GT, exp.GTE, exp.LT))
@@ -581,8 +596,12 @@ def _rounded(number: Decimal) -> Decimal:
     if number == number.to_integral_value() and (number < 100 or 1800 <= number <= 2100):
         return number
     places = 1 - number.adjusted()
-    rounded = number.scaleb(places).to_integral_value().scaleb(-places)
-    return rounded.quantize(Decimal(1)) if rounded == rounded.to_integral_value() else rounded.normalize()
+    return _plain(number.scaleb(places).to_integral_value().scaleb(-places))
+
+
+def _plain(number: Decimal) -> Decimal:
+    """The number without an idle fraction: 6.0 -> 6."""
+    return number.quantize(Decimal(1)) if number == number.to_integral_value() else number.normalize()
 
 
 def logic(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -801,7 +820,7 @@ def order_direction(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     for key in _shuffled(tree.find_all(exp.Ordered), rng):
         new = key.copy()
         descending = not key.args.get("desc")
-        new.set("desc", descending)
+        new.set("desc", descending or None)
         new.set("nulls_first", not descending)  # SQLite's own order of NULLs, which is therefore not written
         yield edited(tree, (key, new))
 
@@ -877,8 +896,8 @@ CATEGORIES: dict[str, Callable[[Tree, Known, Random], Iterator[Tree]]] = {
     function.__name__: function
     for function in (
         column, extra_column, missing_column, table, join_key, join_kind, join_missing,
-        condition_column, comparison, value, condition_missing, condition_extra, logic, negation, like_pattern,
-        aggregate, distinct, group_key, group_missing, group_extra, having, arithmetic,
+        condition_column, comparison, value, condition_missing, condition_extra, logic, negation,
+        like_pattern, aggregate, distinct, group_key, group_missing, group_extra, having, arithmetic,
         order_direction, order_key, order_missing, limit, set_operation,
     )
 }  # fmt: skip
