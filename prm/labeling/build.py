@@ -462,7 +462,7 @@ def _wrong_chains(
     untried: list[deque[tuple[str, Iterator[exp.Expression]]]] = []
     for at, link in enumerate(chain):
         known = known_at(chain, at, place.known)
-        drawn = {name: rng.random() * (0.4 if name in _EVERYWHERE else 1.0) for name in CATEGORIES}
+        drawn = {name: rng.random() * (0.3 if name in _EVERYWHERE else 1.0) for name in CATEGORIES}
         names = sorted(drawn, key=lambda name: -drawn[name])
         untried.append(deque((name, variants(name, link.tree, known, rng)) for name in names))
     steps = list(range(len(chain)))
