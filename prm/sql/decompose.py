@@ -104,7 +104,10 @@ def render_fragment(name: str, query: exp.Expression) -> str:
 
 
 class _Generator(SQLite.Generator):
-    """SQLite's generator, with `x NOT IN (…)` for `NOT x IN (…)` and no `ON TRUE` after a bare JOIN."""
+    """SQLite's generator, but `x NOT IN (…)` for `NOT x IN (…)`, and joins without a condition as written.
+
+    A comma stands for CROSS JOIN: the same rows, and the latter forbids SQLite to reorder the tables.
+    """
 
     def not_sql(self, expression: exp.Not) -> str:
         inner = expression.this
@@ -116,10 +119,13 @@ class _Generator(SQLite.Generator):
         return super().not_sql(expression)
 
     def join_sql(self, expression: exp.Join, join_op: str | None = None) -> str:
-        text = super().join_sql(expression, join_op)
-        if expression.args.get("on") == exp.true() and not expression.side:  # the parser's own addition
-            text = text.removesuffix(" ON TRUE")
-        return text
+        on = expression.args.get("on")
+        if not expression.side and not expression.method and not expression.args.get("using"):
+            if expression.kind == "CROSS" and on is None:  # what the parser makes of a comma, too
+                return f", {self.sql(expression.this)}"
+            if on == exp.true():  # what the parser adds to a JOIN without a condition
+                return f" JOIN {self.sql(expression.this)}"
+        return super().join_sql(expression, join_op)
 
 
 def to_sql(tree: exp.Expression) -> str:
@@ -274,7 +280,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
         return None
     names: list[str] = []
     for e in query.expressions:
-        if isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star)):
+        if _is_star(e):
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
             for source in _source_nodes(query):
                 if wanted in (None, source.alias_or_name.lower()):
@@ -283,7 +289,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
                         return None
                     names += columns
         else:
-            names.append(e.alias_or_name or to_sql(e))
+            names.append(e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else to_sql(e))
     return names
 
 
@@ -416,20 +422,20 @@ class _Chain:
             return query
         if len({n.lower() for n in names}) < len(names):
             self._expand_stars(query)
-        used = {n.lower() for n in names} if any(_is_star(e) for e in query.expressions) else set()
+        used: set[str] = set()
         for e in list(query.expressions):
-            if _is_star(e) or (used and isinstance(e, (exp.Alias, exp.Column)) and len(used) == len(names)):
+            if _is_star(e):
                 continue
-            name = e.alias_or_name if isinstance(e, (exp.Alias, exp.Column)) else column_alias(e)
-            if name.lower() in used or (
-                name.lower() in KEYWORDS and not isinstance(e, (exp.Alias, exp.Column))
-            ):
-                inner = e.unalias()
-                base = f"{inner.table}_{name}" if isinstance(inner, exp.Column) and inner.table else name
-                name = _unique(_slug(base), used)
+            if isinstance(e, (exp.Alias, exp.Column)):
+                name, inner = e.alias_or_name, e.unalias()
+                if name.lower() in used:
+                    table = inner.table if isinstance(inner, exp.Column) else ""
+                    name = _unique(_slug(f"{table}_{name}"), used)
+            else:
+                name, inner = _unique(column_alias(e), used | {n.lower() for n in names}), e
             used.add(name.lower())
-            if e.alias_or_name.lower() != name.lower() or not isinstance(e, (exp.Alias, exp.Column)):
-                e.replace(exp.alias_(e.unalias().copy(), _identifier(name)))
+            if name != e.alias_or_name or inner is e and not isinstance(e, exp.Column):
+                e.replace(exp.alias_(inner.copy(), _identifier(name)))
         return query
 
     def _expand_stars(self, select: exp.Select) -> None:
@@ -439,7 +445,7 @@ class _Chain:
             raise _Unsafe
         expressions: list[exp.Expression] = []
         for e in select.expressions:
-            if not (isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))):
+            if not _is_star(e):
                 expressions.append(e)
                 continue
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
@@ -591,9 +597,7 @@ class _Chain:
         for key in keys:
             clause = select.args.get(key)
             for node in clause if isinstance(clause, list) else [clause]:
-                found += [
-                    n for n in _own(node) if isinstance(n, exp.Column) and not isinstance(n.this, exp.Star)
-                ]
+                found += [n for n in _own(node) if isinstance(n, exp.Column) and not _is_star(n)]
         return found
 
     def _nested_reads(self, node: exp.Expression | None) -> bool:
@@ -616,12 +620,7 @@ class _Chain:
             raise _Unsafe
         names = [s.name.lower() for s in sources]
         every = ("expressions", "joins", "where", "group", "having", "order", "windows")
-        stars = [
-            n
-            for e in select.expressions
-            for n in _own(e)
-            if isinstance(n, exp.Column) and isinstance(n.this, exp.Star)
-        ]
+        stars = [n for e in select.expressions for n in _own(e) if isinstance(n, exp.Column) and _is_star(n)]
         columns = self._own_columns(select, *every) + stars
         for source in sources:
             others = {s.alias_or_name.lower() for s in sources if s is not source}
@@ -679,7 +678,10 @@ class _Chain:
                 if target is None or target == column:
                     continue
                 first = key == "order" and isinstance(column.parent, exp.Ordered)  # there the alias wins
-                if first or not any(self._source_of(query, column)):
+                owners = self._source_of(query, column)
+                if not first and any(_source_columns(s, self.known) is None for s in owners):
+                    raise _Unsafe  # a column of that name would win
+                if first or not owners:
                     whole = (
                         exp.paren(target.copy())
                         if isinstance(target, exp.Binary) and not first
@@ -690,7 +692,7 @@ class _Chain:
         for term in group.expressions if group else []:
             if term.is_int:
                 at = int(term.name) - 1
-                if not 0 <= at < len(query.expressions) or query.expressions[at].is_star:
+                if not 0 <= at < len(query.expressions) or _is_star(query.expressions[at]):
                     raise _Unsafe
                 term.replace(query.expressions[at].unalias().copy())
 

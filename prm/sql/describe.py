@@ -74,7 +74,7 @@ COMPOUND = (
     ),
     *(exp.Cast, exp.Collate, exp.Escape, exp.Filter, exp.Window),
 )
-IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Subquery)
+IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Subquery, exp.Distinct)
 
 
 def describe(select: exp.Expression, name: str | None = None) -> str:
@@ -210,14 +210,15 @@ def _source(source: exp.Expression) -> str:
 
 
 def _join(join: exp.Join) -> str:
-    side = " ".join(str(join.args.get(key) or "") for key in ("method", "side", "kind")).lower().split()
+    kinds = " ".join(str(join.args.get(key) or "") for key in ("method", "side", "kind")).lower().split()
+    kinds = [kind for kind in kinds if kind not in ("inner", "outer")]
     on, using = join.args.get("on"), join.args.get("using")
-    if on == exp.true() and not side:
+    if on == exp.true() and not kinds:
         on = None  # the parser's addition to a JOIN without a condition
-    if not side and not on and not using:
-        words = "combined with"  # a comma, or a JOIN without a condition: every row with every row
+    if kinds in ([], ["cross"]) and not on and not using:
+        words = "combined with"  # every row with every row: a comma, CROSS JOIN, a JOIN without a condition
     else:
-        words = " ".join([w for w in side if w not in ("inner", "outer")] + ["joined with"])
+        words = " ".join([*kinds, "joined with"])
     text = f" {words} {_source(join.this)}"
     if on:
         text += f" on {_expr(on)}"

@@ -1,0 +1,363 @@
+"""Decomposition: which steps a query becomes, and that the chain of them gives the query's own result."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+import pytest
+import sqlglot
+from sqlglot import exp
+
+from prm.sql.decompose import (
+    DecomposeError,
+    assemble,
+    column_alias,
+    cte_name,
+    decompose,
+    output_columns,
+    parse_fragment,
+    render_fragment,
+    to_sql,
+)
+
+SCRIPT = """
+CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, country TEXT, age INTEGER, "net worth" REAL);
+INSERT INTO singer VALUES (1, 'Joe', 'France', 52, 30.5), (2, 'Tim', 'USA', 32, 26.0), (3, 'Rose', 'France', 41, NULL),
+    (4, 'John', 'France', 43, 11.5), (5, 'tim', 'Italy', NULL, 18.0), (6, 'Zoe', NULL, 29, 7.5);
+CREATE TABLE stadium (id INTEGER PRIMARY KEY, name TEXT, capacity INTEGER, location TEXT);
+INSERT INTO stadium VALUES (1, 'Stark', 1000, 'Ayr'), (2, 'Somerset', 11998, 'Ayr'), (3, 'Bayview', 2000, 'Fife'),
+    (4, 'Joe', 52500, 'Glasgow');
+CREATE TABLE concert (id INTEGER PRIMARY KEY, singer_id INTEGER, stadium_id INTEGER, year INTEGER, title TEXT);
+INSERT INTO concert VALUES (1, 1, 1, 2014, 'Auditions'), (2, 1, 2, 2014, 'Super bootcamp'), (3, 2, 2, 2015, 'Home'),
+    (4, 3, 4, 2014, 'Week 1'), (5, 1, 3, 2015, 'Week 1'), (6, NULL, 2, 2015, 'Week 2'), (7, 2, 2, 2016, NULL);
+CREATE TABLE "song list" (song TEXT, "order" INTEGER, singer_id INTEGER, sold TEXT);
+INSERT INTO "song list" VALUES ('Do', 1, 1, '10'), ('Re', 2, 1, '9'), ('Mi', 1, 2, '30'), ('Fa', 1, 3, NULL);
+"""
+
+
+@pytest.fixture(scope="module")
+def database():
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(SCRIPT)
+    yield connection
+    connection.close()
+
+
+TABLES = {
+    "singer": ["id", "name", "country", "age", "net worth"],
+    "stadium": ["id", "name", "capacity", "location"],
+    "concert": ["id", "singer_id", "stadium_id", "year", "title"],
+    "song list": ["song", "order", "singer_id", "sold"],
+}
+
+#: query -> the fragments it becomes (schema known)
+STEPS = {
+    "SELECT count(*) FROM singer": ["SELECT COUNT(*) FROM singer"],
+    "select T1.name from singer as T1 where T1.age > 30;": ["SELECT name FROM singer WHERE age > 30"],
+    "SELECT avg(age) FROM singer WHERE country = 'France'": [
+        "filtered_singer AS (SELECT age FROM singer WHERE country = 'France')",
+        "SELECT AVG(age) FROM filtered_singer",
+    ],
+    # a string in double quotes is a string where there is no such column
+    'SELECT count(*) FROM singer WHERE country = "France"': [
+        "filtered_singer AS (SELECT country FROM singer WHERE country = 'France')",
+        "SELECT COUNT(*) FROM filtered_singer",
+    ],
+    "SELECT name FROM singer WHERE age > 30 ORDER BY age DESC LIMIT 2": [
+        "filtered_singer AS (SELECT name, age FROM singer WHERE age > 30)",
+        "SELECT name FROM filtered_singer ORDER BY age DESC LIMIT 2",
+    ],
+    # the join, then the filter
+    "SELECT T1.name FROM singer AS T1 JOIN concert AS T2 ON T1.id = T2.singer_id WHERE T2.year = 2014": [
+        "singer_with_concert AS (SELECT singer.name, concert.year FROM singer JOIN concert "
+        "ON singer.id = concert.singer_id)",
+        "SELECT name FROM singer_with_concert WHERE year = 2014",
+    ],
+    # the rows, the groups, the answer; a name in two tables gets the table's name
+    "SELECT T1.name, T2.name FROM singer T1 JOIN concert T3 ON T1.id = T3.singer_id JOIN stadium T2 "
+    "ON T2.id = T3.stadium_id GROUP BY T1.id, T2.id HAVING count(*) >= 1 ORDER BY T1.name, T2.name": [
+        "singer_to_stadium AS (SELECT singer.name AS singer_name, stadium.name AS stadium_name, "
+        "singer.id AS singer_id, stadium.id AS stadium_id FROM singer JOIN concert ON singer.id = concert.singer_id "
+        "JOIN stadium ON stadium.id = concert.stadium_id)",
+        "count_by_singer_id_stadium_id AS (SELECT singer_name, stadium_name, COUNT(*) AS count "
+        "FROM singer_to_stadium GROUP BY singer_id, stadium_id)",
+        "SELECT singer_name, stadium_name FROM count_by_singer_id_stadium_id WHERE count >= 1 "
+        "ORDER BY singer_name, stadium_name",
+    ],
+    # an uncorrelated subquery is read by (SELECT … FROM cte)
+    "SELECT name FROM singer WHERE age > (SELECT avg(age) FROM singer)": [
+        "avg_age_of_singer AS (SELECT AVG(age) AS avg_age FROM singer)",
+        "SELECT name FROM singer WHERE age > (SELECT avg_age FROM avg_age_of_singer)",
+    ],
+    "SELECT name FROM stadium WHERE id NOT IN (SELECT stadium_id FROM concert WHERE year = 2014)": [
+        "filtered_concert AS (SELECT stadium_id FROM concert WHERE year = 2014)",
+        "SELECT name FROM stadium WHERE id NOT IN (SELECT stadium_id FROM filtered_concert)",
+    ],
+    # one CTE an arm
+    "SELECT name FROM stadium EXCEPT SELECT T2.name FROM concert AS T1 JOIN stadium AS T2 ON T1.stadium_id = T2.id "
+    "WHERE T1.year = 2014": [
+        "stadium_name AS (SELECT name FROM stadium)",
+        "concert_with_stadium AS (SELECT stadium.name, concert.year FROM concert JOIN stadium "
+        "ON concert.stadium_id = stadium.id)",
+        "filtered_concert_with_stadium AS (SELECT name FROM concert_with_stadium WHERE year = 2014)",
+        "SELECT name FROM stadium_name EXCEPT SELECT name FROM filtered_concert_with_stadium",
+    ],
+    # a correlated subquery stays in its step
+    "SELECT name FROM singer AS s WHERE EXISTS (SELECT 1 FROM concert AS c WHERE c.singer_id = s.id)": [
+        "SELECT name FROM singer AS s WHERE EXISTS(SELECT 1 FROM concert AS c WHERE c.singer_id = s.id)"
+    ],
+    # the query's own CTEs stay, and are taken apart themselves
+    "WITH old AS (SELECT country, count(*) AS n FROM singer WHERE age > 30 GROUP BY country) "
+    "SELECT country FROM old WHERE n > 1": [
+        "filtered_singer AS (SELECT country FROM singer WHERE age > 30)",
+        "old AS (SELECT country, COUNT(*) AS n FROM filtered_singer GROUP BY country)",
+        "SELECT country FROM old WHERE n > 1",
+    ],
+    # a self join keeps its aliases
+    "SELECT a.name, b.name FROM singer a JOIN singer b ON a.country = b.country AND a.id < b.id WHERE a.age > 45": [
+        "singer_with_singer AS (SELECT a.name AS a_name, b.name AS b_name, a.age FROM singer AS a JOIN singer AS b "
+        "ON a.country = b.country AND a.id < b.id)",
+        "SELECT a_name, b_name FROM singer_with_singer WHERE age > 45",
+    ],
+}
+
+
+@pytest.mark.parametrize("query", STEPS)
+def test_steps(query):
+    assert [step.sql for step in decompose(query, TABLES)] == STEPS[query]
+
+
+#: queries that must come out equal, whatever their steps; the comment says what is at stake
+EQUAL = [
+    "SELECT * FROM singer",
+    "SELECT * FROM singer WHERE age > 30 ORDER BY age",
+    "SELECT * FROM singer WHERE age > 30 ORDER BY rowid DESC",  # a CTE has no rowid
+    "SELECT rowid, name FROM singer WHERE age > 30 ORDER BY name",
+    "SELECT s.*, c.year FROM singer s JOIN concert c ON s.id = c.singer_id WHERE c.year = 2014 ORDER BY c.id",
+    "SELECT * FROM singer s JOIN concert c ON s.id = c.singer_id WHERE year = 2014 ORDER BY c.id",
+    "SELECT * FROM singer NATURAL JOIN stadium",
+    'SELECT * FROM concert JOIN "song list" USING (singer_id) WHERE year = 2014 ORDER BY song, title',
+    'SELECT singer_id, song FROM concert JOIN "song list" USING (singer_id) WHERE year = 2014 ORDER BY song, id',
+    'SELECT c.singer_id, s.singer_id, song FROM concert c LEFT JOIN "song list" s USING (singer_id) '
+    "WHERE year = 2015 ORDER BY c.id, song",
+    # bare columns beside MIN and MAX come from the row of the extreme
+    "SELECT name, max(age), country FROM singer GROUP BY country HAVING count(*) > 0 ORDER BY country",
+    "SELECT name, min(age) FROM singer WHERE country = 'France'",
+    "SELECT name FROM singer WHERE age IS NOT NULL GROUP BY country HAVING max(age) > 30 ORDER BY max(age) DESC",
+    # integer division, arithmetic over aggregates
+    "SELECT sum(age) / count(*), max(age) - min(age) FROM singer WHERE country = 'France'",
+    "SELECT country, sum(age) / count(age) AS mean FROM singer GROUP BY country HAVING mean > 31 ORDER BY mean DESC",
+    "SELECT country, count(*) * 1.0 / (SELECT count(*) FROM singer) FROM singer GROUP BY country ORDER BY 2, 1",
+    # aliases: a column wins in WHERE and GROUP BY, the alias in ORDER BY
+    "SELECT country AS name, count(*) AS age FROM singer GROUP BY name HAVING age > 30 ORDER BY age, name",
+    "SELECT -age AS age, name FROM singer WHERE age > 30 ORDER BY age",
+    "SELECT upper(name) AS n, count(*) AS c FROM singer GROUP BY n ORDER BY c DESC, n LIMIT 3",
+    "SELECT country, count(*) FROM singer WHERE age > 1 GROUP BY 1 ORDER BY 2 DESC, 1",
+    "SELECT name AS country, age FROM singer WHERE age > 1 ORDER BY singer.country, age",
+    "SELECT count(*) AS count FROM concert GROUP BY year ORDER BY count(*) DESC, year LIMIT 2 OFFSET 1",
+    # DISTINCT, expressions as keys, ORDER BY on what is not in the output
+    "SELECT DISTINCT country FROM singer WHERE age > 30 ORDER BY country",
+    "SELECT DISTINCT s.country FROM singer s JOIN concert c ON s.id = c.singer_id ORDER BY s.country DESC",
+    "SELECT count(DISTINCT s.country), count(c.title), count(*) FROM singer s JOIN concert c ON s.id = c.singer_id",
+    "SELECT year % 2, count(*) FROM concert GROUP BY year % 2 HAVING count(*) > 1 ORDER BY year % 2 DESC",
+    "SELECT name FROM singer WHERE age > 20 ORDER BY length(name) DESC, name LIMIT 3",
+    "SELECT year FROM concert GROUP BY year ORDER BY count(*) + max(id), year",
+    "SELECT substr(title, 1, 4) AS t FROM concert WHERE t LIKE 'week%' ORDER BY id",
+    # joins: outer, comma, condition in WHERE, bare, with a subquery in ON
+    "SELECT s.name, count(c.id) FROM singer s LEFT JOIN concert c ON c.singer_id = s.id GROUP BY s.id ORDER BY s.id",
+    "SELECT s.name FROM singer s LEFT JOIN concert c ON c.singer_id = s.id WHERE c.id IS NULL ORDER BY s.name",
+    "SELECT s.name, t.name FROM singer s, concert c, stadium t WHERE s.id = c.singer_id AND t.id = c.stadium_id "
+    "AND c.year = 2014 ORDER BY 1, 2",
+    "SELECT s.name FROM singer s JOIN concert c WHERE s.id = c.singer_id AND c.year = 2015 ORDER BY 1",
+    "SELECT count(*) FROM singer CROSS JOIN stadium WHERE age > capacity / 100",
+    'SELECT name, year FROM singer JOIN concert ON singer.id = singer_id WHERE country = "France" ORDER BY concert.id',
+    "SELECT s.name FROM singer s JOIN concert c ON s.id = c.singer_id AND c.year = (SELECT max(year) FROM concert)",
+    "SELECT a.name, count(*) FROM singer a JOIN singer b ON a.age < b.age GROUP BY a.id ORDER BY count(*), a.id",
+    # subqueries: nested, correlated, in SELECT, in HAVING, with rows, with EXISTS, two alike
+    "SELECT name FROM singer WHERE id IN (SELECT singer_id FROM concert WHERE stadium_id IN "
+    "(SELECT id FROM stadium WHERE capacity > (SELECT avg(capacity) FROM stadium))) ORDER BY name",
+    "SELECT name, (SELECT count(*) FROM concert WHERE singer_id = singer.id) AS n FROM singer WHERE age > 30 "
+    "ORDER BY n DESC, name",
+    "SELECT name FROM singer WHERE age > 30 AND (SELECT count(*) FROM concert WHERE singer_id = singer.id) > 0 "
+    "ORDER BY age",
+    "SELECT country FROM singer GROUP BY country HAVING avg(age) > (SELECT avg(age) FROM singer) ORDER BY country",
+    "SELECT name FROM singer WHERE (country, age) IN (SELECT country, max(age) FROM singer GROUP BY country)",
+    "SELECT name FROM singer WHERE NOT EXISTS (SELECT * FROM concert WHERE singer_id = singer.id AND year IN "
+    "(SELECT max(year) FROM concert)) ORDER BY name",
+    "SELECT name FROM stadium WHERE id IN (SELECT stadium_id FROM concert WHERE year = 2014) AND id IN "
+    "(SELECT stadium_id FROM concert WHERE year = 2015) ORDER BY name",
+    # a correlation that hides behind a missing column: stadium has no singer_id
+    "SELECT id FROM concert WHERE singer_id IN (SELECT singer_id FROM stadium WHERE capacity > 20000) ORDER BY id",
+    "SELECT name FROM singer WHERE id = (SELECT singer_id FROM concert GROUP BY singer_id ORDER BY count(*) DESC, "
+    "singer_id LIMIT 1)",
+    # derived tables, with and without an alias
+    "SELECT max(n) FROM (SELECT country, count(*) AS n FROM singer WHERE age > 1 GROUP BY country)",
+    "SELECT t.country, t.n FROM (SELECT country, count(*) AS n FROM singer GROUP BY country) AS t WHERE t.n > 1",
+    "SELECT x.name, y.total FROM singer x JOIN (SELECT singer_id, count(*) AS total FROM concert GROUP BY singer_id) y "
+    "ON x.id = y.singer_id WHERE y.total > 1 ORDER BY y.total DESC",
+    "SELECT * FROM (SELECT count(*) FROM singer) JOIN (SELECT count(*) FROM concert)",
+    'SELECT "count(*)" FROM (SELECT count(*) FROM singer)',
+    # set operations
+    "SELECT name FROM singer UNION SELECT name FROM stadium ORDER BY name",
+    "SELECT name, age FROM singer UNION ALL SELECT name, capacity FROM stadium ORDER BY age DESC, name LIMIT 4",
+    "SELECT country FROM singer WHERE age > 40 INTERSECT SELECT country FROM singer WHERE age < 45",
+    "SELECT id FROM singer EXCEPT SELECT singer_id FROM concert UNION SELECT 99 ORDER BY 1 DESC",
+    "SELECT * FROM singer WHERE age > 40 UNION SELECT * FROM singer WHERE age < 31 ORDER BY id",
+    "SELECT count(*) FROM (SELECT name FROM singer UNION SELECT name FROM stadium)",
+    "SELECT name FROM singer WHERE name IN (SELECT name FROM stadium UNION SELECT 'tim') ORDER BY id",
+    "SELECT T1.name FROM singer T1 WHERE T1.age > 30 UNION SELECT T1.name FROM stadium T1 ORDER BY T1.name",
+    # WITH, several, with a column list, recursive, a CTE used twice
+    "WITH a AS (SELECT * FROM singer WHERE age > 30), b(c, n) AS (SELECT country, count(*) FROM a GROUP BY country) "
+    "SELECT a.name, b.n FROM a JOIN b ON a.country = b.c ORDER BY a.name",
+    "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT sum(n) FROM t WHERE n > 2",
+    "WITH a AS (SELECT age FROM singer) SELECT (SELECT max(age) FROM a) - (SELECT min(age) FROM a)",
+    "SELECT name FROM singer WHERE id IN (WITH q AS (SELECT singer_id FROM concert) SELECT singer_id FROM q) ORDER BY 1",
+    # windows, CASE, IIF, FILTER, NULLs, LIKE, BETWEEN, IN lists
+    "SELECT name, rank() OVER (PARTITION BY country ORDER BY age DESC) FROM singer WHERE age > 30 ORDER BY name",
+    "SELECT country, sum(count(*)) OVER (ORDER BY country) FROM singer GROUP BY country ORDER BY country",
+    "SELECT name FROM (SELECT name, row_number() OVER (ORDER BY age DESC) AS r FROM singer) WHERE r <= 2 ORDER BY r",
+    "SELECT sum(CASE WHEN country = 'France' THEN 1 ELSE 0 END) * 100.0 / count(*) FROM singer WHERE age > 20",
+    "SELECT count(*) FILTER (WHERE age > 40), iif(max(age) > 50, 'old', 'young') FROM singer WHERE age > 1",
+    "SELECT country, count(*) FILTER (WHERE age > 40) FROM singer GROUP BY country HAVING count(*) > 1",
+    "SELECT name FROM singer WHERE country IS NULL OR name LIKE '%o%' AND NOT age BETWEEN 40 AND 45 ORDER BY id DESC",
+    "SELECT name FROM singer WHERE age IN (29, 32) AND name NOT IN ('Joe') AND country IS NOT 'Italy' ORDER BY 1",
+    "SELECT name FROM singer WHERE age > 1 ORDER BY country IS NULL, country DESC, name COLLATE BINARY LIMIT 1, 3",
+    # names that need quotes, any case, affinity and collation through a CTE
+    'SELECT `net worth`, [name] FROM Singer WHERE "net worth" > 10 ORDER BY "net worth" DESC',
+    'SELECT song FROM "song list" WHERE "order" = 1 ORDER BY "order", song DESC',
+    'SELECT singer_id, max("order"), sum("order") FROM "song list" GROUP BY singer_id HAVING max("order") > 1',
+    'SELECT SONG FROM "SONG LIST" AS T WHERE t.SINGER_ID = 1 ORDER BY T.song',
+    "SELECT count(*) FROM singer s JOIN concert c ON s.id = c.singer_id WHERE s.name = 'TIM'",
+    "SELECT name, count(*) FROM singer WHERE age > 1 GROUP BY name HAVING name = 'JOE' ORDER BY name",
+    'SELECT song FROM "song list" WHERE sold > 5 ORDER BY song',
+    'SELECT s.song FROM "song list" s JOIN singer t ON t.id = s.singer_id WHERE s.sold > 9 AND t.age > 30 ORDER BY song',
+    "SELECT name FROM singer WHERE name IN (SELECT upper(name) FROM singer WHERE age > 30) ORDER BY id",
+    "SELECT DISTINCT name FROM singer WHERE country <> 'USA' OR age > 1 ORDER BY name",
+    # nothing to read from
+    "SELECT 1 + 1, 'a' || 'b'",
+]
+
+
+def chain(query: str, tables=TABLES) -> str:
+    return assemble([step.sql for step in decompose(query, tables)])
+
+
+@pytest.mark.parametrize("query", [*STEPS, *EQUAL])
+@pytest.mark.parametrize("tables", [TABLES, None], ids=["schema", "no schema"])
+def test_chain_gives_the_same_rows_in_the_same_order(database, query, tables):
+    wanted = database.execute(query).fetchall()
+    rows = database.execute(chain(query, tables)).fetchall()
+    if "ORDER BY" not in query:
+        wanted, rows = sorted(wanted, key=repr), sorted(rows, key=repr)
+    assert rows == wanted
+
+
+@pytest.mark.parametrize("query", [*STEPS, *EQUAL])
+def test_fragments(query):
+    """Names are new, unique and used; a fragment survives parsing; no step but the last is the whole query."""
+    steps = decompose(query, TABLES)
+    names = [step.name for step in steps]
+    assert names[-1] == "" and "" not in names[:-1]
+    assert len({name.lower() for name in names}) == len(names)
+    own = {cte.alias.lower() for cte in sqlglot.parse_one(query, dialect="sqlite").find_all(exp.CTE)}
+    in_use = {i.name.lower() for i in sqlglot.parse_one(query, dialect="sqlite").find_all(exp.Identifier)}
+    assert not ({name.lower() for name in names} & (in_use | set(TABLES))) - own
+    for at, step in enumerate(steps[:-1]):
+        later = " ".join(s.sql for s in steps[at + 1 :])
+        assert re.search(rf"\b{re.escape(step.name)}\b", later)
+        assert step.sql.startswith(f"{step.name} AS (") and step.sql.endswith(")")
+    for step in steps:
+        assert "\n" not in step.sql
+        assert render_fragment(*parse_fragment(step.sql)) == step.sql
+        assert parse_fragment(step.sql)[0] == step.name
+
+
+@pytest.mark.parametrize(
+    "sql", ["", "DELETE FROM singer", "SELECT 1; SELECT 2", "SELECT FROM WHERE", "nonsense ("]
+)
+def test_what_is_no_query_is_refused(sql):
+    with pytest.raises(DecomposeError):
+        decompose(sql, TABLES)
+
+
+def test_assemble():
+    assert assemble(["SELECT 1"]) == "SELECT 1"
+    assert assemble(["a AS (SELECT 1)", "b AS (SELECT 2)", "SELECT * FROM a, b"]) == (
+        "WITH a AS (SELECT 1),\nb AS (SELECT 2)\nSELECT * FROM a, b"
+    )
+
+
+def test_parse_fragment_refuses_what_is_no_step():
+    for text in ["a AS (DROP TABLE x)", "a AS (SELECT", "UPDATE x SET y = 1"]:
+        with pytest.raises(DecomposeError):
+            parse_fragment(text)
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        ("SELECT name, age AS years, count(*) FROM singer", ["name", "years", "COUNT(*)"]),
+        ("SELECT * FROM stadium", ["id", "name", "capacity", "location"]),
+        (
+            "SELECT c.*, s.name FROM singer s, concert c",
+            ["id", "singer_id", "stadium_id", "year", "title", "name"],
+        ),
+        ("SELECT name FROM singer UNION SELECT title FROM concert", ["name"]),
+        ("SELECT * FROM (SELECT age FROM singer)", ["age"]),
+        ("SELECT * FROM unknown", None),
+    ],
+)
+def test_output_columns(sql, columns):
+    assert output_columns(sqlglot.parse_one(sql, dialect="sqlite"), TABLES) == columns
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("SELECT name FROM singer WHERE age > 30", "filtered_singer"),
+        ("SELECT a, b FROM singer JOIN concert ON x = y WHERE age > 30", "singer_with_concert"),
+        ("SELECT a FROM singer JOIN b ON x = y JOIN concert ON x = z", "singer_to_concert"),
+        ("SELECT country, COUNT(*) AS c FROM filtered_singer_2 GROUP BY country", "count_by_country"),
+        ("SELECT country, SUM(a), AVG(b) FROM singer GROUP BY country", "groups_by_country"),
+        ("SELECT MAX(age) AS m FROM filtered_singer", "max_age_of_singer"),
+        ("SELECT MIN(age), MAX(age) FROM singer", "summary_of_singer"),
+        ("SELECT country FROM count_by_country WHERE count > 1", "filtered_groups"),
+        ("SELECT name FROM singer ORDER BY age LIMIT 3", "top_singer"),
+        ("SELECT DISTINCT name FROM singer", "distinct_singer"),
+        ("SELECT id FROM singer", "singer_id"),
+        ("SELECT a FROM x EXCEPT SELECT a FROM y", "remaining_rows"),
+    ],
+)
+def test_names_follow_from_the_tree(sql, name):
+    assert cte_name(sqlglot.parse_one(sql, dialect="sqlite")) == name
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("COUNT(*)", "count"),
+        ("COUNT(DISTINCT t.country)", "count_distinct_country"),
+        ("AVG(age)", "avg_age"),
+        ('MAX("net worth")', "max_net_worth"),
+        ("TOTAL(age)", "total_age"),
+        ("COUNT(*) FILTER (WHERE age > 1)", "count"),
+        ("age + 1", "value"),
+        ("7", "value"),
+    ],
+)
+def test_column_alias(sql, name):
+    assert column_alias(sqlglot.parse_one(sql, dialect="sqlite")) == name
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM t WHERE NOT b IN (1, 2) AND NOT c LIKE 'x' AND NOT d BETWEEN 1 AND 2 AND NOT e IS NULL",
+        "SELECT a FROM t WHERE b NOT IN (1, 2) AND c NOT LIKE 'x' AND d NOT BETWEEN 1 AND 2 AND e IS NOT NULL",
+    ],
+)
+def test_negation_is_written_as_people_write_it(sql):
+    assert to_sql(sqlglot.parse_one(sql, dialect="sqlite")) == (
+        "SELECT a FROM t WHERE b NOT IN (1, 2) AND c NOT LIKE 'x' AND d NOT BETWEEN 1 AND 2 AND e IS NOT NULL"
+    )
