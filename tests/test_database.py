@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from prm.errors import InputError
 from prm.sql import SQLError, open_database
@@ -23,11 +25,16 @@ FOREVER = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELEC
 #: One call of one C function for hours: 8 million comparisons of 8 MB; no progress handler fires inside it.
 ONE_LONG_CALL = "SELECT instr(zeroblob(16000000), CAST(zeroblob(8000000) || x'01' AS BLOB))"
 
+WORDS = [
+    "SELECT", "WITH", "VALUES", "FROM", "pet", "name", "id", "*", "(", ")", ",", ";", "1", "'x'", "'", '"',
+    "--", "/*", "*/", "\0", "\ud800", "AS", "UNION", "ORDER", "BY", "?", "DELETE",
+]  # fmt: skip
+
 
 def make(path: Path, script: str = "") -> Path:
     with sqlite3.connect(path) as connection:
         connection.executescript(
-            "CREATE TABLE pet(id INTEGER PRIMARY KEY, name TEXT, weight REAL);"
+            "PRAGMA synchronous = OFF; CREATE TABLE pet(id INTEGER PRIMARY KEY, name TEXT, weight REAL);"
             "INSERT INTO pet VALUES (1, 'Rex', 31.5), (2, 'Mia', NULL), (3, 'Bo', 4.0);" + script
         )
     connection.close()
@@ -519,11 +526,33 @@ def test_worker_runs_nothing_of_ours(database: Database) -> None:
 
 
 def test_thousands_of_statements_a_second(database: Database) -> None:
-    database.execute("SELECT 1")
-    start = time.monotonic()
-    for _ in range(2000):
-        database.execute("SELECT name FROM pet WHERE id = 2")
-    assert time.monotonic() - start < 2  # 0.1 to 0.2 s on an idle machine
+    """The best of some rounds, as machines are busy at times: 500 take about 0.03 s on an idle one."""
+    rounds = []
+    for _ in range(5):
+        start = time.monotonic()
+        for _ in range(500):
+            database.execute("SELECT name FROM pet WHERE id = 2")
+        rounds.append(time.monotonic() - start)
+    assert min(rounds) < 0.25
+
+
+def test_a_script_that_forgets_to_close_ends_quietly(path: Path) -> None:
+    code = (
+        "import sys; from prm.sql import open_database; d = open_database(sys.argv[1]); d.execute('SELECT 1')"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(path)]
+    assert subprocess.check_output(command, stderr=subprocess.STDOUT, timeout=30) == b""
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sql=st.one_of(st.text(), st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)))
+def test_any_text_gives_rows_or_an_sql_error(database: Database, sql: str) -> None:
+    try:
+        rows = database.execute(sql)
+    except SQLError as error:
+        assert error.kind in ("error", "refused", "too_large")
+    else:
+        assert rows.columns and all(len(row) == len(rows.columns) for row in rows)
 
 
 def test_room_names_without_sqlglot() -> None:
