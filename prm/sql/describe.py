@@ -325,6 +325,7 @@ def _flat(e: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expression]
 
 
 def _comparison(e: exp.Expression, negated: bool) -> str:
+    negated = negated != bool(e.args.get("negate"))  # how sqlglot 30 reads x NOT LIKE y
     left, negation = _operand(e.this), "not " if negated else ""
     if isinstance(e, exp.Between):
         return f"{left} is {negation}between {_operand(e.args['low'])} and {_operand(e.args['high'])}"
