@@ -282,7 +282,7 @@ def _named_anew(before: Tree, after: Tree, known: Known) -> Tree | None:
 
 def _step_name(old: Link, tree: Tree, chain: Sequence[Link], at: int, known: Known) -> str:
     """The name that decomposition would have given the changed step; the author's own names stay."""
-    was, base = (cte_name(t)[:40].rstrip("_") for t in (old.tree, tree))
+    was, base = cte_name(old.tree), cte_name(tree)
     if (
         not old.name
         or was == base

@@ -111,7 +111,9 @@ class _Generator(SQLite.Generator):
 
     def not_sql(self, expression: exp.Not) -> str:
         inner = expression.this
-        if isinstance(inner, (exp.In, exp.Like, exp.Between, exp.Is, exp.Glob)) and not inner.args.get("negate"):
+        if isinstance(inner, (exp.In, exp.Like, exp.Between, exp.Is, exp.Glob)):
+            if inner.args.get("negate"):
+                return super().not_sql(expression)
             left, whole = self.sql(inner, "this"), self.sql(inner)
             if whole.startswith(left + " ") and not isinstance(inner.this, (exp.Binary, exp.Not)):
                 rest = whole[len(left) + 1 :]
