@@ -1,0 +1,347 @@
+"""`prm build` from a folder to a trace file, on a database made here: what is promised of every trace."""
+
+import csv
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prm.cli import main
+from prm.errors import InputError
+from prm.labeling.build import build, read_questions
+from prm.sql.compare import is_ordered, results_equal
+from prm.sql.database import open_database
+from prm.sql.decompose import assemble
+from prm.sql.mutate import CATEGORIES
+from prm.traces.trace import Trace
+
+DDL = """
+CREATE TABLE author (author_id INTEGER PRIMARY KEY, name TEXT, country TEXT, born INTEGER);
+CREATE TABLE book (book_id INTEGER PRIMARY KEY, title TEXT, genre TEXT, price REAL, pages INTEGER,
+    author_id INTEGER REFERENCES author(author_id));
+"""
+AUTHORS = [
+    (1, "Ada Moor", "Ghana", 1950), (2, "Ben Holt", "Chile", 1962), (3, "Cleo Ray", "Ghana", 1971),
+    (4, "Dan Ives", "Japan", 1962), (5, "Eve Lund", None, 1980), (6, "Fay Marsh", "Chile", 1955),
+]  # fmt: skip
+BOOKS = [
+    (i, f"Book {i % 17}", ("novel", "poems", "essay")[i % 3], 5 + (i * 7) % 23 / 2, 90 + i * 37 % 300, 1 + i * i % 5)
+    for i in range(1, 41)
+]  # fmt: skip
+QUESTIONS = [
+    ("How many authors are there?", "SELECT count(*) FROM author"),
+    ("Which authors were born after 1960?", 'SELECT NAME FROM Author WHERE born > 1960 ORDER BY name'),
+    ("How many books of each genre?", "SELECT genre, count(*) FROM book GROUP BY genre"),
+    (
+        "Which authors wrote more than 5 books?",
+        "SELECT T1.name FROM author AS T1 JOIN book AS T2 ON T1.author_id = T2.author_id "
+        "GROUP BY T1.author_id HAVING count(*) > 5",
+    ),
+    (
+        "Titles of novels by authors from Ghana",
+        "SELECT T2.title FROM author AS T1 JOIN book AS T2 ON T1.author_id = T2.author_id "
+        "WHERE T1.country = 'Ghana' AND T2.genre = 'novel'",
+    ),
+    ("Authors without a book", "SELECT name FROM author WHERE author_id NOT IN (SELECT author_id FROM book)"),
+    ("Books dearer than the average", "SELECT title FROM book WHERE price > (SELECT avg(price) FROM book)"),
+    ("Countries of authors born before 1960 but not after 1970", "SELECT country FROM author WHERE born < 1960 "
+     "EXCEPT SELECT country FROM author WHERE born > 1970"),
+    ("The longest book", "SELECT title, pages FROM book ORDER BY pages DESC LIMIT 1"),
+    ("Average price of essays", 'SELECT avg(price) FROM book WHERE genre = "essay"'),
+]  # fmt: skip
+SKIPPED = [
+    ("Poets?", "SELECT poet FROM author", "gold_fails"),
+    ("Authors from Mars", "SELECT name FROM author WHERE country = 'Mars'", "gold_empty"),
+    (
+        "Endless",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+        "gold_timeout",
+    ),
+]
+
+
+def make_database(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(DDL)
+        connection.executemany("INSERT INTO author VALUES (?, ?, ?, ?)", AUTHORS)
+        connection.executemany("INSERT INTO book VALUES (?, ?, ?, ?, ?, ?)", BOOKS)
+    connection.close()
+    return path
+
+
+def write_json(path: Path, entries: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def spider(tmp_path_factory):
+    root = tmp_path_factory.mktemp("spider")
+    make_database(root / "database" / "library" / "library.sqlite")
+    entries = [{"db_id": "library", "question": q, "query": sql} for q, sql in QUESTIONS]
+    write_json(root / "train_spider.json", entries[:6])
+    write_json(root / "train_others.json", entries[6:])
+    bad = [{"db_id": "library", "question": q, "query": sql} for q, sql, _ in SKIPPED]
+    write_json(root / "dev.json", [*bad, entries[0]])
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(spider, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out") / "train.jsonl"
+    summary = build("spider", spider, "train", output, wrong_per_question=6)
+    traces = [Trace.from_dict(json.loads(line)) for line in output.read_text(encoding="utf-8").splitlines()]
+    return output, traces, summary
+
+
+def groups_of(traces):
+    groups = {}
+    for trace in traces:
+        groups.setdefault(trace.group, []).append(trace)
+    return groups
+
+
+def test_every_question_has_a_right_trace_and_wrong_ones(built):
+    _, traces, summary = built
+    groups = groups_of(traces)
+    assert list(groups) == [f"train-{i}" for i in range(len(QUESTIONS))]
+    for (question, sql), group in zip(QUESTIONS, groups.values(), strict=True):
+        right, *wrong = group
+        assert set(right.labels) == {1} and right.first_error == -1
+        assert 3 <= len(wrong) <= 6
+        assert [t.id for t in group] == [f"{right.group}-{k}" for k in range(len(group))]
+        for trace in group:
+            assert (trace.question, trace.gold_sql, trace.db_id) == (question, sql, "library")
+            assert (
+                trace.label_source == "execution" and "author(author_id INTEGER PRIMARY KEY" in trace.schema
+            )
+    assert summary["traces"] == len(traces) and summary["skipped"] == {}
+
+
+def test_labels_fall_once_where_the_error_is_named(built):
+    for trace in built[1]:
+        at = trace.first_error
+        n = len(trace.steps)
+        assert trace.labels == ([1] * n if at < 0 else [1] * at + [0] * (n - at))
+        assert [i for i, step in enumerate(trace.steps) if step.error] == ([] if at < 0 else [at])
+        assert at < 0 or trace.steps[at].error in CATEGORIES
+
+
+def test_a_wrong_trace_is_the_right_one_up_to_its_error(built):
+    for right, *wrong in groups_of(built[1]).values():
+        for trace in wrong:
+            at = trace.first_error
+            assert [s.text for s in trace.steps[:at]] == [s.text for s in right.steps[:at]]
+            assert trace.steps[at].sql != right.steps[at].sql
+            sentence, other = trace.steps[at].text.split("\n")[0], right.steps[at].text.split("\n")[0]
+            assert sentence != other
+        assert len({t.sql for t in [right, *wrong]}) == 1 + len(wrong)
+
+
+def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(built, spider):
+    with open_database(spider / "database" / "library" / "library.sqlite") as database:
+        for trace in built[1]:
+            assert trace.sql == assemble([step.sql for step in trace.steps])
+            for step in trace.steps:
+                sentence, fragment = step.text.split("\n")
+                assert fragment == step.sql and sentence[0].isupper() and sentence.endswith(".")
+            equal = results_equal(
+                database.execute(trace.gold_sql),
+                database.execute(trace.sql),
+                ordered=is_ordered(trace.gold_sql),
+            )
+            assert equal == (trace.labels[-1] == 1), trace.sql
+
+
+def test_errors_are_spread_over_steps_and_kinds(built):
+    _, traces, summary = built
+    for right, *wrong in groups_of(traces).values():
+        if len(right.steps) > 1 and len(wrong) == 6:
+            assert len({t.first_error for t in wrong}) == len(right.steps)
+    assert len(summary["categories"]) >= 12
+    assert sum(summary["categories"].values()) == sum(summary["first_error_positions"].values())
+
+
+def test_names_are_spelled_as_in_the_schema(built):
+    """Gold's own `NAME FROM Author` would make a wrong `name` stand out."""
+    for trace in groups_of(built[1])["train-1"]:
+        assert "NAME" not in trace.sql and "Author" not in trace.sql
+
+
+def test_workers_and_shards_give_the_same_bytes(built, spider, tmp_path, monkeypatch):
+    output, _, _ = built
+    monkeypatch.setattr("prm.labeling.build._CHUNK", 3)
+    build("spider", spider, "train", tmp_path / "two.jsonl", wrong_per_question=6, workers=2)
+    assert (tmp_path / "two.jsonl").read_bytes() == output.read_bytes()
+    lines = []
+    for i in (1, 2, 3):
+        summary = build(
+            "spider", spider, "train", tmp_path / "part.jsonl", wrong_per_question=6, shard=(i, 3)
+        )
+        assert summary["questions"] == len(QUESTIONS[i - 1 :: 3])
+        lines += (tmp_path / "part.jsonl").read_text(encoding="utf-8").splitlines()
+    whole = output.read_text(encoding="utf-8").splitlines()
+    assert sorted(lines) == sorted(whole) and len(lines) == len(whole)
+
+
+def test_the_seed_changes_the_errors_and_nothing_else_does(built, spider, tmp_path):
+    build("spider", spider, "train", tmp_path / "a.jsonl", wrong_per_question=6, limit=4)
+    first = (tmp_path / "a.jsonl").read_bytes()
+    assert built[0].read_bytes().startswith(first)
+    build("spider", spider, "train", tmp_path / "b.jsonl", wrong_per_question=6, limit=4, seed=1)
+    assert (tmp_path / "b.jsonl").read_bytes() != first
+
+
+def test_skipped_questions_are_counted_with_their_reason(spider, tmp_path, capsys):
+    arguments = ["build", "--layout", "spider", "--root", str(spider), "--split", "dev", "--timeout", "0.3"]
+    assert main([*arguments, "--output", str(tmp_path / "dev.jsonl")]) == 0
+    summary = json.loads((tmp_path / "dev.jsonl.stats.json").read_text(encoding="utf-8"))
+    assert summary["skipped"] == {reason: 1 for _, _, reason in SKIPPED}
+    assert (summary["questions"], summary["questions_with_traces"]) == (4, 1)
+    said = capsys.readouterr().err
+    assert "4 questions" in said and "skipped 1: gold gives no rows" in said
+
+
+def test_bird_layout_carries_the_evidence(tmp_path):
+    """`dev/` inside the folder, `SQL` and `evidence` in the entries."""
+    home = tmp_path / "bird" / "dev"
+    make_database(home / "dev_databases" / "library" / "library.sqlite")
+    question, sql = QUESTIONS[4]
+    entry = {
+        "question_id": 7,
+        "db_id": "library",
+        "question": question,
+        "evidence": "Ghana is a country",
+        "SQL": sql,
+    }
+    write_json(home / "dev.json", [entry, entry | {"evidence": ""}])
+    for root in (home, home.parent):
+        build("bird", root, "dev", tmp_path / "dev.jsonl")
+        rows = [
+            json.loads(line) for line in (tmp_path / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        assert {row.get("evidence") for row in rows if row["group"] == "dev-0"} == {"Ghana is a country"}
+        assert not any("evidence" in row for row in rows if row["group"] == "dev-1")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_table_layout(tmp_path, suffix):
+    make_database(tmp_path / "data" / "shop.db")
+    rows = [{"question": q, "sql": sql, "database": "data/shop.db"} for q, sql in QUESTIONS[:2]]
+    rows[0] |= {"id": "mine", "evidence": "an author is a person"}
+    file = tmp_path / f"questions.{suffix}"
+    with open(file, "w", encoding="utf-8", newline="") as stream:
+        if suffix == "csv":
+            writer = csv.DictWriter(stream, ["id", "question", "sql", "database", "evidence"])
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)
+    build("table", file, None, tmp_path / "out.jsonl")
+    made = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["group"] for row in made} == {"mine", "questions-1"}
+    assert made[0]["id"] == "mine-0" and made[0]["db_id"] == "shop"
+    assert made[0]["evidence"] == "an author is a person" and "evidence" not in made[-1]
+
+
+def spoilt(root: Path, entry: dict) -> Path:
+    make_database(root / "database" / "library" / "library.sqlite")
+    good = {"db_id": "library", "question": "q", "query": "SELECT 1"}
+    write_json(root / "dev.json", [good, good | entry])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"query": None}, "entry 1 (from 0): 'query' must be a non-empty text"),
+        ({"question": " "}, "entry 1 (from 0): 'question' must be a non-empty text"),
+        ({"db_id": "zoo"}, "entry 1 (from 0) asks database 'zoo', but there is no"),
+        ({"db_id": "../library"}, "'db_id' must be the name of a folder"),
+    ],
+)
+def test_a_bad_entry_is_named(tmp_path, entry, said):
+    with pytest.raises(InputError) as caught:
+        read_questions("spider", spoilt(tmp_path, entry), "dev")
+    assert said in str(caught.value) and "dev.json" in str(caught.value)
+
+
+def test_files_that_are_not_what_they_should_be(tmp_path):
+    with pytest.raises(InputError, match=r"no such folder"):
+        read_questions("spider", tmp_path / "nowhere", "dev")
+    with pytest.raises(InputError, match=r"has no dev\.json"):
+        read_questions("spider", tmp_path, "dev")
+    with pytest.raises(InputError, match="needs --split"):
+        read_questions("bird", tmp_path, None)
+    (tmp_path / "dev.json").write_text('[{"db_id": \n oops', encoding="utf-8")
+    with pytest.raises(InputError, match=r"dev\.json:2: no valid JSON"):
+        read_questions("spider", tmp_path, "dev")
+    write_json(tmp_path / "dev.json", [])
+    with pytest.raises(InputError, match="holds no questions"):
+        read_questions("spider", tmp_path, "dev")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"question": "q", "sql": "SELECT 1", "database": "no.db"}\n', ":1: there is no database"),
+        ('\n{"question": "q", "sql": "SELECT 1"}\n', ":2: 'database' must be a non-empty text"),
+        ('{"question": "q"\n', ":1: no JSON object"),
+        (
+            '{"question": "q", "sql": "S", "database": "a.db", "id": "x"}\n' * 2,
+            ":2: the id 'x' also stands in line 1",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, text, said):
+    make_database(tmp_path / "a.db")
+    (tmp_path / "mine.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_questions("table", tmp_path / "mine.jsonl", None)
+    assert said in str(caught.value)
+
+
+def test_a_csv_needs_its_columns(tmp_path):
+    (tmp_path / "mine.csv").write_text("question,sql\nq,SELECT 1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"mine\.csv:1: the first line must name the column 'database'"):
+        read_questions("table", tmp_path / "mine.csv", None)
+
+
+def test_a_file_that_is_no_database_stops_with_exit_status_2(tmp_path, capsys):
+    """Also where the trouble shows in a worker process only; nothing is left under the output's name."""
+    root = spoilt(tmp_path / "spider", {})
+    (root / "database" / "library" / "library.sqlite").write_text("no database at all", encoding="utf-8")
+    write_json(root / "dev.json", [{"db_id": "library", "question": "q", "query": "SELECT 1"}] * 40)
+    for workers in ("1", "2"):
+        arguments = [
+            "build",
+            "--layout",
+            "spider",
+            "--root",
+            str(root),
+            "--split",
+            "dev",
+            "--workers",
+            workers,
+        ]
+        assert main([*arguments, "--output", str(tmp_path / "out" / "dev.jsonl")]) == 2
+        assert "not an SQLite database" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_builder_imports_no_model_library():
+    code = (
+        "import sys, prm.labeling.build\n"
+        "print([m for m in ('torch', 'transformers', 'evaluate') if m in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.strip() == "[]"
