@@ -1,9 +1,9 @@
 """Scored traces in; `metrics.json`, `predictions.jsonl`, `report.html` and a table for the terminal out.
 
 `evaluate_traces` is the one road: `prm evaluate --predictions` (here), `prm evaluate --model` and the
-trainer's closing evaluation all end in it. The threshold is never chosen on the evaluated data unless "oracle" is asked
-for, and `threshold_from` always says where it comes from. Equal input gives equal files: the bootstrap is
-seeded, the shown traces are drawn by a hash of their content, and no file holds a date.
+trainer's closing evaluation all end in it. The threshold is never chosen on the evaluated data unless
+"oracle" is asked for, and `threshold_from` always says where it comes from. Equal input gives equal files:
+the bootstrap is seeded, the shown traces are drawn by a hash of their content, and no file holds a date.
 
 The report is one HTML file without a single script or outside address: charts are SVG drawn here, the rest is
 CSS. Whatever comes from the data is escaped, and a content security policy forbids scripts on top.
@@ -325,7 +325,7 @@ def _best_baselines(metrics: dict[str, Any]) -> dict[str, tuple[str, float]]:
 
 
 def _shown_traces(traces: Sequence[Trace], predicted: Sequence[int]) -> list[dict[str, Any]]:
-    """Twenty labelled traces, dealt in turn from all that can happen to a trace, drawn by a hash of their content.
+    """Twenty labelled traces, dealt in turn from all that can happen to one, drawn by a hash of their text.
 
     Each comes from another question while there are enough.
     """
