@@ -75,7 +75,7 @@ def test_files_of_an_evaluation(jsonl, tmp_path):
     assert metrics["n_questions"] == 3 and metrics["data"] == [scored]
     assert set(metrics["ci"]) == {*RATES, *STEP_METRICS}
     assert metrics["ci"]["first_error_acc"] == [1.0, 1.0]
-    # training data: 3 of 3, then 1 of 3 right, so position_only flags index 1: wrong for the second of a, and b
+    # training data: 3 of 3, then 1 of 3 right, so position_only flags index 1: wrong in a's second trace and b
     assert metrics["baselines"]["position_only"]["first_error_acc"] == 2 / 4
     assert metrics["by"]["db_id"]["concert"]["n_traces"] == 4
     assert metrics["by"]["error"]["comparison"]["error_acc"] == 1.0
@@ -138,6 +138,14 @@ def test_bad_input_gives_one_line_and_status_2(rows, arguments, error, jsonl, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_threshold_data_without_clean_traces_is_chosen_by_first_error_acc(jsonl, tmp_path):
+    dev = jsonl("dev.jsonl", [row([1, 0], [0.9, 0.3]), row([0], [0.5])])  # both right on (.5, .9]
+    scored = jsonl("scored.jsonl", ROWS)
+    metrics = evaluate_predictions([scored], str(tmp_path / "out"), threshold_data=[dev])
+    assert metrics["threshold"] == pytest.approx(0.7)
+    assert metrics["threshold_from"] == f"best first_error_acc on {dev}"
+
+
 def test_unscored_traces_are_skipped_on_request(jsonl, tmp_path):
     scored = jsonl("scored.jsonl", [*ROWS, row([1])])
     assert evaluate_predictions([scored], str(tmp_path / "out"), on_bad_rows="skip")["n_traces"] == 4
@@ -163,10 +171,10 @@ def test_the_traces_given_are_left_alone(tmp_path):
 
 
 def test_no_torch_and_no_transformers(jsonl, tmp_path):
-    scored = jsonl("scored.jsonl", ROWS)
+    scored, out = jsonl("scored.jsonl", ROWS), str(tmp_path / "out")
     code = (
         "import sys; from prm.cli import main; "
-        f"assert main(['evaluate', '--predictions', {scored!r}, '--output', {str(tmp_path / 'out')!r}]) == 0; "
+        f"assert main(['evaluate', '--predictions', {scored!r}, '--output', {out!r}]) == 0; "
         "print([m for m in ('torch', 'transformers', 'evaluate', 'datasets', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -211,7 +219,7 @@ def test_hostile_text_is_inert(tmp_path):
     assert not {"script", "img", "link", "iframe", "object", "base", "form"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     text = "".join(page.text)
-    # question, model, threshold, info, db_id and its row, evidence, schema, gold, 2 * 2 step texts …: all as text
+    # question, model, threshold, info, db_id and its row, evidence, schema, gold, steps …: all there, as text
     assert text.count("<script>alert(1)</script>") >= 12
     assert text.count("{{ 7 * 7 }}") == text.count("<script>alert(1)</script>")
     assert page.tags.count("details") == 2

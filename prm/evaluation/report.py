@@ -168,8 +168,9 @@ def evaluate_predictions(
         dev = [trace for file in threshold_data for trace in _scored(file, **reading)]
         if not any(label is not None for trace in dev for label in trace.labels):
             raise InputError("no trace has a label to choose a threshold by", file=str(threshold_data[0]))
-        threshold, _ = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
-        threshold_from = "best f1 on " + ", ".join(threshold_data)
+        threshold, f1 = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
+        chosen_by = "f1" if f1 is not None else "first_error_acc"
+        threshold_from = f"best {chosen_by} on {', '.join(threshold_data)}"
     means = None
     if train_data:
         train = [trace for file in train_data for trace in load_traces(file, **reading)]
