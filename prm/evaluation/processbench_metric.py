@@ -1,9 +1,9 @@
 """The first-error metrics as a metric of the `evaluate` library.
 
-By path, offline: `evaluate.load("prm/evaluation/processbench_metric.py")`; by class, without the copy into the
-modules cache that `load` makes: `ProcessBenchMetric(keep_in_memory=True)`. Both have `.compute(predictions=,
-references=, threshold=, rule=)`. The definitions live in `prm.evaluation.metrics`; `error_acc`, `correct_acc`
-and `f1` are those of ProcessBench (arXiv:2412.06559).
+By path, offline: `evaluate.load("prm/evaluation/processbench_metric.py")`; by class, without the copy into
+the modules cache that `load` makes: `ProcessBenchMetric(keep_in_memory=True)`. Both have
+`.compute(predictions=, references=, threshold=, rule=)`. The definitions live in `prm.evaluation.metrics`;
+`error_acc`, `correct_acc` and `f1` are those of ProcessBench (arXiv:2412.06559).
 
 This file imports `evaluate`, which takes seconds and imports torch, so nothing else in `prm.evaluation`
 imports this file. The loader of `evaluate` reads import lines by pattern: one module a line, or it fails.

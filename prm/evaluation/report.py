@@ -1,9 +1,9 @@
 """Scored traces in; `metrics.json`, `predictions.jsonl`, `report.html` and a table for the terminal out.
 
 `evaluate_traces` is the one road: `prm evaluate --predictions` (here), `prm evaluate --model` and the
-trainer's closing evaluation all end in it. The threshold is never chosen on the evaluated data unless "oracle" is asked
-for, and `threshold_from` always says where it comes from. Equal input gives equal files: the bootstrap is
-seeded, the shown traces are drawn by a hash of their content, and no file holds a date.
+trainer's closing evaluation all end in it. The threshold is never chosen on the evaluated data unless
+"oracle" is asked for, and `threshold_from` always says where it comes from. Equal input gives equal files:
+the bootstrap is seeded, the shown traces are drawn by a hash of their content, and no file holds a date.
 
 The report is one HTML file without a single script or outside address: charts are SVG drawn here, the rest is
 CSS. Whatever comes from the data is escaped, and a content security policy forbids scripts on top.
@@ -168,8 +168,9 @@ def evaluate_predictions(
         dev = [trace for file in threshold_data for trace in _scored(file, **reading)]
         if not any(label is not None for trace in dev for label in trace.labels):
             raise InputError("no trace has a label to choose a threshold by", file=str(threshold_data[0]))
-        threshold, _ = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
-        threshold_from = "best f1 on " + ", ".join(threshold_data)
+        threshold, f1 = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
+        chosen_by = "f1" if f1 is not None else "first_error_acc"
+        threshold_from = f"best {chosen_by} on {', '.join(threshold_data)}"
     means = None
     if train_data:
         train = [trace for file in train_data for trace in load_traces(file, **reading)]
@@ -325,7 +326,7 @@ def _best_baselines(metrics: dict[str, Any]) -> dict[str, tuple[str, float]]:
 
 
 def _shown_traces(traces: Sequence[Trace], predicted: Sequence[int]) -> list[dict[str, Any]]:
-    """Twenty labelled traces, dealt in turn from all that can happen to a trace, drawn by a hash of their content.
+    """Twenty labelled traces, dealt in turn from all that can happen to one, drawn by a hash of their text.
 
     Each comes from another question while there are enough.
     """
