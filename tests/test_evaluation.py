@@ -16,7 +16,7 @@ from rich.console import Console
 
 from prm.cli import main
 from prm.errors import InputError
-from prm.evaluation import first_error_metrics
+from prm.evaluation import baselines, bootstrap_intervals, first_error_metrics
 from prm.evaluation.metrics import RATES, STEP_METRICS
 from prm.evaluation.report import ORACLE, evaluate_predictions, evaluate_traces, metrics_table
 from prm.traces.formats import load_traces
@@ -74,8 +74,7 @@ def test_files_of_an_evaluation(jsonl, tmp_path):
     assert metrics["first_error_acc"] == 1.0  # a: 1, none; b: 0; c: none
     assert metrics["n_questions"] == 3 and metrics["data"] == [scored]
     assert set(metrics["ci"]) == {*RATES, *STEP_METRICS}
-    assert metrics["ci"]["first_error_acc"] == [1.0, 1.0]
-    # training data: 3 of 3, then 1 of 3 right, so position_only flags index 1: wrong in a's second trace and b
+    # training data: 3 of 3, then 1 of 3 right, so position_only flags index 1: wrong in b and once in a
     assert metrics["baselines"]["position_only"]["first_error_acc"] == 2 / 4
     assert metrics["by"]["db_id"]["concert"]["n_traces"] == 4
     assert metrics["by"]["error"]["comparison"]["error_acc"] == 1.0
@@ -162,6 +161,19 @@ def test_equal_input_gives_equal_files(jsonl, tmp_path):
         evaluate_predictions([scored], str(tmp_path / name))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("rule", ["threshold", "most-likely"])
+def test_intervals_are_over_questions_and_baselines_by_the_same_rule(rule, tmp_path):
+    traces = [Trace.from_dict(r) for r in ROWS]
+    scores, labels = [t.scores for t in traces], [t.labels for t in traces]
+    found = evaluate_traces(traces, tmp_path, threshold=0.25, rule=rule, position_means=[0.6, 0.3])
+    by_question = bootstrap_intervals(scores, labels, groups=list("aabcd"), threshold=0.25, rule=rule)
+    assert found["ci"] == by_question
+    assert found["ci"] != bootstrap_intervals(scores, labels, threshold=0.25, rule=rule)
+    # position_only flags index 1, below .5, too late for b; yet P is .4, .3, none .3, so index 0 is likelier
+    assert found["baselines"] == baselines([0.6, 0.3], labels, rule=rule)
+    assert found["baselines"]["position_only"]["late_rate"] == {"threshold": 1 / 2, "most-likely": 0}[rule]
 
 
 def test_the_traces_given_are_left_alone(tmp_path):

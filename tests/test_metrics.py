@@ -184,6 +184,10 @@ def test_best_threshold_worked():
         ([[0.9, 0.2], [0.8]], [[1, 0], [None]], (0.55, None)),  # f1 undefined: first_error_acc, (.2, .9]
         ([[0.6], [0.8]], [[1], [1]], (0.3, None)),  # no erroneous trace: anything up to .6
         ([[0.6], [0.8]], [[0], [0]], (0.9, None)),  # no clean trace: (.8, 1]
+        # 2/3 on (.1, .15], where one error is found and both clean traces pass, and on (.6, .9], where both
+        # errors are found and one clean trace passes: the wider stretch is taken
+        ([[0.9], [0.1], [0.3]], [[1], [0], [1]], (0.2, 1.0)),
+        ([[0.1], [0.15], [0.6], [0.9]], [[0], [1], [0], [1]], (0.75, 2 / 3)),
         ([[0.5]], [[None]], (0.5, None)),
         (
             [[0.0], [0.0]],
@@ -213,7 +217,7 @@ def test_best_threshold_refuses_rates_of_mistakes():
 
 def test_position_means():
     # index 0: 3 of 4 right; 1: 1 of 3; 2: nothing labelled, so as before it; 3: 0 of 1
-    labels = [[1, 1, None, 0], [1, 0], [0, 0.2], [0.7, None]]
+    labels = [[1, 1, None, 0], [1, 0], [0, 0.2], [0.5, None]]
     assert position_means(labels) == pytest.approx([3 / 4, 1 / 3, 1 / 3, 0])
     assert position_means([[None, 1]]) == [1, 1]
     assert position_means([[None], []]) == []
