@@ -11,16 +11,16 @@ becomes
     SELECT name FROM count_by_id WHERE count > 2
 
 How it works. Everything that could stand alone is *hoisted*, innermost first: the query's own CTEs, derived
-tables, the arms of a set operation, and subqueries that read nothing from outside. What then remains is a SELECT
-without such parts, and it is cut at most twice: after FROM and WHERE (the rows), and after GROUP BY (the groups);
-HAVING turns into the WHERE of the step after it. A join whose rows are only filtered and returned is cut between
-the join and the filter. Every cut names the columns that later clauses read, so it needs to know whose column an
-unqualified name is; where that (or anything else) is not certain, the cut is not made and the step stays coarser.
-The coarsest result is the query itself as the only step: never a CTE around all of it.
+tables, the arms of a set operation, and subqueries that read nothing from outside. What then remains is a
+SELECT without such parts, and it is cut at most twice: after FROM and WHERE (the rows), and after GROUP BY
+(the groups); HAVING turns into the WHERE of the step after it. A join whose rows are only filtered and returned is
+cut between the join and the filter. Every cut names the columns that later clauses read, so it needs to know
+whose column an unqualified name is; where that (or anything else) is not certain, the cut is not made and the
+step stays coarser. The coarsest result is the query itself as the only step: never a CTE around all of it.
 
-The order of the output columns is kept, and so is the order of the rows where the query sets one. What a query
-leaves open may come out otherwise: with GROUP BY … ORDER BY count(*) DESC LIMIT 1 SQLite may choose another of two
-groups of the same size once the grouping is a step of its own (2 % of Spider's queries on Spider's data).
+The order of the output columns is kept, and so is the order of the rows where the query sets one. What a
+query leaves open may come out otherwise: in GROUP BY … ORDER BY count(*) DESC LIMIT 1 SQLite may choose another
+of two groups of the same size once the grouping is a step of its own (2 % of Spider's queries on its data).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DecomposeError(ValueError):
 
 @dataclass(frozen=True)
 class SQLStep:
-    """One step: `sql` is `name AS (SELECT …)`, or the final `SELECT …` (its name is ""); `text` the sentence."""
+    """One step: `sql` is `name AS (SELECT …)`, or the final `SELECT …` (named ""); `text` is the sentence."""
 
     name: str
     sql: str
@@ -55,8 +55,8 @@ class SQLStep:
 def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
     """Take one SELECT statement (SQLite's dialect) apart into steps.
 
-    `tables` maps each table's name to its columns in their order (upper and lower case do not matter). Without
-    it, queries over several tables that do not say whose column they mean stay in one piece.
+    `tables` maps each table's name to its columns in their order (upper and lower case do not matter).
+    Without it, queries over several tables that do not say whose column they mean stay in one piece.
 
     Raises:
         DecomposeError: `sql` is not one SELECT statement, or the parser cannot read it.
@@ -136,8 +136,8 @@ def to_sql(tree: exp.Expression) -> str:
 def output_columns(query: exp.Expression, tables: Tables | None = None) -> list[str] | None:
     """The columns that a query (or a CTE of it) gives, in order; None where a star cannot be expanded.
 
-    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named by
-    its SQL text.
+    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named
+    by its SQL text.
     """
     known = {name.lower(): list(columns) for name, columns in (tables or {}).items()}
     return _outputs(query, known)
@@ -211,10 +211,10 @@ def _slug(name: str) -> str:
 
 #: Words that SQLite reads as keywords where a column's name could stand.
 KEYWORDS = frozenset(
-    """add all alter and as autoincrement between case check collate commit constraint create default deferrable
-    delete distinct drop else escape except exists foreign from group having if in index insert intersect into is
-    isnull join limit not nothing notnull null on or order primary references returning select set table then to
-    transaction union unique update using values when where""".split()  # noqa: SIM905 (a list is 80 lines)
+    """add all alter and as autoincrement between case check collate commit constraint create default
+    deferrable delete distinct drop else escape except exists foreign from group having if in index insert
+    intersect into is isnull join limit not nothing notnull null on or order primary references returning
+    select set table then to transaction union unique update using values when where""".split()  # noqa: SIM905
 )
 
 
@@ -434,7 +434,7 @@ class _Chain:
             else:
                 name, inner = _unique(column_alias(e), used | {n.lower() for n in names}), e
             used.add(name.lower())
-            if name != e.alias_or_name or inner is e and not isinstance(e, exp.Column):
+            if name != e.alias_or_name or (inner is e and not isinstance(e, exp.Column)):
                 e.replace(exp.alias_(inner.copy(), _identifier(name)))
         return query
 
@@ -670,7 +670,7 @@ class _Chain:
         return self._attempt(self._cut_groups, query.copy()) or query
 
     def _resolve_aliases(self, query: exp.Expression) -> None:
-        """Replace output aliases in GROUP BY, HAVING and ORDER BY by what they stand for, as SQLite resolves them."""
+        """Replace output aliases by what they stand for, where SQLite takes them to be aliases."""
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
         for key in ("where", "group", "having", "order"):
             for column in self._own_columns(query, key):

@@ -1,23 +1,24 @@
 """One plain-English sentence for one step's SQL.
 
-A step of a trace is a sentence and an SQL fragment, and the sentence must be true of *any* fragment: a wrong trace is
-made by changing the syntax tree, and its sentence then says what the wrong SQL does. So the sentence is read off the
-tree alone, it names every column, value and operator, and trees that differ in meaning get different sentences
-(brackets stand wherever reading order would be open). It is short, since a small model reads it at every step:
+A step of a trace is a sentence and an SQL fragment, and the sentence must be true of *any* fragment: a wrong
+trace is made by changing the syntax tree, and its sentence then says what the wrong SQL does. So the sentence
+is read off the tree alone, it names every column, value and operator, and trees that differ in meaning get
+different sentences (brackets stand wherever reading order would be open). It is short, since a small model
+reads it at every step:
 
     SELECT name, age FROM singer WHERE age > 30 ORDER BY age DESC LIMIT 1
-    From singer, keep rows where age is greater than 30; return name and age; sort by age, highest first; keep only
-    the first 1 row.
+    From singer, keep rows where age is greater than 30; return name and age; sort by age, highest first;
+    keep only the first 1 row.
 
-Identifiers and literals stay as SQL writes them, operators become words. A call of a function without a phrase of its
-own stays a call (`ROUND(…, 2)`) with its arguments in words.
+Identifiers and literals stay as SQL writes them, operators become words. A call of a function without a phrase
+of its own stays a call (`ROUND(…, 2)`) with its arguments in words.
 """
 
 from __future__ import annotations
 
 from sqlglot import exp
 
-#: The names of these two arguments have changed between sqlglot's versions (a trailing underscore from 28 on).
+#: The keys of these two clauses have changed between sqlglot's versions (28 added the underscore).
 FROM = "from_" if "from_" in exp.Select.arg_types else "from"
 WITH = "with_" if "with_" in exp.Select.arg_types else "with"
 
@@ -131,7 +132,8 @@ def _set_operation(query: exp.SetOperation) -> str:
     if one and other and one.expressions == other.expressions:  # the same columns need no second list
         right = _source(other.args[FROM].this)
     if isinstance(query, exp.Union):
-        return f"take {left} together with {right}, {'without' if query.args.get('distinct') else 'keeping'} duplicates"
+        doubles = "without" if query.args.get("distinct") else "keeping"
+        return f"take {left} together with {right}, {doubles} duplicates"
     words = "except those in" if isinstance(query, exp.Except) else "that are also in"
     return f"take {left} {words} {right}"
 
@@ -342,12 +344,7 @@ def _comparison(e: exp.Expression, negated: bool) -> str:
 
 def _subquery(query: exp.Expression) -> str:
     """A query used as a value or a set, in brackets: `(max_age from oldest)`, or all of it."""
-    plain = _plain(query)
-    return (
-        f"({_list([_output(e) for e in plain.expressions])} from {_source(plain.args[FROM].this)})"
-        if plain
-        else (f"({_query(query)})")
-    )
+    return f"({_arm(query)})" if _plain(query) else _arm(query)
 
 
 def _aggregate(e: exp.Expression) -> str:
@@ -384,7 +381,7 @@ def _window(e: exp.Window) -> str:
 
 
 def _call(e: exp.Expression) -> str:
-    """A column, a literal, or a function call: SQL, with those arguments that are operations put into words."""
+    """A column, a literal or a function call: SQL, but arguments that are operations are put into words."""
     holes: list[exp.Expression] = []
 
     def dig(node: exp.Expression) -> exp.Expression:
