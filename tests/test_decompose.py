@@ -215,6 +215,8 @@ EQUAL = [
     "SELECT name FROM singer WHERE id = (SELECT singer_id FROM concert GROUP BY singer_id ORDER BY "
     "count(*) DESC, "
     "singer_id LIMIT 1)",
+    # the nested query reads an alias of the outer one
+    "SELECT id + 0 AS x FROM singer WHERE EXISTS (SELECT 1 FROM concert WHERE singer_id = x) ORDER BY age",
     # derived tables, with and without an alias
     "SELECT max(n) FROM (SELECT country, count(*) AS n FROM singer WHERE age > 1 GROUP BY country)",
     "SELECT t.country, t.n FROM (SELECT country, count(*) AS n FROM singer GROUP BY country) AS t WHERE "
@@ -272,6 +274,7 @@ EQUAL = [
     "ORDER BY song",
     "SELECT name FROM singer WHERE name IN (SELECT upper(name) FROM singer WHERE age > 30) ORDER BY id",
     "SELECT DISTINCT name FROM singer WHERE country <> 'USA' OR age > 1 ORDER BY name",
+    "SELECT name -- the name\nFROM singer /* all */ WHERE age > 30 -- old",
     # nothing to read from
     "SELECT 1 + 1, 'a' || 'b'",
 ]
@@ -312,9 +315,18 @@ def test_fragments(query):
         assert parse_fragment(step.sql)[0] == step.name
 
 
-@pytest.mark.parametrize(
-    "sql", ["", "DELETE FROM singer", "SELECT 1; SELECT 2", "SELECT FROM WHERE", "nonsense ("]
-)
+REFUSED = {
+    "nothing": "",
+    "no query": "DELETE FROM singer",
+    "two": "SELECT 1; SELECT 2",
+    "no columns": "SELECT FROM singer",
+    "no SQL": "nonsense (",
+    "too deep": "SELECT " + "(" * 2000 + "1" + ")" * 2000,
+    "too many": "SELECT 1 FROM singer WHERE " + " AND ".join(f"age <> {i}" for i in range(5000)),
+}
+
+
+@pytest.mark.parametrize("sql", REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_query_is_refused(sql):
     with pytest.raises(DecomposeError):
         decompose(sql, TABLES)

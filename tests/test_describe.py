@@ -75,6 +75,12 @@ SENTENCES = {
         "than 1)."
     ),
     "SELECT a FROM t EXCEPT SELECT a FROM u": "Take a from t except those in u.",
+    "SELECT a FROM t UNION SELECT a FROM u UNION SELECT b FROM v": (
+        "Take a from t together with u together with b from v, without duplicates."
+    ),
+    "SELECT a FROM t UNION ALL SELECT a FROM u EXCEPT SELECT a FROM v": (
+        "Take (take a from t together with u, keeping duplicates) except those in a from v."
+    ),
     "SELECT a FROM t INTERSECT SELECT b FROM u ORDER BY a LIMIT 3 OFFSET 2": (
         "Take a from t that are also in b from u; sort by a, lowest first; keep only the first 3 rows "
         "after skipping 2."
