@@ -13,7 +13,8 @@ when
 
 Finding the order of the columns by trial is factorial in their number. Here a column can only stand for one
 with the same multiset of values, and each choice splits the rows into finer classes that the next one has to
-respect, so that real results are settled without ever going back.
+respect, so that real results are settled without ever going back. A search that is made to go back all the
+same ends after `_BUDGET` cells, and the results count as different.
 """
 
 from __future__ import annotations

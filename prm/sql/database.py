@@ -118,9 +118,8 @@ class Database:
                 answer = self._ask(sql)
                 if answer is None:  # the worker died, perhaps killed from outside: reading twice does no harm
                     answer = self._ask(sql)
-            except (
-                BaseException
-            ):  # also KeyboardInterrupt: an answer that is under way must not be the next one's
+            except BaseException:
+                # Also after Ctrl-C: an answer that is under way must not be taken for the next one's.
                 self._end_worker()
                 raise
         if answer is None:
