@@ -817,12 +817,26 @@ def _having_aggregate(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 
 def arithmetic(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Another operation between two columns, or its operands exchanged."""
+    """Operands exchanged, plus for minus, or a constant part forgotten (`100.0 *`, `+ 1`)."""
     for node in _shuffled(tree.find_all(exp.Sub, exp.Add, exp.Mul, exp.Div), rng):
-        if isinstance(node, (exp.Sub, exp.Div)):
-            yield edited(tree, (node, type(node)(this=node.expression.copy(), expression=node.this.copy())))
-        other = {exp.Sub: exp.Add, exp.Add: exp.Sub, exp.Mul: exp.Div, exp.Div: exp.Mul}[type(node)]
-        yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
+        constant = [side for side in (node.this, node.expression) if not side.find(exp.Column, exp.Star)]
+        if len(constant) == 1:
+            rest = node.expression if constant[0] is node.this else node.this
+            idle = isinstance(node.parent, exp.Paren) and not isinstance(rest, exp.Binary)
+            yield edited(tree, (node.parent if idle else node, rest))
+        elif not constant:
+            if isinstance(node, (exp.Sub, exp.Div)):
+                swapped = node.copy()
+                swapped.set("this", _operand(node.expression))
+                swapped.set("expression", _operand(node.this))
+                yield edited(tree, (node, swapped))
+            if isinstance(node, (exp.Sub, exp.Add)):
+                other = exp.Add if isinstance(node, exp.Sub) else exp.Sub
+                yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
+
+
+def _operand(node: Tree) -> Tree:
+    return exp.Paren(this=node.copy()) if isinstance(node, exp.Binary) else node.copy()
 
 
 # --- the errors: order, limit, sets -------------------------------------------------------------------------
