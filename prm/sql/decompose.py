@@ -127,14 +127,14 @@ class _Generator(SQLite.Generator):
                 return f"{left} IS NOT {rest[3:]}" if rest.startswith("IS ") else f"{left} NOT {rest}"
         return super().not_sql(expression)
 
-    def join_sql(self, expression: exp.Join, join_op: str | None = None) -> str:
+    def join_sql(self, expression: exp.Join, *options: str | None) -> str:
         on = expression.args.get("on")
         if not expression.side and not expression.method and not expression.args.get("using"):
             if expression.kind == "CROSS" and on is None:  # what the parser makes of a comma, too
                 return f", {self.sql(expression.this)}"
             if on == exp.true():  # what the parser adds to a JOIN without a condition
                 return f" JOIN {self.sql(expression.this)}"
-        return super().join_sql(expression, join_op)
+        return super().join_sql(expression, *options)
 
 
 def to_sql(tree: exp.Expression) -> str:

@@ -36,7 +36,6 @@ COMPARISONS: dict[type[exp.Expression], tuple[str, str | None]] = {
     exp.Like: ("is like", "is not like"),
     exp.Glob: ("matches the glob", "does not match the glob"),
     exp.RegexpLike: ("matches the pattern", "does not match the pattern"),
-    exp.Match: ("matches the search", "does not match the search"),
 }
 ARITHMETIC: dict[type[exp.Expression], str] = {
     exp.Add: "plus",
