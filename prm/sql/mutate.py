@@ -514,7 +514,7 @@ def _near_texts(text: str, frequent: Sequence[object], rng: Random) -> list[str]
     if (date := _DATE.match(text)) and 1000 <= int(date[1]) <= 2999:
         spellings += [f"{int(date[1]) + sign}{date[2]}" for sign in (1, -1)]
     elif text.lstrip("-").isdigit():
-        spellings += [str(int(text) + sign) for sign in (1, -1)]
+        spellings += [str(int(text) + sign) for sign in (1, -1) if int(text) + sign]
     elif any(c.isalpha() for c in text):
         spellings += [text.lower(), text.capitalize(), text.title()] + (
             [text.upper()] if len(text) <= 4 else []
