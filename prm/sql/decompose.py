@@ -40,6 +40,9 @@ from prm.sql.describe import FROM, WITH, describe
 
 Tables = Mapping[str, Sequence[str]]
 
+#: The clauses beside the output that work on the rows which FROM and WHERE make.
+LATER = ("group", "having", "order")
+
 
 class DecomposeError(ValueError):
     """The text is not one SELECT statement that can be read."""
@@ -644,15 +647,13 @@ class _Chain:
         return select
 
     def _cut(self, query: exp.Expression) -> exp.Expression:
-        later = ("group", "having", "order")
-        known = {"expressions", FROM, "joins", "where", *later, "limit", "offset", "distinct"}
+        known = {"expressions", FROM, "joins", "where", *LATER, "limit", "offset", "distinct"}
         if {key for key, value in query.args.items() if value} - known or not query.args.get(FROM):
             return query
-        if any(self._nested_reads(part) for part in [*query.expressions, *map(query.args.get, later)]):
+        if any(self._nested_reads(part) for part in [*query.expressions, *map(query.args.get, LATER)]):
             return query
         self._resolve_aliases(query)
-        cut = self._attempt(self._cut_rows, query.copy())
-        query = cut or query
+        query = self._attempt(self._cut_rows, query.copy()) or query
         return self._attempt(self._cut_groups, query.copy()) or query
 
     def _resolve_aliases(self, query: exp.Expression) -> None:
@@ -667,13 +668,10 @@ class _Chain:
                 owners = self._source_of(query, column)
                 if not first and any(_source_columns(s, self.known) is None for s in owners):
                     raise _Unsafe  # a column of that name would win
-                if first or not owners:
-                    whole = (
-                        exp.paren(target.copy())
-                        if isinstance(target, exp.Binary) and not first
-                        else target.copy()
-                    )
-                    column.replace(whole)
+                if first:
+                    column.replace(target.copy())
+                elif not owners:
+                    column.replace(exp.paren(target) if isinstance(target, exp.Binary) else target.copy())
         group = query.args.get("group")
         for term in group.expressions if group else []:
             if term.is_int:
@@ -697,17 +695,15 @@ class _Chain:
         """First cut: FROM, JOIN and WHERE make the rows, the rest reads them."""
         sources, where = _source_nodes(query), query.args.get("where")
         many = len(sources) > 1
-        aggregates = list(_aggregates(query))
-        rest = any(query.args.get(k) for k in ("group", "having", "order", "limit", "distinct")) or bool(
-            aggregates
-        )
-        windows = any(isinstance(n, exp.Window) for e in query.expressions for n in _own(e))
+        more = any(query.args.get(key) for key in ("group", "having", "order", "limit", "distinct"))
+        more = more or any(_aggregates(query))
+        more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in _own(e))
         inside, outside = where.this if where else None, None
         aliases = {e.alias.lower() for e in query.expressions if isinstance(e, exp.Alias)}
         for column in where.find_all(exp.Column) if where and self._nested_reads(where) else []:
             if not column.table and column.name.lower() in aliases:
                 raise _Unsafe  # a nested query may read the alias, which the rows have not yet
-        if not (rest or windows):
+        if not more:
             if not (many and where):
                 return query
             # conditions over several tables belong to the join, those over one table are a filter after it
@@ -731,48 +727,36 @@ class _Chain:
         if starred and not many:
             if not bare:
                 raise _Unsafe
-            if any(
-                not self._source_of(query, c) for c in self._own_columns(query, "group", "having", "order")
-            ):
+            if not all(self._source_of(query, c) for c in self._own_columns(query, *LATER)):
                 raise _Unsafe
             rows.set("expressions", [exp.Star()])
         else:
             if starred:
                 self._expand_stars(query)
-            self._carry(query, rows, sources, where)
+            self._carry(query, rows, sources)
         name = self._push(rows)
         query.set(FROM, exp.From(this=exp.to_table(name)))
         query.set("joins", None)
-        for column in self._own_columns(query, "expressions", "where", "group", "having", "order"):
-            if starred and not many:
+        if starred and not many:
+            for column in self._own_columns(query, "expressions", *LATER):
                 column.set("table", None)
         return query
 
-    def _carry(
-        self,
-        query: exp.Expression,
-        rows: exp.Select,
-        sources: list[exp.Expression],
-        where: exp.Expression | None,
-    ) -> None:
+    def _carry(self, query: exp.Expression, rows: exp.Select, sources: list[exp.Expression]) -> None:
         """Let `rows` give every column that `query` still reads, and rewrite `query` to read it there."""
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
         wanted: dict[tuple[str, str], list[exp.Column]] = {}
-        for column in self._own_columns(query, "expressions", "where", "group", "having", "order"):
-            owners = self._source_of(query, column)
-            using = {u.name.lower() for j in query.args.get("joins") or [] for u in j.args.get("using") or []}
-            natural = any(j.args.get("method") for j in query.args.get("joins") or [])
-            if len(owners) == 1:
-                owner = owners[0].alias_or_name.lower()
-            elif (owners and not column.table and (column.name.lower() in using or natural)) or (
-                owners and all(_source_columns(s, self.known) is None for s in owners)
-            ):
-                owner = ""
-            else:
+        joins = query.args.get("joins") or []
+        using = {u.name.lower() for join in joins for u in join.args.get("using") or []}
+        natural = any(join.args.get("method") for join in joins)
+        for column in self._own_columns(query, "expressions", "where", *LATER):
+            owners, name = self._source_of(query, column), column.name.lower()
+            merged = not column.table and (natural or name in using)  # by USING, NATURAL: no table's own
+            unknown = all(_source_columns(source, self.known) is None for source in owners)
+            if not owners or (len(owners) > 1 and not merged and not unknown):
                 raise _Unsafe
-            if (column.name.lower() in using or natural) and owner:
-                owner = "" if not column.table else owner
-            wanted.setdefault((owner, column.name.lower()), []).append(column)
+            owner = "" if merged or len(owners) > 1 else owners[0].alias_or_name.lower()
+            wanted.setdefault((owner, name), []).append(column)
         if not wanted:
             where_columns = self._own_columns(rows, "where") or self._own_columns(rows, "joins")
             first = [c.copy() for c in where_columns[:1]]
