@@ -168,7 +168,12 @@ class PRMConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if self.loss not in ("bce", "first_error"):
             raise InputError(f"loss must be bce or first_error, not {self.loss!r}")
-        for name in ("max_length", "max_tokens_per_batch", "per_device_train_batch_size", "gradient_accumulation_steps"):
+        for name in (
+            "max_length",
+            "max_tokens_per_batch",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name, instead in IGNORED.items():
@@ -226,7 +231,9 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
         else:
             text = json.dumps(_typed(value)) if isinstance(value, dict) else value
             arguments.append(f"--{key}={text}")  # in one word: a value may begin with a dash
-    parser = _Parser(SECTIONS, prog="prm train", usage="%(prog)s RECIPE.yaml [--key value …]", allow_abbrev=False)
+    parser = _Parser(
+        SECTIONS, prog="prm train", usage="%(prog)s RECIPE.yaml [--key value …]", allow_abbrev=False
+    )
     parser.set_defaults(**nulls)
     try:
         return parser.parse_args_into_dataclasses(args=[*arguments, *argv], look_for_args_file=False)
@@ -234,7 +241,9 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
         message = _plain(" ".join(str(error).split()))
         key = message.partition(":")[0]
         in_file = key in lines and key not in overridden
-        raise InputError(message, file=recipe if in_file else None, line=lines.get(key) if in_file else None) from error
+        raise InputError(
+            message, file=recipe if in_file else None, line=lines.get(key) if in_file else None
+        ) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -272,7 +281,9 @@ def _file_values(recipe: str) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"is not YAML: {problem}", file=recipe, line=mark.line + 1 if mark else None) from error
+        raise InputError(
+            f"is not YAML: {problem}", file=recipe, line=mark.line + 1 if mark else None
+        ) from error
 
 
 @functools.cache

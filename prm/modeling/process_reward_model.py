@@ -193,10 +193,10 @@ class ProcessRewardModel(PreTrainedModel):
         return self
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
         self.backbone.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}
+            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}, **options
         )
 
     def gradient_checkpointing_disable(self) -> None:
