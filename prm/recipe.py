@@ -20,7 +20,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -39,16 +39,16 @@ class ModelConfig:
     backbone: str = field(
         default="lora",
         metadata={
-            "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: adapters on "
-            "4-bit weights. full: everything.",
+            "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: adapters "
+            "on 4-bit weights. full: everything.",
             "choices": ["frozen", "lora", "qlora", "full"],
         },
     )
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "Of the backbone's weights; adapters and head are float32. bfloat16 halves memory and is fast "
-            "where the processor has it; for backbone: full use float32 with bf16: true.",
+            "help": "Of the backbone's weights; adapters and head are float32. bfloat16 halves memory and is "
+            "fast where the processor has it; for backbone: full use float32 with bf16: true.",
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
@@ -126,8 +126,8 @@ class PRMConfig(TrainingArguments):
     loss: str = field(
         default="bce",
         metadata={
-            "help": "bce: each step's label. first_error: steps after the first error are masked and the head gives "
-            "hazards; scores are their running product.",
+            "help": "bce: each step's label. first_error: steps after the first error are masked and the head "
+            "gives hazards; scores are their running product.",
             "choices": ["bce", "first_error"],
         },
     )
@@ -139,9 +139,7 @@ class PRMConfig(TrainingArguments):
     )
     max_completion_length: int | None = field(
         default=None,
-        metadata={
-            "help": "Room kept for the steps; the prompt is cut to the rest. Default: a quarter of max_length."
-        },
+        metadata={"help": "Room kept for the steps; the prompt is cut to the rest. Default: max_length / 4."},
     )
     max_tokens_per_batch: int = field(
         default=4096, metadata={"help": "Tokens of one forward; splits a batch without changing its loss."}
@@ -206,8 +204,8 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
     """`[RECIPE.yaml] [--key value …]` to the three sections.
 
     Raises:
-        InputError: no such file, not a flat mapping, a key that stands twice or is unknown (names the nearest),
-            a required key that is missing, or a value of a wrong type; with the line in the file.
+        InputError: no such file, not a flat mapping, a key that stands twice or is unknown (names the
+            nearest), a required key that is missing, or a value of a wrong type; with the line in the file.
     """
     argv = list(argv)
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
@@ -247,11 +245,13 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose scalars stay the text they are, but for null: the parser knows each key's type, YAML would only
-    guess (`eval_strategy: no` is not False, `1e-4` is a number, `0123456` is a revision).
+    """YAML whose scalars stay the text they are, but for null.
+
+    The parser knows each key's type, YAML would only guess: `eval_strategy: no` is not False, `1e-4` is a number,
+    `0123456` is a revision.
     """
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -314,7 +314,7 @@ def _check_key(key: str, file: str | None = None, line: int | None = None) -> No
 
 
 def _typed(value: Any) -> Any:
-    """Numbers in a nested mapping (`lr_scheduler_kwargs`), whose keys have no type that a parser could know."""
+    """The numbers of a nested mapping (`lr_scheduler_kwargs`), whose keys have no types to parse by."""
     if isinstance(value, dict):
         return {key: _typed(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from prm.errors import InputError
 def main(argv: Sequence[str]) -> None:
     import torch
     from transformers import set_seed
+    from transformers.utils import logging
+
+    # Libraries warn each other of their next versions; whoever trains can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate|torch")
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
     from prm.recipe import read_recipe
 
@@ -34,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != processes:
         raise InputError(
-            f"launched with {processes} processes, but this one sees {args.world_size}; check the accelerate config"
+            f"launched with {processes} processes, but this one sees {args.world_size}; check the file that "
+            "accelerate launch was given"
         )
     from prm.modeling import ProcessRewardModel
     from prm.training.trainer import PRMTrainer
@@ -107,7 +115,7 @@ def finish(trainer, *, dev: list, test: list) -> None:
 
 
 def _resume_from(args) -> str | None:
-    """The checkpoint to go on from: the one that is named, else the last complete one of `output_dir`, if any."""
+    """The checkpoint to go on from: the named one, else the last complete one of `output_dir`, if any."""
     from prm.training.trainer import last_complete_checkpoint
 
     wish = (args.resume_from_checkpoint or "true").lower()
@@ -147,8 +155,8 @@ def _announce(trainer, processes: int) -> None:
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     print(
-        f"prm: {processes} process(es) on {trainer.args.device}, {trainer.accelerator.distributed_type.value}; "
-        f"{trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
+        f"prm: {processes} process(es) on {trainer.args.device}, "
+        f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
         f"{len(trainer.train_dataset):,} traces",
         flush=True,
     )

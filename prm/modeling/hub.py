@@ -50,8 +50,8 @@ def write_card(folder: Path, metrics: dict[str, Any] | None) -> None:
     if metrics is not None:
         rows = [f"| {name} | {_cell(metrics.get(name))} | {_interval(metrics, name)} |" for name in _RATES]
         lines.append(
-            f"Measured on {metrics['n_traces']} traces, {metrics['n_erroneous']} of them erroneous, at threshold "
-            f"{metrics['threshold']:.3f} ({metrics['threshold_from']}):\n\n"
+            f"Measured on {metrics['n_traces']} traces, {metrics['n_erroneous']} of them erroneous, at "
+            f"threshold {metrics['threshold']:.3f} ({metrics['threshold_from']}):\n\n"
             "| metric | value | 95 % interval |\n|---|---|---|\n" + "\n".join(rows)
         )
     (folder / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
@@ -89,8 +89,8 @@ def push_checkpoint(
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
         raise InputError(
-            f"the checkpoint is in {folder}, but pushing it to {repo_id} failed: {reason}; check the network and "
-            "`hf auth login`, then run the same command again"
+            f"the checkpoint is in {folder}, but pushing it to {repo_id} failed: {reason}; check the network "
+            "and `hf auth login`, then run the same command again"
         ) from error
     return str(repo)
 

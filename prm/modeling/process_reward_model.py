@@ -19,6 +19,7 @@ need it.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -455,6 +456,8 @@ def _load_base(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=options["dtype"],
         )
+    log = logging.getLogger("transformers.modeling_utils")
+    log.addFilter(_worth_reporting)
     try:
         return AutoModel.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code, **options
@@ -468,6 +471,14 @@ def _load_base(
         raise InputError(
             f"cannot load the base model {name!r} ({reason}); give its folder or Hub id as base_model_name_or_path"
         ) from error
+    finally:
+        log.removeFilter(_worth_reporting)
+
+
+def _worth_reporting(record: logging.LogRecord) -> bool:
+    """Not the report of a load that only left weights over: every causal LM has a vocabulary head."""
+    message = record.getMessage()
+    return "LOAD REPORT" not in message or "MISSING" in message or "MISMATCH" in message
 
 
 def _add_adapter(model: PreTrainedModel, peft_config: Any, *, quantized: bool) -> nn.Module:

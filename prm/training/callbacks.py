@@ -21,7 +21,7 @@ class PRMTensorBoardCallback(TensorBoardCallback):
 
     @staticmethod
     def folder(args: TrainingArguments) -> str:
-        """Where the events go: the variable TENSORBOARD_LOGGING_DIR, else `tensorboard` in the run's folder."""
+        """Where the events go: $TENSORBOARD_LOGGING_DIR, else `tensorboard` in the run's folder."""
         folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join(args.output_dir, "tensorboard")
         return os.path.expanduser(folder)
 
@@ -92,8 +92,9 @@ class PRMTensorBoardCallback(TensorBoardCallback):
 
 
 def _epoch_loss(state: TrainerState) -> float:
-    """Mean training loss over the optimiser steps of the epoch that ends now. Taken from the log, which resuming
-    restores: each entry is the mean since the one before.
+    """Mean training loss over the optimiser steps of the epoch that ends now.
+
+    Taken from the log, which resuming restores: each entry is the mean since the one before.
     """
     total, steps, before = 0.0, 0, 0
     for entry in state.log_history:

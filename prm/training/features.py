@@ -2,9 +2,9 @@
 
 What the head reads of a frozen backbone never changes, so the states at the step ends are computed once
 (through token trees, each process a share) and training, evaluation during training and resuming read them
-from then on. The file they are kept in is named by a fingerprint of everything they depend on: the base model, its dtype, and
-the token ids and step ends themselves. Another prompt, tokenizer or data set is another name; a stale file
-cannot be used.
+from then on. The file they are kept in is named by a fingerprint of everything they depend on: the base
+model, its dtype, and the token ids and step ends themselves. Another prompt, tokenizer or data set is another
+name; a stale file cannot be used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_features(
     share: bool,
     progress: bool = True,
 ) -> None:
-    """Set `dataset.features`: a (n_steps, hidden_size) tensor a trace, in the backbone's dtype, on the CPU."""
+    """Set `dataset.features`: (n_steps, hidden_size) for each trace, in the backbone's dtype, on the CPU."""
     if dataset.features is not None or not len(dataset):
         return
     state = PartialState()

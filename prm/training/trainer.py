@@ -58,9 +58,9 @@ COMPLETE_FILE = "complete.json"
 
 #: Fields of `PRMConfig` that the weights depend on; a run does not resume with another value in one of them.
 RUN_FIELDS = (
-    "seed", "data_seed", "loss", "class_balance", "train_on_last_step_only", "disable_dropout", "learning_rate",
-    "weight_decay", "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16", "fp16",
+    "seed", "data_seed", "loss", "class_balance", "train_on_last_step_only", "disable_dropout",
+    "learning_rate", "weight_decay", "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16", "fp16",
 )  # fmt: skip
 
 Data = Any  # a list of Trace, a datasets.Dataset in TRL's or the native format, or a mapping of names to such
@@ -208,7 +208,7 @@ class PRMTrainer(Trainer):
         )
 
     def get_eval_dataloader(self, eval_dataset: Data | str | None = None) -> Forwards:  # type: ignore[override]
-        """All forwards over an eval set. No DataLoader: starting one draws from the random numbers of training."""
+        """All forwards over an eval set. No DataLoader: starting one draws from training's random numbers."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = self.eval_dataset[dataset]
@@ -321,7 +321,7 @@ class PRMTrainer(Trainer):
         return EvalLoopOutput(predictions=scores, label_ids=labels, metrics=metrics, num_samples=len(traces))
 
     def _step_logits(self, forwards: Forwards, description: str) -> np.ndarray:
-        """(n_traces, n_steps) logits of the data set's traces, padded by -100, gathered over all processes."""
+        """(n_traces, n_steps) logits of the data set's traces, padded by -100, from all processes."""
         traces = forwards.dataset.traces
         self.model.eval()
         rows: list[tuple[int, list[float]]] = []
@@ -331,7 +331,7 @@ class PRMTrainer(Trainer):
             for start in tqdm(
                 range(0, len(forwards), processes), desc=description, leave=False, disable=quiet
             ):
-                # Sharded engines exchange parameters in every forward: a process with none left repeats the last.
+                # Sharded engines exchange parameters in every forward: a process with none left repeats one.
                 k = start + self.args.process_index
                 forward = forwards[min(k, len(forwards) - 1)]
                 index = forward.pop("index").tolist()
@@ -406,8 +406,10 @@ class PRMTrainer(Trainer):
         return PredictionOutput(output.predictions, output.label_ids, output.metrics)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Highest `metric_for_best_model` wins, ties by step AUC; of several eval sets the first one counts unless
-        the metric names one. Also puts the threshold of this evaluation into the checkpoints.
+        """Highest `metric_for_best_model` wins, ties by step AUC.
+
+        Of several eval sets the first one counts unless the metric names one. Also puts the threshold of this
+        evaluation into the checkpoints.
         """
         sets = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
         prefixes = [f"eval_{name}_" for name in sets] or ["eval_"]
@@ -478,8 +480,8 @@ class PRMTrainer(Trainer):
             self.args.save_total_limit = limit
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        # With save_total_limit 1, Trainer would remove the last checkpoint here if another is the best; but the
-        # same command, run again, must find the run finished.
+        # With save_total_limit 1, Trainer would remove the last checkpoint here if another is the best; but
+        # the same command, run again, must find the run finished.
         with self._keeping_all():
             return super()._finalize_training(*args, **kwargs)
 
@@ -492,8 +494,8 @@ class PRMTrainer(Trainer):
         """As Trainer's; True resumes from the last complete checkpoint in `output_dir`.
 
         Raises:
-            InputError: the checkpoint is incomplete, or comes from another model, data set or optimisation than
-                this trainer's: going on would give neither run's result.
+            InputError: the checkpoint is incomplete, or comes from another model, data set or optimisation
+                than this trainer's: going on would give neither run's result.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(
@@ -506,8 +508,9 @@ class PRMTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _what_is_trained(self) -> dict[str, Any]:
-        """What the weights at a given step depend on, and so may not change when a run goes on. How long it is,
-        how it is dealt to processes, and what is logged, measured or kept may.
+        """What the weights at a given step depend on, and so may not change when a run goes on.
+
+        How long it is, how it is dealt to processes, and what is logged, measured or kept may.
         """
         args, config = self.args, self._prm.config
         base = config.base_model_name_or_path
@@ -536,8 +539,8 @@ class PRMTrainer(Trainer):
         for key, now in self._what_is_trained().items():
             if before.get(key) != now:
                 raise InputError(
-                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): set it back, or give "
-                    "another output_dir"
+                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): set it back, or "
+                    "give another output_dir"
                 )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -567,7 +570,7 @@ class PRMTrainer(Trainer):
         """Nothing, see `init_hf_repo`."""
 
     def push_to_hub(self, commit_message: str | None = None, **_: Any) -> str | None:
-        """Save the model with a card into `output_dir/checkpoint` and upload just that folder; gives its address.
+        """Save the model with a card into `output_dir/checkpoint`, upload just that folder, give its address.
 
         Raises:
             InputError: the Hub cannot be reached or refuses; the folder is there all the same.
