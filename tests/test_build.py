@@ -28,8 +28,9 @@ AUTHORS = [
     (1, "Ada Moor", "Ghana", 1950), (2, "Ben Holt", "Chile", 1962), (3, "Cleo Ray", "Ghana", 1971),
     (4, "Dan Ives", "Japan", 1962), (5, "Eve Lund", None, 1980), (6, "Fay Marsh", "Chile", 1955),
 ]  # fmt: skip
+GENRES = ("novel", "poems", "essay")
 BOOKS = [
-    (i, f"Book {i % 17}", ("novel", "poems", "essay")[i % 3], 5 + (i * 7) % 23 / 2, 90 + i * 37 % 300, 1 + i * i % 5)
+    (i, f"Book {i % 17}", GENRES[i % 3], 5 + i * 7 % 23 / 2, 90 + i * 37 % 300, 1 + i * i % 5)
     for i in range(1, 41)
 ]  # fmt: skip
 QUESTIONS = [
@@ -48,8 +49,10 @@ QUESTIONS = [
     ),
     ("Authors without a book", "SELECT name FROM author WHERE author_id NOT IN (SELECT author_id FROM book)"),
     ("Books dearer than the average", "SELECT title FROM book WHERE price > (SELECT avg(price) FROM book)"),
-    ("Countries of authors born before 1960 but not after 1970", "SELECT country FROM author WHERE born < 1960 "
-     "EXCEPT SELECT country FROM author WHERE born > 1970"),
+    (
+        "Countries of authors born before 1960 but not after 1970",
+        "SELECT country FROM author WHERE born < 1960 EXCEPT SELECT country FROM author WHERE born > 1970",
+    ),
     ("The longest book", "SELECT title, pages FROM book ORDER BY pages DESC LIMIT 1"),
     ("Average price of essays", 'SELECT avg(price) FROM book WHERE genre = "essay"'),
 ]  # fmt: skip
@@ -305,6 +308,29 @@ def test_a_bad_line_is_named(tmp_path, text, said):
     with pytest.raises(InputError) as caught:
         read_questions("table", tmp_path / "mine.jsonl", None)
     assert said in str(caught.value)
+
+
+def test_half_a_character_is_refused_not_stumbled_over(tmp_path):
+    make_database(tmp_path / "database" / "library" / "library.sqlite")
+    text = '[{"db_id": "library", "question": "\\ud800", "query": "SELECT 1"}]'
+    (tmp_path / "dev.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"entry 0 .*'question' holds half a character"):
+        read_questions("spider", tmp_path, "dev")
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_work(spider, tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        build("spider", spider, "train", tmp_path)
+
+
+def test_a_gold_query_too_deep_to_handle_is_skipped(tmp_path):
+    make_database(tmp_path / "database" / "library" / "library.sqlite")
+    sql = "SELECT name FROM author WHERE " + " OR ".join(f"born = {i}" for i in range(1900, 2700))
+    entry = {"db_id": "library", "question": "q", "query": sql}
+    write_json(tmp_path / "dev.json", [entry, entry | {"query": "SELECT name FROM author"}])
+    summary = build("spider", tmp_path, "dev", tmp_path / "dev.jsonl")
+    assert summary["questions_with_traces"] + sum(summary["skipped"].values()) == 2
+    assert summary["traces"] > 1
 
 
 def test_a_csv_needs_its_columns(tmp_path):

@@ -194,6 +194,17 @@ TABLE = [
     ("having", GROUPED, GROUPED.replace("> 1", ">= 1")),
     ("having", GROUPED, GROUPED.replace("> 1", "> 2")),
     ("arithmetic", "SELECT age - net_worth FROM singer", "SELECT net_worth - age FROM singer"),
+    ("arithmetic", "SELECT age - (net_worth + 1) FROM singer", "SELECT age - net_worth FROM singer"),
+    (
+        "arithmetic",
+        "SELECT 100.0 * COUNT(*) / SUM(age) FROM singer",
+        "SELECT COUNT(*) / SUM(age) FROM singer",
+    ),
+    (
+        "arithmetic",
+        "SELECT 100.0 * SUM(net_worth) / SUM(age) FROM singer",
+        "SELECT SUM(age) / (100.0 * SUM(net_worth)) FROM singer",
+    ),
     ("order_direction", "SELECT name FROM singer ORDER BY age", "SELECT name FROM singer ORDER BY age DESC"),
     ("order_direction", "SELECT name FROM singer ORDER BY age DESC", "SELECT name FROM singer ORDER BY age"),
     ("order_key", "SELECT name FROM singer ORDER BY age", "SELECT name FROM singer ORDER BY net_worth"),
@@ -325,6 +336,25 @@ def test_later_steps_follow_the_names_of_a_changed_step(known):
         "avg_age_by_name AS (SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name)",
         "SELECT name FROM avg_age_by_name WHERE avg_age > 30 ORDER BY avg_age DESC",
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "alias"),
+    [
+        ("AVG(age) AS avg_age", "MAX(age) AS avg_age", "max_age"),  # would say what should have been computed
+        ("AVG(age) AS average", "MAX(age) AS average", "max_age"),
+        ("COUNT(*) AS singers", "SUM(age) AS singers", "singers"),
+        ("SUM(age) / COUNT(*) AS ratio", "COUNT(*) / SUM(age) AS ratio", "ratio"),
+        ("name AS who", "country AS who", "who"),
+        ("name AS singer_name", "country AS singer_name", None),
+    ],
+)
+def test_an_alias_stays_if_it_does_not_contradict(before, after, alias, known):
+    chain = chain_of(f"SELECT {before} FROM singer", known)
+    changed = with_variant(chain, 0, parse_fragment(f"SELECT {after} FROM singer")[1], known)
+    expression = after.split(" AS ")[0]
+    wanted = f"SELECT {expression} AS {alias} FROM singer" if alias else f"SELECT {expression} FROM singer"
+    assert fragments(changed) == [wanted]
 
 
 def test_names_of_the_querys_author_stay(known):

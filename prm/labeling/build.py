@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -63,8 +64,8 @@ SKIP_REASONS = {
 _CHUNK = 16  # questions a worker takes at once
 _OPEN_DATABASES = 4  # kept open by a worker; questions come mostly database by database
 _VALUES_ROWS = 5_000  # rows of a table that are looked at for frequent values
-_CACHED_RESULTS = 2_000  # results a worker remembers per database …
-_CACHED_ROWS = 1_000  # … of at most this many rows
+_CACHED_RESULTS = 1_000  # results a worker remembers per database …
+_CACHED_ROWS = 200  # … of at most this many rows
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,15 @@ def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int 
         raise InputError(
             f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where}{': ' if where else ''}'{key}' holds half a character (a lone surrogate such as "
+            "\\ud800); write it as UTF-8",
+            file=str(file),
+            line=line,
+        ) from None
     return value
 
 
@@ -566,6 +576,8 @@ class _Worker:
             traces = label_question(question, self.place(question.database, job.timeout), job)
         except _Skip as skip:
             return Labelled(skipped=str(skip))
+        except RecursionError:  # thousands of nested terms
+            return Labelled(skipped="not_decomposed")
         lines = [json.dumps(trace.to_dict(), ensure_ascii=False) for trace in traces]
         return Labelled(lines, [(len(t.steps), t.first_error, _category(t)) for t in traces])
 
@@ -586,6 +598,15 @@ def _start_worker() -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
     _worker = _Worker()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's worker that waits for work does not notice by itself that its parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _label_chunk(questions: list[Question], job: _Job) -> list[Labelled]:
@@ -712,6 +733,8 @@ def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
 @contextlib.contextmanager
 def _atomic(path: Path) -> Iterator[IO[str]]:
     """A text file that appears under its name only when it is complete."""
+    if path.is_dir():
+        raise InputError("is a folder; name the file to write", file=str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -255,13 +255,16 @@ def _named_anew(before: Tree, after: Tree, known: Known) -> Tree | None:
         return after
     after = after.copy()
     new = first_select(after)
-    changes = []
+    changes: dict[int, exp.Expression] = {}
     for a, b in zip(old.expressions, new.expressions, strict=True):
         inner = b.unalias()
-        if a.unalias() != inner and not inner.is_star and (isinstance(b, exp.Alias) or not known.last):
-            changes.append(b)
-    used = {p.alias_or_name.lower() for p in new.expressions if not any(p is c for c in changes)}
-    for projection in changes:
+        named = isinstance(b, exp.Alias)
+        if a.unalias() == inner or inner.is_star or not (named or not known.last):
+            continue
+        if not (named and b.alias and _stays_true(b.alias, a.unalias(), inner)):
+            changes[id(b)] = b
+    used = {p.alias_or_name.lower() for p in new.expressions if id(p) not in changes}
+    for projection in changes.values():
         inner = projection.unalias().copy()
         column = isinstance(inner, exp.Column)
         name = inner.name if column else column_alias(inner)
@@ -278,6 +281,33 @@ def _named_anew(before: Tree, after: Tree, known: Known) -> Tree | None:
                     if not node.table and node.name == was and resolve(node, known) is None:
                         node.replace(column_node(name))
     return after
+
+
+_WORDS_FOR = {
+    exp.Avg: {"avg", "average", "mean"},
+    exp.Sum: {"sum", "total"},
+    exp.Count: {"count", "num", "number", "n", "total"},
+    exp.Max: {"max", "maximum", "highest", "largest", "most", "oldest", "latest"},
+    exp.Min: {"min", "minimum", "lowest", "smallest", "least", "youngest", "earliest"},
+}
+
+
+def _stays_true(alias: str, before: Tree, after: Tree) -> bool:
+    """Whether an alias by the query's author (`ratio`, `n_good`) still fits a changed expression."""
+    derived = column_alias(after)
+    if alias == column_alias(before) != derived:
+        return False
+    words = set(re.split(r"[_\W]+|(?<=[a-z])(?=[A-Z])", alias.lower()))
+    lost = _named_in(before) - _named_in(after)
+    return not words & lost or derived == "value"
+
+
+def _named_in(tree: Tree) -> set[str]:
+    found = {word for c in tree.find_all(exp.Column) for word in c.name.lower().split("_")}
+    for kind, words in _WORDS_FOR.items():
+        if tree.find(kind):
+            found |= words
+    return found
 
 
 def _step_name(old: Link, tree: Tree, chain: Sequence[Link], at: int, known: Known) -> str:

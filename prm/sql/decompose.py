@@ -10,23 +10,25 @@ becomes
     count_by_id AS (SELECT name, COUNT(*) AS count FROM singer_with_concert GROUP BY id)
     SELECT name FROM count_by_id WHERE count > 2
 
-How it works. Everything that could stand alone is *hoisted*, innermost first: the query's own CTEs, derived
-tables, the arms of a set operation, and subqueries that read nothing from outside. What then remains is a SELECT
-without such parts, and it is cut at most twice: after FROM and WHERE (the rows), and after GROUP BY (the groups);
-HAVING turns into the WHERE of the step after it. A join whose rows are only filtered and returned is cut between
-the join and the filter. Every cut names the columns that later clauses read, so it needs to know whose column an
-unqualified name is; where that (or anything else) is not certain, the cut is not made and the step stays coarser.
-The coarsest result is the query itself as the only step: never a CTE around all of it.
+How it works. Everything that could stand alone is *hoisted*, innermost first: the query's own CTEs,
+derived tables, the arms of a set operation, and subqueries that read nothing from outside. What then
+remains is a SELECT without such parts, and it is cut at most twice: after FROM and WHERE (the rows), and
+after GROUP BY (the groups); HAVING turns into the WHERE of the step after it. A join whose rows are only
+filtered and returned is cut between the join and the filter. Every cut names the columns that later
+clauses read, so it needs to know whose column an unqualified name is; where that (or anything else) is
+not certain, the cut is not made and the step stays coarser. The coarsest result is the query itself as
+the only step: never a CTE around all of it.
 
-The order of the output columns is kept, and so is the order of the rows where the query sets one. What a query
-leaves open may come out otherwise: with GROUP BY … ORDER BY count(*) DESC LIMIT 1 SQLite may choose another of two
-groups of the same size once the grouping is a step of its own (2 % of Spider's queries on Spider's data).
+The order of the output columns is kept, and so is the order of the rows where the query sets one. What a
+query leaves open may come out otherwise: in GROUP BY … ORDER BY count(*) DESC LIMIT 1 SQLite may choose
+another of two groups of the same size once the grouping is a step of its own (2 % of Spider's queries on
+its data).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlglot
@@ -38,6 +40,9 @@ from prm.sql.describe import FROM, WITH, describe
 
 Tables = Mapping[str, Sequence[str]]
 
+#: The clauses beside the output that work on the rows which FROM and WHERE make.
+LATER = ("group", "having", "order")
+
 
 class DecomposeError(ValueError):
     """The text is not one SELECT statement that can be read."""
@@ -45,7 +50,7 @@ class DecomposeError(ValueError):
 
 @dataclass(frozen=True)
 class SQLStep:
-    """One step: `sql` is `name AS (SELECT …)`, or the final `SELECT …` (its name is ""); `text` the sentence."""
+    """One step: `sql` is `name AS (SELECT …)`, or the final `SELECT …` (named ""); `text` is the sentence."""
 
     name: str
     sql: str
@@ -55,24 +60,29 @@ class SQLStep:
 def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
     """Take one SELECT statement (SQLite's dialect) apart into steps.
 
-    `tables` maps each table's name to its columns in their order (upper and lower case do not matter). Without
-    it, queries over several tables that do not say whose column they mean stay in one piece.
+    `tables` maps each table's name to its columns in their order (upper and lower case do not matter).
+    Without it, queries over several tables that do not say whose column they mean stay in one piece.
 
     Raises:
         DecomposeError: `sql` is not one SELECT statement, or the parser cannot read it.
     """
     try:
-        statements = [s for s in sqlglot.parse(sql.strip().rstrip(";"), dialect="sqlite") if s is not None]
-    except (SqlglotError, RecursionError) as error:
+        statements = [tree for tree in sqlglot.parse(sql, dialect="sqlite") if tree is not None]
+        if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+            raise DecomposeError("not one SELECT statement")
+        root = statements[0]
+        if any(not select.expressions for select in root.find_all(exp.Select)):
+            raise DecomposeError("a SELECT that returns nothing")
+        for node in root.walk():
+            node.comments = None
+        chain = _Chain(root, tables)
+        final = chain.reduce(root)
+        steps = [*chain.steps, ("", final)]
+        return [SQLStep(name, render_fragment(name, tree), describe(tree, name)) for name, tree in steps]
+    except SqlglotError as error:
         raise DecomposeError(f"cannot parse the query: {str(error).splitlines()[0]}") from None
-    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
-        raise DecomposeError("not one SELECT statement")
-    chain = _Chain(statements[0], tables)
-    final = chain.reduce(statements[0])
-    steps = [*chain.steps, ("", final)]
-    return [
-        SQLStep(name, render_fragment(name, query), describe(query, name or None)) for name, query in steps
-    ]
+    except RecursionError:
+        raise DecomposeError("the query is nested too deeply") from None
 
 
 def assemble(fragments: Sequence[str]) -> str:
@@ -120,14 +130,14 @@ class _Generator(SQLite.Generator):
                 return f"{left} IS NOT {rest[3:]}" if rest.startswith("IS ") else f"{left} NOT {rest}"
         return super().not_sql(expression)
 
-    def join_sql(self, expression: exp.Join, join_op: str | None = None) -> str:
+    def join_sql(self, expression: exp.Join, *options: str | None) -> str:
         on = expression.args.get("on")
         if not expression.side and not expression.method and not expression.args.get("using"):
             if expression.kind == "CROSS" and on is None:  # what the parser makes of a comma, too
                 return f", {self.sql(expression.this)}"
             if on == exp.true():  # what the parser adds to a JOIN without a condition
                 return f" JOIN {self.sql(expression.this)}"
-        return super().join_sql(expression, join_op)
+        return super().join_sql(expression, *options)
 
 
 def to_sql(tree: exp.Expression) -> str:
@@ -138,8 +148,8 @@ def to_sql(tree: exp.Expression) -> str:
 def output_columns(query: exp.Expression, tables: Tables | None = None) -> list[str] | None:
     """The columns that a query (or a CTE of it) gives, in order; None where a star cannot be expanded.
 
-    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named by
-    its SQL text.
+    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named
+    by its SQL text.
     """
     known = {name.lower(): list(columns) for name, columns in (tables or {}).items()}
     return _outputs(query, known)
@@ -213,10 +223,10 @@ def _slug(name: str) -> str:
 
 #: Words that SQLite reads as keywords where a column's name could stand.
 KEYWORDS = frozenset(
-    """add all alter and as autoincrement between case check collate commit constraint create default deferrable
-    delete distinct drop else escape except exists foreign from group having if in index insert intersect into is
-    isnull join limit not nothing notnull null on or order primary references returning select set table then to
-    transaction union unique update using values when where""".split()  # noqa: SIM905 (a list is 80 lines)
+    """add all alter and as autoincrement between case check collate commit constraint create default
+    deferrable delete distinct drop else escape except exists foreign from group having if in index insert
+    intersect into is isnull join limit not nothing notnull null on or order primary references returning
+    select set table then to transaction union unique update using values when where""".split()  # noqa: SIM905
 )
 
 
@@ -325,9 +335,8 @@ class _Chain:
     def __init__(self, root: exp.Expression, tables: Tables | None) -> None:
         self.steps: list[tuple[str, exp.Expression]] = []
         self.known: dict[str, list[str] | None] = {n.lower(): list(c) for n, c in (tables or {}).items()}
-        self.taken = (
-            {node.name.lower() for node in root.find_all(exp.Identifier)} | set(self.known) | KEYWORDS
-        )
+        names = {identifier.name.lower() for identifier in root.find_all(exp.Identifier)}
+        self.taken = names | set(self.known) | KEYWORDS
         self.hoisted: dict[str, str] = {}  # the text of a hoisted query -> the CTE that holds it
         self._read_strings(root)
 
@@ -380,19 +389,21 @@ class _Chain:
                 identifier.set("quoted", False)
 
     def _correlated(self, query: exp.Expression) -> bool:
-        """Whether the query reads a column from outside itself."""
+        """Whether the query reads, or may read, a column from outside itself."""
         for column in query.find_all(exp.Column):
             if _in_set_order(column):
                 continue
+            maybe = False  # whether a source inside may own the column
             for scope in self._scopes(column):
-                if self._owns(scope, column) is not False:
+                inside, owns = any(parent is query for parent in _ancestors(scope)), self._owns(scope, column)
+                if inside and owns:
                     break
-                if scope is query:
+                if owns or (owns is None and not inside and not maybe):
                     return True
+                maybe = maybe or owns is None
             else:
-                return True
-            if not any(parent is query for parent in _ancestors(scope)):
-                return True
+                if not maybe:
+                    return True
         return False
 
     # Adding steps
@@ -436,7 +447,7 @@ class _Chain:
             else:
                 name, inner = _unique(column_alias(e), used | {n.lower() for n in names}), e
             used.add(name.lower())
-            if name != e.alias_or_name or inner is e and not isinstance(e, exp.Column):
+            if name != e.alias_or_name or (inner is e and not isinstance(e, exp.Column)):
                 e.replace(exp.alias_(inner.copy(), _identifier(name)))
         return query
 
@@ -460,10 +471,11 @@ class _Chain:
                     expressions += [exp.column(_identifier(c), table) for c in columns]
         select.set("expressions", expressions)
 
-    def _attempt(self, work, query: exp.Expression) -> exp.Expression | None:
-        """Run `work` on a copy; None, with nothing changed, where it turns out unsafe."""
+    def _attempt(
+        self, work: Callable[[exp.Expression], exp.Expression], query: exp.Expression
+    ) -> exp.Expression | None:
+        """What `work` makes of `query` (a copy); None, with the chain as it was, where it is unsafe."""
         saved = (list(self.steps), dict(self.known), set(self.taken), dict(self.hoisted))
-        # the copy hangs where the original hangs, so that outer CTEs and scopes can be seen
         try:
             return work(query)
         except _Unsafe:
@@ -499,7 +511,8 @@ class _Chain:
                 raise _Unsafe  # a second meaning of one name
             body, columns = cte.this, cte.args["alias"].args.get("columns") or []
             recursive = any(t.name.lower() == cte.alias.lower() for t in body.find_all(exp.Table))
-            body = body.copy() if recursive else self.reduce(body)
+            # names of a WITH inside hold inside only, so it stays where it is
+            body = body.copy() if recursive or body.find(exp.With) else self.reduce(body)
             first = body
             while isinstance(first, exp.SetOperation):
                 first = first.this
@@ -548,11 +561,9 @@ class _Chain:
         """Turn derived tables and subqueries that stand alone into CTEs."""
         for source in _source_nodes(query):
             if isinstance(source, exp.Subquery) and isinstance(source.this, exp.Query):
-                unnamed = any(
-                    n.name and re.search(r"\W", n.name) for n in query.find_all(exp.Identifier) if n.quoted
-                )
-                names = _outputs(source.this, self.known)
-                if source.this.args.get(WITH) or source.args.get("joins") or (unnamed and names):
+                # "count(*)" may be read by its text, which the CTE would rename
+                odd = any(n.quoted and re.search(r"\W", n.name) for n in query.find_all(exp.Identifier))
+                if odd or source.this.args.get(WITH) or source.args.get("joins"):
                     continue
                 name = self._push(self.reduce(source.this))
                 alias = source.args.get("alias")
@@ -614,11 +625,7 @@ class _Chain:
         plain = all(isinstance(s, exp.Table) and not s.args.get("joins") for s in sources)
         clauses = [*select.expressions, *(select.args.get(k) for k in ("where", "group", "having", "order"))]
         clauses += select.args.get("joins") or []
-        if (
-            not plain
-            or self._correlated(select)
-            or any(self._nested_reads(c) for c in clauses if c is not None)
-        ):
+        if not plain or any(self._nested_reads(clause) for clause in clauses):
             raise _Unsafe
         names = [s.name.lower() for s in sources]
         every = ("expressions", "joins", "where", "group", "having", "order", "windows")
@@ -635,44 +642,22 @@ class _Chain:
         aliases = {e.alias.lower() for e in select.expressions if isinstance(e, exp.Alias)}
         if len(sources) == 1:
             for column in columns:
-                if (
-                    column.table
-                    and column.name.lower() not in aliases
-                    and not isinstance(column.this, exp.Star)
-                ):
+                if column.table and column.name.lower() not in aliases and not _is_star(column):
                     column.set("table", None)
         return select
 
     def _cut(self, query: exp.Expression) -> exp.Expression:
-        allowed = {
-            "kind",
-            "expressions",
-            FROM,
-            "joins",
-            "where",
-            "group",
-            "having",
-            "order",
-            "limit",
-            "offset",
-        }
-        if {k for k, v in query.args.items() if v} - allowed - {"distinct"} or not query.args.get(FROM):
+        known = {"expressions", FROM, "joins", "where", *LATER, "limit", "offset", "distinct"}
+        if {key for key, value in query.args.items() if value} - known or not query.args.get(FROM):
             return query
-        later = [
-            *query.expressions,
-            query.args.get("group"),
-            query.args.get("having"),
-            query.args.get("order"),
-        ]
-        if any(self._nested_reads(clause) for clause in later if clause is not None):
+        if any(self._nested_reads(part) for part in [*query.expressions, *map(query.args.get, LATER)]):
             return query
         self._resolve_aliases(query)
-        cut = self._attempt(self._cut_rows, query.copy())
-        query = cut or query
+        query = self._attempt(self._cut_rows, query.copy()) or query
         return self._attempt(self._cut_groups, query.copy()) or query
 
     def _resolve_aliases(self, query: exp.Expression) -> None:
-        """Replace output aliases in GROUP BY, HAVING and ORDER BY by what they stand for, as SQLite resolves them."""
+        """Replace output aliases by what they stand for, where SQLite takes them to be aliases."""
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
         for key in ("where", "group", "having", "order"):
             for column in self._own_columns(query, key):
@@ -683,13 +668,10 @@ class _Chain:
                 owners = self._source_of(query, column)
                 if not first and any(_source_columns(s, self.known) is None for s in owners):
                     raise _Unsafe  # a column of that name would win
-                if first or not owners:
-                    whole = (
-                        exp.paren(target.copy())
-                        if isinstance(target, exp.Binary) and not first
-                        else target.copy()
-                    )
-                    column.replace(whole)
+                if first:
+                    column.replace(target.copy())
+                elif not owners:
+                    column.replace(exp.paren(target) if isinstance(target, exp.Binary) else target.copy())
         group = query.args.get("group")
         for term in group.expressions if group else []:
             if term.is_int:
@@ -713,13 +695,15 @@ class _Chain:
         """First cut: FROM, JOIN and WHERE make the rows, the rest reads them."""
         sources, where = _source_nodes(query), query.args.get("where")
         many = len(sources) > 1
-        aggregates = list(_aggregates(query))
-        rest = any(query.args.get(k) for k in ("group", "having", "order", "limit", "distinct")) or bool(
-            aggregates
-        )
-        windows = any(isinstance(n, exp.Window) for e in query.expressions for n in _own(e))
+        more = any(query.args.get(key) for key in ("group", "having", "order", "limit", "distinct"))
+        more = more or any(_aggregates(query))
+        more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in _own(e))
         inside, outside = where.this if where else None, None
-        if not (rest or windows):
+        aliases = {e.alias.lower() for e in query.expressions if isinstance(e, exp.Alias)}
+        for column in where.find_all(exp.Column) if where and self._nested_reads(where) else []:
+            if not column.table and column.name.lower() in aliases:
+                raise _Unsafe  # a nested query may read the alias, which the rows have not yet
+        if not more:
             if not (many and where):
                 return query
             # conditions over several tables belong to the join, those over one table are a filter after it
@@ -739,54 +723,40 @@ class _Chain:
             rows.set("where", exp.Where(this=inside.copy()))
         query.set("where", exp.Where(this=outside) if outside is not None else None)
         bare = any(isinstance(e, exp.Star) for e in query.expressions)
-        starred = bare or any(
-            isinstance(e, exp.Column) and isinstance(e.this, exp.Star) for e in query.expressions
-        )
+        starred = any(_is_star(e) for e in query.expressions)
         if starred and not many:
             if not bare:
                 raise _Unsafe
-            if any(
-                not self._source_of(query, c) for c in self._own_columns(query, "group", "having", "order")
-            ):
+            if not all(self._source_of(query, c) for c in self._own_columns(query, *LATER)):
                 raise _Unsafe
             rows.set("expressions", [exp.Star()])
         else:
             if starred:
                 self._expand_stars(query)
-            self._carry(query, rows, sources, where)
+            self._carry(query, rows, sources)
         name = self._push(rows)
         query.set(FROM, exp.From(this=exp.to_table(name)))
         query.set("joins", None)
-        for column in self._own_columns(query, "expressions", "where", "group", "having", "order"):
-            if starred and not many:
+        if starred and not many:
+            for column in self._own_columns(query, "expressions", *LATER):
                 column.set("table", None)
         return query
 
-    def _carry(
-        self,
-        query: exp.Expression,
-        rows: exp.Select,
-        sources: list[exp.Expression],
-        where: exp.Expression | None,
-    ) -> None:
+    def _carry(self, query: exp.Expression, rows: exp.Select, sources: list[exp.Expression]) -> None:
         """Let `rows` give every column that `query` still reads, and rewrite `query` to read it there."""
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
         wanted: dict[tuple[str, str], list[exp.Column]] = {}
-        for column in self._own_columns(query, "expressions", "where", "group", "having", "order"):
-            owners = self._source_of(query, column)
-            using = {u.name.lower() for j in query.args.get("joins") or [] for u in j.args.get("using") or []}
-            natural = any(j.args.get("method") for j in query.args.get("joins") or [])
-            if len(owners) == 1:
-                owner = owners[0].alias_or_name.lower()
-            elif (owners and not column.table and (column.name.lower() in using or natural)) or (
-                owners and all(_source_columns(s, self.known) is None for s in owners)
-            ):
-                owner = ""
-            else:
+        joins = query.args.get("joins") or []
+        using = {u.name.lower() for join in joins for u in join.args.get("using") or []}
+        natural = any(join.args.get("method") for join in joins)
+        for column in self._own_columns(query, "expressions", "where", *LATER):
+            owners, name = self._source_of(query, column), column.name.lower()
+            merged = not column.table and (natural or name in using)  # by USING, NATURAL: no table's own
+            unknown = all(_source_columns(source, self.known) is None for source in owners)
+            if not owners or (len(owners) > 1 and not merged and not unknown):
                 raise _Unsafe
-            if (column.name.lower() in using or natural) and owner:
-                owner = "" if not column.table else owner
-            wanted.setdefault((owner, column.name.lower()), []).append(column)
+            owner = "" if merged or len(owners) > 1 else owners[0].alias_or_name.lower()
+            wanted.setdefault((owner, name), []).append(column)
         if not wanted:
             where_columns = self._own_columns(rows, "where") or self._own_columns(rows, "joins")
             first = [c.copy() for c in where_columns[:1]]

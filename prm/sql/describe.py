@@ -1,23 +1,24 @@
 """One plain-English sentence for one step's SQL.
 
-A step of a trace is a sentence and an SQL fragment, and the sentence must be true of *any* fragment: a wrong trace is
-made by changing the syntax tree, and its sentence then says what the wrong SQL does. So the sentence is read off the
-tree alone, it names every column, value and operator, and trees that differ in meaning get different sentences
-(brackets stand wherever reading order would be open). It is short, since a small model reads it at every step:
+A step of a trace is a sentence and an SQL fragment, and the sentence must be true of *any* fragment: a
+wrong trace is made by changing the syntax tree, and its sentence then says what the wrong SQL does. So
+the sentence is read off the tree alone, it names every column, value and operator, and trees that differ
+in meaning get different sentences (brackets stand wherever reading order would be open). It is short,
+since a small model reads it at every step:
 
     SELECT name, age FROM singer WHERE age > 30 ORDER BY age DESC LIMIT 1
-    From singer, keep rows where age is greater than 30; return name and age; sort by age, highest first; keep only
-    the first 1 row.
+    From singer, keep rows where age is greater than 30; return name and age; sort by age, highest
+    first; keep only the first 1 row.
 
-Identifiers and literals stay as SQL writes them, operators become words. A call of a function without a phrase of its
-own stays a call (`ROUND(…, 2)`) with its arguments in words.
+Identifiers and literals stay as SQL writes them, operators become words. A call of a function without a
+phrase of its own stays a call (`ROUND(…, 2)`) with its arguments in words.
 """
 
 from __future__ import annotations
 
 from sqlglot import exp
 
-#: The names of these two arguments have changed between sqlglot's versions (a trailing underscore from 28 on).
+#: The keys of these two clauses have changed between sqlglot's versions (28 added the underscore).
 FROM = "from_" if "from_" in exp.Select.arg_types else "from"
 WITH = "with_" if "with_" in exp.Select.arg_types else "with"
 
@@ -35,7 +36,6 @@ COMPARISONS: dict[type[exp.Expression], tuple[str, str | None]] = {
     exp.Like: ("is like", "is not like"),
     exp.Glob: ("matches the glob", "does not match the glob"),
     exp.RegexpLike: ("matches the pattern", "does not match the pattern"),
-    exp.Match: ("matches the search", "does not match the search"),
 }
 ARITHMETIC: dict[type[exp.Expression], str] = {
     exp.Add: "plus",
@@ -93,16 +93,13 @@ def _query(query: exp.Expression) -> str:
         return f"({inner}){tail}" if tail else inner
     lead = ""
     if query.args.get(WITH):
-        parts = [
-            f"{cte.args['alias'].sql('sqlite')} is ({_query(cte.this)})"
-            for cte in query.args[WITH].expressions
-        ]
+        parts = [f"{_sql(cte.args['alias'])} is ({_query(cte.this)})" for cte in query.args[WITH].expressions]
         lead = f"where {_list(parts)}: "
     if isinstance(query, exp.SetOperation):
         return lead + _set_operation(query) + _tail(query)
     if not isinstance(query, exp.Select):
         return lead + (
-            f"return {query.sql('sqlite')}" if not isinstance(query, exp.Table) else f"from {_source(query)}"
+            f"return {_sql(query)}" if not isinstance(query, exp.Table) else f"from {_source(query)}"
         )
     clauses = []
     source = query.args.get(FROM)
@@ -119,21 +116,33 @@ def _query(query: exp.Expression) -> str:
     if query.args.get("having"):
         clauses.append("keep groups where " + _expr(query.args["having"].this))
     if query.args.get("windows"):
-        clauses.append("with " + _list([window.sql("sqlite") for window in query.args["windows"]]))
+        clauses.append("with " + _list([_sql(window) for window in query.args["windows"]]))
     distinct = "distinct " if query.args.get("distinct") else ""
     clauses.append(f"return {distinct}{_list([_output(e) for e in query.expressions])}")
     return lead + "; ".join(clauses) + _tail(query)
 
 
 def _set_operation(query: exp.SetOperation) -> str:
-    left, right = _arm(query.this), _arm(query.expression)
-    one, other = _plain(query.this), _plain(query.expression)
-    if one and other and one.expressions == other.expressions:  # the same columns need no second list
-        right = _source(other.args[FROM].this)
+    def same(left: exp.Expression) -> bool:  # a chain of one operator needs no brackets
+        kind, distinct = type(query), query.args.get("distinct")
+        return type(left) is kind and left.args.get("distinct") == distinct and not _tail(left)
+
+    arms, left = [query.expression], query.this
+    while same(left) and not left.args.get(WITH):
+        arms, left = [left.expression, *arms], left.this
+    words = {exp.Except: "except those in", exp.Intersect: "that are also in"}.get(
+        type(query), "together with"
+    )
+    first, text = _plain(left), f"take {_arm(left)}"
+    for arm in arms:
+        plain = _plain(arm)
+        again = (
+            first and plain and first.expressions == plain.expressions
+        )  # no need to list the columns twice
+        text += f" {words} {_source(plain.args[FROM].this) if again else _arm(arm)}"
     if isinstance(query, exp.Union):
-        return f"take {left} together with {right}, {'without' if query.args.get('distinct') else 'keeping'} duplicates"
-    words = "except those in" if isinstance(query, exp.Except) else "that are also in"
-    return f"take {left} {words} {right}"
+        text += f", {'without' if query.args.get('distinct') else 'keeping'} duplicates"
+    return text
 
 
 def _arm(query: exp.Expression) -> str:
@@ -187,14 +196,14 @@ def _ordered(term: exp.Expression) -> str:
 
 
 def _group(group: exp.Group) -> str:
-    rest = [g.sql("sqlite") for key in ("rollup", "cube", "grouping_sets") for g in group.args.get(key) or []]
+    rest = [_sql(g) for key in ("rollup", "cube", "grouping_sets") for g in group.args.get(key) or []]
     return "group by " + _list([_expr(e) for e in group.expressions] + rest)
 
 
 def _source(source: exp.Expression) -> str:
     """One table or derived table of FROM or JOIN, with its alias."""
     alias = source.args.get("alias")
-    suffix = f" as {alias.sql('sqlite')}" if alias and alias.this else ""
+    suffix = f" as {_sql(alias)}" if alias and alias.this else ""
     if isinstance(source, exp.Subquery):
         text = f"({_query(source.this)}{_tail(source)}){suffix}"
     elif isinstance(source, exp.Paren):
@@ -203,7 +212,7 @@ def _source(source: exp.Expression) -> str:
         bare = source.copy()
         for key in ("alias", "joins"):
             bare.set(key, None)
-        text = bare.sql("sqlite") + suffix
+        text = _sql(bare) + suffix
     for join in source.args.get("joins") or []:
         text += _join(join)
     return text
@@ -223,7 +232,7 @@ def _join(join: exp.Join) -> str:
     if on:
         text += f" on {_expr(on)}"
     if using:
-        text += f" using the same {_list([u.sql('sqlite') for u in using])}"
+        text += f" using the same {_list([_sql(u) for u in using])}"
     return text
 
 
@@ -233,6 +242,10 @@ def _output(e: exp.Expression) -> str:
     if isinstance(e, exp.Column) and isinstance(e.this, exp.Star):
         return f"all columns of {e.table}"
     return _expr(e)
+
+
+def _sql(e: exp.Expression) -> str:
+    return e.sql("sqlite", comments=False)
 
 
 def _list(parts: list[str]) -> str:
@@ -258,7 +271,7 @@ def _expr(e: exp.Expression) -> str:
         e = e.this
     kind = type(e)
     if isinstance(e, exp.Alias):
-        return f"{_expr(e.this)} as {e.args['alias'].sql('sqlite')}"
+        return f"{_expr(e.this)} as {_sql(e.args['alias'])}"
     if kind in (exp.And, exp.Or):
         word = " and " if kind is exp.And else " or "
         other = (exp.Or,) if kind is exp.And else (exp.And,)
@@ -286,7 +299,7 @@ def _expr(e: exp.Expression) -> str:
     if kind in AGGREGATES:
         return _aggregate(e)
     if isinstance(e, exp.Neg):
-        return f"-{e.this.sql('sqlite')}" if _number(e) else f"minus {_operand(e.this)}"
+        return f"-{_sql(e.this)}" if _number(e) else f"minus {_operand(e.this)}"
     if isinstance(e, exp.BitwiseNot):
         return f"bitwise not {_operand(e.this)}"
     if isinstance(e, exp.Case):
@@ -299,9 +312,9 @@ def _expr(e: exp.Expression) -> str:
     if isinstance(e, exp.Filter):
         return f"{_expr(e.this)} only where ({_expr(e.expression.this)})"
     if kind in (exp.Cast, exp.TryCast):
-        return f"{_operand(e.this)} cast to {e.args['to'].sql('sqlite')}"
+        return f"{_operand(e.this)} cast to {_sql(e.args['to'])}"
     if isinstance(e, exp.Collate):
-        return f"{_operand(e.this)} under {e.expression.sql('sqlite')} collation"
+        return f"{_operand(e.this)} under {_sql(e.expression)} collation"
     if isinstance(e, exp.Distinct):
         return "distinct " + _list([_operand(x) for x in e.expressions])
     if isinstance(e, exp.Ordered):
@@ -309,7 +322,7 @@ def _expr(e: exp.Expression) -> str:
     if isinstance(e, exp.Tuple):
         return f"({', '.join(_expr(x) for x in e.expressions)})"
     if isinstance(e, exp.Escape):
-        return f"{_expr(e.this)} with escape {e.expression.sql('sqlite')}"
+        return f"{_expr(e.this)} with escape {_sql(e.expression)}"
     if isinstance(e, (exp.Subquery, exp.Query)):
         return _subquery(e)
     if isinstance(e, exp.Null):
@@ -333,7 +346,7 @@ def _comparison(e: exp.Expression, negated: bool) -> str:
         if e.args.get("query"):
             return f"{left} is {negation}in {_subquery(e.args['query'])}"
         if e.args.get("field"):
-            return f"{left} is {negation}in {e.args['field'].sql('sqlite')}"
+            return f"{left} is {negation}in {_sql(e.args['field'])}"
         return f"{left} is {negation}one of ({', '.join(_operand(x) for x in e.expressions)})"
     if isinstance(e, exp.Is) and isinstance(e.expression, exp.Null):
         return f"{left} is {negation}null"
@@ -343,12 +356,7 @@ def _comparison(e: exp.Expression, negated: bool) -> str:
 
 def _subquery(query: exp.Expression) -> str:
     """A query used as a value or a set, in brackets: `(max_age from oldest)`, or all of it."""
-    plain = _plain(query)
-    return (
-        f"({_list([_output(e) for e in plain.expressions])} from {_source(plain.args[FROM].this)})"
-        if plain
-        else (f"({_query(query)})")
-    )
+    return f"({_arm(query)})" if _plain(query) else _arm(query)
 
 
 def _aggregate(e: exp.Expression) -> str:
@@ -374,18 +382,18 @@ def _case(e: exp.Case) -> str:
 def _window(e: exp.Window) -> str:
     parts = []
     if e.args.get("alias"):
-        parts.append(e.args["alias"].sql("sqlite"))
+        parts.append(_sql(e.args["alias"]))
     if e.args.get("partition_by"):
         parts.append("each " + _list([_expr(x) for x in e.args["partition_by"]]))
     if e.args.get("order"):
         parts.append("sorted " + _order(e.args["order"]))
     if e.args.get("spec"):
-        parts.append(e.args["spec"].sql("sqlite").lower())
+        parts.append(_sql(e.args["spec"]).lower())
     return f"{_expr(e.this)} over ({'; '.join(parts) or 'all rows'})"
 
 
 def _call(e: exp.Expression) -> str:
-    """A column, a literal, or a function call: SQL, with those arguments that are operations put into words."""
+    """A column, a literal or a function call: SQL, but arguments that are operations are put into words."""
     holes: list[exp.Expression] = []
 
     def dig(node: exp.Expression) -> exp.Expression:
@@ -395,7 +403,7 @@ def _call(e: exp.Expression) -> str:
         return node
 
     copy = e.copy()
-    text = copy.transform(dig, copy=False).sql("sqlite")
+    text = _sql(copy.transform(dig, copy=False))
     for i, node in reversed(list(enumerate(holes))):
         text = text.replace(f"__{i}__", _expr(node))
     return text

@@ -46,10 +46,10 @@ def variants(category: str, tree: Tree, known: Known, rng: Random) -> Iterator[T
     `tree` is the step's SELECT or set operation and is not changed. The variants depend on the state of
     `rng` alone.
     """
-    seen, idle, shown = {to_sql(tree)}, _idle(tree, known), _shows_twice(tree)
+    seen, idle, absurd = {to_sql(tree)}, _idle(tree, known), _absurd(tree)
     for variant in CATEGORIES[category](tree, known, rng):
         text = to_sql(variant)
-        if text in seen or (_idle(variant, known) and not idle) or (_shows_twice(variant) and not shown):
+        if text in seen or (_idle(variant, known) and not idle) or (_absurd(variant) and not absurd):
             continue
         seen.add(text)
         yield variant
@@ -87,16 +87,23 @@ def _idle(tree: Tree, known: Known) -> bool:
     return plain and not any(tree.args.get(clause) for clause in clauses)
 
 
-# --- choosing what is near ----------------------------------------------------------------------------------
-
-
-def _shows_twice(tree: Tree) -> bool:
-    """Whether a SELECT shows the same thing twice, which nobody writes."""
+def _absurd(tree: Tree) -> bool:
+    """What nobody writes: the same column shown twice, a set operation of a query with itself, and showing
+    the very column that a condition holds to one value (`SELECT title … WHERE title = 'Avatar'`)."""
     for select in _selects(tree):
         shown = [to_sql(projection.unalias()).lower() for projection in select.expressions]
-        if len(set(shown)) < len(shown):
+        where = select.args.get("where")
+        fixed = {
+            to_sql(atom.this).lower()
+            for atom in (_atoms(where) if where is not None else ())
+            if isinstance(atom, exp.EQ) and isinstance(atom.expression, exp.Literal)
+        }
+        if len(set(shown)) < len(shown) or fixed & set(shown):
             return True
-    return False
+    return any(node.this == node.expression for node in tree.find_all(exp.SetOperation))
+
+
+# --- choosing what is near ----------------------------------------------------------------------------------
 
 
 def _likeness(a: str, b: str) -> float:
@@ -426,7 +433,7 @@ def _other_comparison(tree: Tree, known: Known, rng: Random, having: bool) -> It
             where = _compared(node, known)
             if where is None or not where[1].key:  # nobody asks for ids above 3
                 others += [exp.GTE, exp.GT, exp.LTE]
-        found += [(node, other) for other in others if other is not exp.NEQ or rng.random() < _SELDOM]
+        found += [(node, other) for other in others if other is not exp.NEQ or rng.random() < _SELDOM / 2]
     for node, other in _shuffled(found, rng):
         yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
 
@@ -507,7 +514,7 @@ def _near_texts(text: str, frequent: Sequence[object], rng: Random) -> list[str]
     if (date := _DATE.match(text)) and 1000 <= int(date[1]) <= 2999:
         spellings += [f"{int(date[1]) + sign}{date[2]}" for sign in (1, -1)]
     elif text.lstrip("-").isdigit():
-        spellings += [str(int(text) + sign) for sign in (1, -1)]
+        spellings += [str(int(text) + sign) for sign in (1, -1) if int(text) + sign]
     elif any(c.isalpha() for c in text):
         spellings += [text.lower(), text.capitalize(), text.title()] + (
             [text.upper()] if len(text) <= 4 else []
@@ -582,7 +589,7 @@ def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 def _conditions_on(column: exp.Column, attribute: Attribute, known: Known, rng: Random) -> list[Tree]:
     frequent = known.values(*attribute.origin) if attribute.origin else ()
-    numbers = sorted(v for v, _ in frequent if type(v) in (int, float) and 0 <= v < math.inf)
+    numbers = sorted(v for v, _ in frequent if type(v) in (int, float) and 0 < v < math.inf)
     if attribute.kind == "number" and (numbers or not attribute.origin):
         middle = _rounded(Decimal(str(numbers[len(numbers) // 2]))) if numbers else Decimal(1)
         kind = rng.choice((exp.GT, exp.GTE, exp.LT))
@@ -810,12 +817,26 @@ def _having_aggregate(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 
 def arithmetic(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Another operation between two columns, or its operands exchanged."""
+    """Operands exchanged, plus for minus, or a constant part forgotten (`100.0 *`, `+ 1`)."""
     for node in _shuffled(tree.find_all(exp.Sub, exp.Add, exp.Mul, exp.Div), rng):
-        if isinstance(node, (exp.Sub, exp.Div)):
-            yield edited(tree, (node, type(node)(this=node.expression.copy(), expression=node.this.copy())))
-        other = {exp.Sub: exp.Add, exp.Add: exp.Sub, exp.Mul: exp.Div, exp.Div: exp.Mul}[type(node)]
-        yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
+        constant = [side for side in (node.this, node.expression) if not side.find(exp.Column, exp.Star)]
+        if len(constant) == 1:
+            rest = node.expression if constant[0] is node.this else node.this
+            idle = isinstance(node.parent, exp.Paren) and not isinstance(rest, exp.Binary)
+            yield edited(tree, (node.parent if idle else node, rest))
+        elif not constant:
+            if isinstance(node, (exp.Sub, exp.Div)):
+                swapped = node.copy()
+                swapped.set("this", _operand(node.expression))
+                swapped.set("expression", _operand(node.this))
+                yield edited(tree, (node, swapped))
+            if isinstance(node, (exp.Sub, exp.Add)):
+                other = exp.Add if isinstance(node, exp.Sub) else exp.Sub
+                yield edited(tree, (node, other(this=node.this.copy(), expression=node.expression.copy())))
+
+
+def _operand(node: Tree) -> Tree:
+    return exp.Paren(this=node.copy()) if isinstance(node, exp.Binary) else node.copy()
 
 
 # --- the errors: order, limit, sets -------------------------------------------------------------------------
