@@ -164,6 +164,8 @@ class ProcessRewardModel(PreTrainedModel):
         super().__init__(config)
         self.backbone = backbone if backbone is not None else AutoModel.from_config(config.base())
         self.head = PRMHead(config.hidden_size, config.head_hidden_size)
+        # FSDP wraps these layers one by one; it asks the outermost model for their names.
+        self._no_split_modules = getattr(self.backbone, "_no_split_modules", None)
         self.config.dtype = None  # the parts have dtypes of their own; `backbone_dtype` and float32 say which
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -191,16 +193,6 @@ class ProcessRewardModel(PreTrainedModel):
         if self.config.backbone == "frozen":
             self.backbone.eval()  # no dropout in features that nothing adapts to
         return self
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        self.backbone.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}
-        )
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.backbone.gradient_checkpointing_disable()
 
     def forward(
         self,
