@@ -78,7 +78,7 @@ def test_the_frozen_recipe_for_7b():
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.endswith("qlora.yaml")])
 def test_trainer_is_built_and_takes_a_step(recipe, arguments, traces):
-    """On a tiny model of the same family: built, one step, one evaluation, one checkpoint, best model loaded."""
+    """On a tiny model of the same family: built, a step, an evaluation, a checkpoint, the best loaded."""
     from prm.modeling import ProcessRewardModel
     from prm.training.trainer import PRMTrainer
 
