@@ -28,11 +28,13 @@ def write_card(folder: Path, metrics: dict[str, Any] | None) -> None:
         f"---\n{data.to_yaml()}\n---",
         "# Process reward model for text-to-SQL",
         "Scores each reasoning step of a text-to-SQL answer: P(no error up to and including this step).",
-        f"Backbone: `{Path(base).name if local and base else base}` ({config.backbone}), loss `{config.loss}`, "
-        f"threshold {config.threshold:.3f} ({config.threshold_from}).",
+        f"Backbone: `{Path(base).name if local and base else base}` ({config.backbone}), "
+        f"loss `{config.loss}`, threshold {config.threshold:.3f} ({config.threshold_from}).",
         "```python\nfrom prm import Scorer, Step, Trace\n\n"
         'scorer = Scorer.from_pretrained("this/repository")\n'
-        'scorer.score([Trace("How many singers are there?", [Step("Count the rows of singer.")], schema="…")])\n```',
+        'steps = [Step("Count the rows of singer.")]\n'
+        'scorer.score([Trace("How many singers are there?", steps, schema="…")])\n'
+        "```",
     ]
     if metrics is not None:
         rows = [f"| {name} | {_cell(metrics.get(name))} | {_interval(metrics, name)} |" for name in _RATES]
@@ -59,7 +61,8 @@ def push_checkpoint(
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"the checkpoint is in {folder}, but pushing it to {repo_id} failed: {reason}; log in with `hf auth login`"
+            f"the checkpoint is in {folder}, but pushing it to {repo_id} failed: {reason}; "
+            "log in with `hf auth login`"
         ) from error
     return str(repo)
 
