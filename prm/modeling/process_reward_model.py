@@ -211,16 +211,6 @@ class ProcessRewardModel(PreTrainedModel):
             self.backbone.eval()  # no dropout in features that nothing adapts to
         return self
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        self.backbone.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}
-        )
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.backbone.gradient_checkpointing_disable()
-
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
