@@ -212,16 +212,6 @@ class ProcessRewardModel(PreTrainedModel):
             self.backbone.eval()  # no dropout in features that nothing adapts to
         return self
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> None:
-        self.backbone.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}, **options
-        )
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.backbone.gradient_checkpointing_disable()
-
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
