@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         model_config.model_name_or_path,
         revision=model_config.model_revision,
         backbone=model_config.backbone,
+        backbone_layers=model_config.backbone_layers,
         dtype=model_config.dtype,
         attn_implementation=model_config.attn_implementation,
         trust_remote_code=model_config.trust_remote_code,
