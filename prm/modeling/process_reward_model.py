@@ -24,6 +24,7 @@ import importlib.util
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,7 +422,11 @@ class ProcessRewardModel(PreTrainedModel):
             if config.backbone in ("lora", "qlora"):
                 from peft import PeftModel
 
-                model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=is_trainable)
+                with warnings.catch_warnings():  # PEFT would go on with a random weight
+                    warnings.filterwarnings("error", message="Found missing adapter keys")
+                    model = PeftModel.from_pretrained(
+                        model, folder / ADAPTER_FOLDER, is_trainable=is_trainable
+                    )
             elif config.backbone == "frozen":
                 model.requires_grad_(False)
             prm = cls(config, model)
@@ -656,7 +661,7 @@ def _readable(folder: Path) -> Iterator[None]:
     """Broken or foreign weights in a checkpoint folder are bad input."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as error:
         raise InputError(
             f"cannot load the checkpoint {folder} ({_reason(error)}); copy it again, or train it anew"
         ) from error
