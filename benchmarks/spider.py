@@ -1,13 +1,14 @@
 """Spider, end to end: build rates, a LoRA PRM on unseen databases, and the same data through a peer trainer.
 
-    python benchmarks/spider.py --root SPIDER_FOLDER --output runs/spider [--traces 600] [--peer "PYTHON PEER.py"]
+    python benchmarks/spider.py --root SPIDER_FOLDER [--output runs/spider] [--traces 600] [--peer COMMAND]
 
-1. `prm build` over all train databases: rate, and the share of runnable gold queries whose chain is result-equal.
-2. A LoRA PRM on a seeded choice of whole train questions; temperature and threshold from other train databases;
-   measured on traces of all dev databases, none of which it has seen.
-3. With `--peer`, a script that takes `--model --train --eval --scores --mode lora --epochs --batch --lr --prompt-field`
-   and prints a JSON line with `train_s` and `score_s`: same prompt text, steps, backbone, epochs, batch and learning
-   rate. Its scores are measured by the same code, its threshold is chosen on the same traces.
+1. `prm build` over all train databases: rate, and what was skipped.
+2. A LoRA PRM on a seeded choice of whole train questions; temperature and threshold from other train
+   databases; measured on traces of the dev databases, none of which it has seen.
+3. `--peer "PYTHON PEER.py"`: a script that takes `--model --train --eval --scores --mode --epochs --batch --lr
+   --max-length --prompt-field` and prints a JSON line with `train_s` and `score_s`. It gets the same prompt
+   text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same code, its
+   threshold is chosen on the same traces.
 
 Writes `results.json` and prints the two metric tables side by side. Finished parts are not done again.
 """
@@ -33,7 +34,16 @@ from prm.traces.trace import Trace
 from prm.train import choose_questions
 
 RECIPE = "benchmarks/spider.yaml"
-SHOWN = ("first_error_acc", "f1", "error_acc", "correct_acc", "step_auc", "false_early_rate", "miss_rate", "brier")
+SHOWN = (
+    "first_error_acc",
+    "f1",
+    "error_acc",
+    "correct_acc",
+    "step_auc",
+    "false_early_rate",
+    "miss_rate",
+    "brier",
+)
 
 
 def run(command: list[str]) -> tuple[float, str]:
@@ -48,7 +58,18 @@ def build(root: str, split: str, output: Path, *, workers: int) -> dict[str, Any
     """Build a split once; its statistics with the seconds it took."""
     record = output.with_suffix(".time.json")
     if not record.exists():
-        command = [sys.executable, "-m", "prm.cli", "build", "--layout", "spider", "--root", root, "--split", split]
+        command = [
+            sys.executable,
+            "-m",
+            "prm.cli",
+            "build",
+            "--layout",
+            "spider",
+            "--root",
+            root,
+            "--split",
+            split,
+        ]
         seconds, _ = run([*command, "--workers", str(workers), "--output", str(output)])
         statistics = json.loads(Path(f"{output}.stats.json").read_text())
         record.write_text(json.dumps({"seconds": seconds, "workers": workers, "statistics": statistics}))
@@ -68,9 +89,16 @@ def with_prompts(traces: list[Trace], encoder: Encoder) -> list[dict[str, Any]]:
     tokenizer = encoder.tokenizer
     rows = []
     for trace, encoded in zip(traces, encoder.encode(traces, drop_long=False), strict=True):
-        steps = [tokenizer(s.text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for s in trace.steps]
+        steps = [
+            tokenizer(s.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            for s in trace.steps
+        ]
         n_steps = sum(map(len, steps)) + len(steps) * len(tokenizer(encoder.step_separator)["input_ids"])
-        prompt = encoded.input_ids[1:-n_steps] if tokenizer.bos_token_id is not None else encoded.input_ids[:-n_steps]
+        prompt = (
+            encoded.input_ids[1:-n_steps]
+            if tokenizer.bos_token_id is not None
+            else encoded.input_ids[:-n_steps]
+        )
         rows.append(trace.to_dict() | {"prompt": tokenizer.decode(prompt)})
     return rows
 
@@ -100,7 +128,10 @@ def main() -> None:
         write_traces(traces, data / f"{name}.jsonl")
 
     ours = args.output / "ours"
-    paths = {k: str(data / f"{n}.jsonl") for k, n in (("train_data", "train"), ("eval_data", "dev"), ("test_data", "test"))}
+    paths = {
+        k: str(data / f"{n}.jsonl")
+        for k, n in (("train_data", "train"), ("eval_data", "dev"), ("test_data", "test"))
+    }
     overrides = [word for key, value in paths.items() for word in (f"--{key}", value)]
     overrides += ["--output_dir", str(ours)]
     if not (ours / "eval" / "metrics.json").exists():
@@ -121,7 +152,9 @@ def main() -> None:
     print("| training, s |", " | ".join(f"{results[c]['train_s']:.0f}" for c in columns), "|")
 
 
-def race(args: argparse.Namespace, train: list[Trace], held: list[Trace], test: list[Trace], overrides: list[str]) -> dict:
+def race(
+    args: argparse.Namespace, train: list[Trace], held: list[Trace], test: list[Trace], overrides: list[str]
+) -> dict:
     """Train and score with the peer on the same text, then measure its scores as ours."""
     from transformers import AutoTokenizer
 
@@ -137,7 +170,9 @@ def race(args: argparse.Namespace, train: list[Trace], held: list[Trace], test: 
     if not (folder / "time.json").exists():
         for name, traces in (("train", train), ("eval", held + test)):
             rows = with_prompts(traces, encoder)
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            (folder / f"{name}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+            )
         options = {
             "model": model.model_name_or_path, "train": folder / "train.jsonl", "eval": folder / "eval.jsonl",
             "scores": scores, "mode": model.backbone, "epochs": config.num_train_epochs,
@@ -151,7 +186,9 @@ def race(args: argparse.Namespace, train: list[Trace], held: list[Trace], test: 
     scored = load_traces(scores)
     dev, rest = scored[: len(held)], scored[len(held) :]
     threshold, _ = best_threshold([t.scores for t in dev], [t.labels for t in dev])
-    metrics = evaluate_traces(rest, folder / "eval", threshold=threshold, threshold_from="best f1 on the same traces")
+    metrics = evaluate_traces(
+        rest, folder / "eval", threshold=threshold, threshold_from="best f1 on the same traces"
+    )
     return json.loads((folder / "time.json").read_text()) | {"metrics": metrics}
 
 

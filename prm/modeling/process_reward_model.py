@@ -137,7 +137,8 @@ class PRMHead(nn.Module):
 
     Its input is standardised first: the dimensions of a decoder's hidden state differ in scale by orders of
     magnitude, and one learning rate for all of them leaves most unused (docs/results.md has the figures).
-    `shift` and `scale` are buffers, set once from training states by `standardise`; before that they do nothing.
+    `shift` and `scale` are buffers, set once from training states by `standardise`; before that they do
+    nothing.
     """
 
     def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
@@ -167,7 +168,8 @@ class PRMHead(nn.Module):
         states = states.float()
         deviation = states.std(0, unbiased=False)
         self.shift.copy_(states.mean(0))
-        # A dimension that hardly moves is noise: it is not blown up beyond a hundredth of the usual deviation.
+        # A dimension that hardly moves is noise: it is not blown up beyond a hundredth of the usual
+        # deviation.
         self.scale.copy_(1 / deviation.clamp(min=max(float(deviation.mean()) / 100, 1e-6)))
 
 
@@ -580,7 +582,7 @@ def _load_base(
 
 
 def _first_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The configuration of the same decoder with its first `layers` layers; the other weights are never read."""
+    """The same decoder with its first `layers` layers; the weights of the others are never read."""
     if not 1 <= layers <= config.num_hidden_layers:
         raise InputError(f"backbone_layers must lie between 1 and {config.num_hidden_layers}, not {layers}")
     config.num_hidden_layers = layers
