@@ -54,7 +54,7 @@ class ModelConfig:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "sdpa, eager, flash_attention_2 …; only sdpa and eager read token trees."},
+        metadata={"help": "sdpa, eager, flash_attention_2 …; only sdpa reads token trees."},
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that the model's repository brings."}

@@ -23,7 +23,7 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory):
-    """A fast tokenizer's folder; ids 0 to 2 are `<|endoftext|>`, `<|im_start|>` (bos), `<|im_end|>` (eos, pad)."""
+    """A fast tokenizer. Ids 0, 1, 2: `<|endoftext|>`, `<|im_start|>` (bos), `<|im_end|>` (eos and pad)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

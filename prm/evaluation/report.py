@@ -157,20 +157,13 @@ def evaluate_predictions(
         train_data: labelled traces, for the baseline `position_only`.
         labels, on_bad_rows: as in `prm.traces.formats.load_traces`; traces without scores are bad rows, too.
     """
-    if threshold is not None and threshold_data:
-        raise InputError("--threshold and --threshold-data both set the threshold; give one of them")
-    if rule == "most-likely" and (threshold is not None or threshold_data):
-        raise InputError("--rule most-likely uses no threshold; leave out --threshold and --threshold-data")
+    check_threshold_options(threshold, threshold_data, rule)
     reading = {"labels": labels, "on_bad_rows": on_bad_rows}
     traces = [trace for file in files for trace in _scored(file, **reading)]
     threshold_from = "given"
     if threshold_data:
         dev = [trace for file in threshold_data for trace in _scored(file, **reading)]
-        if not any(label is not None for trace in dev for label in trace.labels):
-            raise InputError("no trace has a label to choose a threshold by", file=str(threshold_data[0]))
-        threshold, f1 = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
-        chosen_by = "f1" if f1 is not None else "first_error_acc"
-        threshold_from = f"best {chosen_by} on {', '.join(threshold_data)}"
+        threshold, threshold_from = choose_threshold(dev, threshold_data)
     means = None
     if train_data:
         train = [trace for file in train_data for trace in load_traces(file, **reading)]
@@ -186,6 +179,24 @@ def evaluate_predictions(
     )
     print_metrics(result, output)
     return result
+
+
+def check_threshold_options(
+    threshold: float | str | None, threshold_data: Sequence[str] | None, rule: str
+) -> None:
+    """Refuse options of `prm evaluate` that contradict each other."""
+    if threshold is not None and threshold_data:
+        raise InputError("--threshold and --threshold-data both set the threshold; give one of them")
+    if rule == "most-likely" and (threshold is not None or threshold_data):
+        raise InputError("--rule most-likely uses no threshold; leave out --threshold and --threshold-data")
+
+
+def choose_threshold(dev: Sequence[Trace], files: Sequence[str]) -> tuple[float, str]:
+    """The best threshold on scored dev traces, and in words how it was chosen."""
+    if not any(label is not None for trace in dev for label in trace.labels):
+        raise InputError("no trace has a label to choose a threshold by", file=str(files[0]))
+    threshold, f1 = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
+    return threshold, f"best {'f1' if f1 is not None else 'first_error_acc'} on {', '.join(files)}"
 
 
 def _scored(file: str, *, labels: str, on_bad_rows: str) -> list[Trace]:

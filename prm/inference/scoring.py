@@ -1,13 +1,13 @@
 """Scores for traces: `Scorer` in Python, `prm score` and `prm evaluate --model` on the command line.
 
-A trace's scores depend on its prompt and its own steps alone: neither on what else is in its batch (traces that share
-a prefix share its computation, which changes nothing) nor on its later steps.
+A trace's scores depend on its prompt and its own steps alone: neither on what else is in its batch (traces
+that share a prefix share its computation, which changes nothing) nor on its later steps.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prm.errors import InputError
+from prm.evaluation.report import check_threshold_options, choose_threshold, evaluate_traces, print_metrics
 from prm.modeling.process_reward_model import ProcessRewardModel
 from prm.traces.encoding import Encoder
 from prm.traces.formats import load_traces, write_traces
@@ -63,12 +64,17 @@ class Scorer:
         max_tokens_per_batch: int = 8192,
         **kwargs: Any,
     ) -> Scorer:
-        """Load a checkpoint folder or Hub id onto `device` (the accelerator where there is one, else the CPU).
+        """Load a checkpoint folder or Hub id onto `device`: the accelerator where there is one, else the CPU.
 
-        `dtype` is that of the backbone; "auto" is the dtype in which it was saved, which gives the same scores.
+        Args:
+            dtype: of the backbone; "auto" is the dtype in which it was saved, which gives the same scores.
+            kwargs: as in `ProcessRewardModel.from_pretrained` (`base_model_name_or_path`, `token` …).
+
+        Raises:
+            InputError: the checkpoint, its base model or its tokenizer cannot be loaded.
         """
         model = ProcessRewardModel.from_pretrained(path_or_id, revision=revision, dtype=dtype, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision)
+        tokenizer = _tokenizer(path_or_id, revision=revision, **kwargs)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         if model.config.backbone != "qlora":  # bitsandbytes places its own weights
@@ -100,6 +106,20 @@ class Scorer:
                     scores[by_question[member]] = self.model.scores(row[:n]).tolist()
                 bar.update(len(index))
         return scores
+
+
+def _tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
+    names = ("revision", "token", "local_files_only", "trust_remote_code")
+    try:
+        # Without its files, AutoTokenizer would make up an empty tokenizer from the kind of the model.
+        if os.path.isdir(path_or_id) and not (Path(path_or_id) / "tokenizer_config.json").is_file():
+            raise FileNotFoundError("tokenizer_config.json is missing")
+        return AutoTokenizer.from_pretrained(path_or_id, **{k: kwargs[k] for k in names if k in kwargs})
+    except Exception as error:  # broken files surface as whatever the tokenizer's own reader raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path_or_id}: cannot load the tokenizer ({reason}); save the base model's tokenizer there"
+        ) from error
 
 
 def score_file(
@@ -140,9 +160,10 @@ def evaluate_model(
     """`prm evaluate --model`: score, then measure as `prm.evaluation.report` does.
 
     The threshold is the given one, else the best on `threshold_data`, else the one in the checkpoint. With
-    `all_checkpoints`, every `checkpoint-N` of the run folder `model` is measured into a folder of its own below
-    `output`, beside a table (`checkpoints.json`) and TensorBoard curves over the steps.
+    `all_checkpoints`, every `checkpoint-N` of the run folder `model` is measured into a folder of its own
+    below `output`, beside a table (`checkpoints.json`) and TensorBoard curves over the steps.
     """
+    check_threshold_options(threshold, threshold_data, rule)
     traces = load_traces(list(data), labels=labels, on_bad_rows=on_bad_rows)
     dev = (
         load_traces(list(threshold_data), labels=labels, on_bad_rows=on_bad_rows) if threshold_data else None
@@ -150,36 +171,31 @@ def evaluate_model(
     options = {"revision": revision, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch}
 
     def measure(checkpoint: str, folder: str | Path) -> dict[str, Any]:
-        from prm.evaluation.metrics import best_threshold
-        from prm.evaluation.report import evaluate_traces
-
         scorer = Scorer.from_pretrained(checkpoint, **options)
         config = scorer.model.config
         chosen, source = threshold, "given"
         if threshold is None and dev is not None:
-            chosen, _ = best_threshold(scorer.score(dev, progress=True), [trace.labels for trace in dev])
-            source = f"best f1 on {', '.join(map(str, threshold_data or []))}"
+            chosen, source = choose_threshold(list(_scored(scorer, dev)), threshold_data or [])
         elif threshold is None:
             chosen, source = config.threshold, f"checkpoint: {config.threshold_from}"
         return evaluate_traces(
-            _scored(scorer, traces),
+            list(_scored(scorer, traces)),
             folder,
             threshold=chosen,
             threshold_from=None if threshold == "oracle" else source,
             rule=rule,
             position_means=config.position_means,
             model=str(checkpoint),
+            info={"data": list(data)},
         )
-
-    from prm.evaluation.report import print_metrics
 
     if not all_checkpoints:
         print_metrics(measure(model, output), output)
         return
     steps = {
-        int(p.name.rpartition("-")[2]): p
-        for p in Path(model).glob("checkpoint-*")
-        if (p / "config.json").exists()
+        int(number): folder
+        for folder in Path(model).glob("checkpoint-*")
+        if (number := folder.name.removeprefix("checkpoint-")).isdigit() and (folder / "config.json").exists()
     }
     if not steps:
         raise InputError(
@@ -189,9 +205,10 @@ def evaluate_model(
     _compare_checkpoints(results, Path(output))
 
 
-def _scored(scorer: Scorer, traces: list[Trace]) -> list[Trace]:
+def _scored(scorer: Scorer, traces: list[Trace]) -> Iterator[Trace]:
+    """`traces` with their scores; an iterator, so that the output file is opened before the work."""
     scores = scorer.score(traces, progress=True)
-    return [replace(trace, scores=row) for trace, row in zip(traces, scores, strict=True)]
+    yield from (replace(trace, scores=row) for trace, row in zip(traces, scores, strict=True))
 
 
 def _compare_checkpoints(results: dict[int, dict[str, Any]], output: Path) -> None:

@@ -18,16 +18,23 @@ need it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib.util
+import json
 import logging
 import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -114,31 +121,37 @@ class ProcessRewardConfig(PretrainedConfig):
         return AutoConfig.for_model(**copy.deepcopy(self.base_config))
 
 
+class _Float32Linear(nn.Linear):
+    """Computes in float32 even where an engine or `model.to(torch.bfloat16)` has cast its weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+
 class PRMHead(nn.Module):
-    """Linear, ReLU, Linear to one logit: the layout of published process reward heads (Qwen2.5-Math-PRM), one
-    output.
+    """Linear, ReLU, Linear to one logit, in float32: the layout of published process reward heads
+    (Qwen2.5-Math-PRM) with a single output.
     """
 
     def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
         super().__init__()
         width = head_hidden_size or hidden_size
-        self.dense = nn.Linear(hidden_size, width, dtype=torch.float32)
-        self.out = nn.Linear(width, 1, dtype=torch.float32)
-        # A near-zero output layer starts every step at probability 1/2: no first steps wasted on unlearning
-        # noise.
+        self.dense = _Float32Linear(hidden_size, width, dtype=torch.float32)
+        self.out = _Float32Linear(width, 1, dtype=torch.float32)
+        # Near zero, every step begins at probability 1/2: no training steps are wasted on unlearning noise.
         nn.init.normal_(self.out.weight, std=1e-3)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, hidden_size) in any float dtype -> (…) float32 logits."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.out(torch.relu(self.dense(hidden.float()))).squeeze(-1)
+            return self.out(torch.relu(self.dense(hidden))).squeeze(-1)
 
 
 @dataclass
 class PRMOutput(ModelOutput):
-    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; padding holds
-    0.
+    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; what stands
+    at padding means nothing.
     """
 
     loss: torch.Tensor | None = None
@@ -165,6 +178,8 @@ class ProcessRewardModel(PreTrainedModel):
         super().__init__(config)
         self.backbone = backbone if backbone is not None else AutoModel.from_config(config.base())
         self.head = PRMHead(config.hidden_size, config.head_hidden_size)
+        # The layers that sharded training (FSDP) wraps are the backbone's.
+        self._no_split_modules = getattr(self.backbone, "_no_split_modules", None)
         self.config.dtype = None  # the parts have dtypes of their own; `backbone_dtype` and float32 say which
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -176,7 +191,13 @@ class ProcessRewardModel(PreTrainedModel):
 
     @property
     def reads_trees(self) -> bool:
-        """Whether the attention takes a tree mask as it is: full attention in every layer, by sdpa."""
+        """Whether the attention takes a tree mask as it is: full attention in every layer, by sdpa.
+
+        Models outside transformers' common attention interface (ALiBi, state-space layers) read the order of
+        the tokens from elsewhere than mask and positions, so they do not.
+        """
+        if not getattr(self.backbone, "_supports_attention_backend", False):
+            return False
         config = self.backbone.config
         layers = getattr(config, "layer_types", None)
         full = (
@@ -184,8 +205,7 @@ class ProcessRewardModel(PreTrainedModel):
             if layers
             else not getattr(config, "sliding_window", None)
         )
-        heads = getattr(config, "num_attention_heads", None)
-        return full and heads is not None and config._attn_implementation == "sdpa"
+        return full and config._attn_implementation == "sdpa"
 
     def train(self, mode: bool = True) -> ProcessRewardModel:
         super().train(mode)
@@ -262,8 +282,7 @@ class ProcessRewardModel(PreTrainedModel):
             logits, score_kind=self.config.score_kind, temperature=self.config.score_temperature
         )
 
-    # ---- making, loading, saving
-    # ----------------------------------------------------------------------------------
+    # ---- making, loading, saving ----
 
     @classmethod
     def from_backbone(
@@ -294,10 +313,11 @@ class ProcessRewardModel(PreTrainedModel):
             )
         if config.get("loss", "bce") not in SCORE_KINDS:
             raise InputError(f"loss must be one of {', '.join(SCORE_KINDS)}, not {config['loss']!r}")
+        name = base.config._name_or_path if isinstance(base, PreTrainedModel) else base
+        name = os.path.abspath(name) if os.path.isdir(name) else name
         if isinstance(base, PreTrainedModel):
-            model, name = base.base_model, base.config._name_or_path
+            model = base.base_model
         else:
-            name = os.path.abspath(base) if os.path.isdir(base) else base
             model = _load_base(
                 name,
                 revision=revision,
@@ -317,7 +337,7 @@ class ProcessRewardModel(PreTrainedModel):
         if backbone == "frozen":
             model.requires_grad_(False)
         elif peft_config is not None:
-            model = _add_adapter(model, peft_config, quantized=backbone == "qlora")
+            model = _add_adapter(model, peft_config)
         return cls(ProcessRewardConfig(**settings | config), model)
 
     @classmethod
@@ -345,44 +365,60 @@ class ProcessRewardModel(PreTrainedModel):
             is_trainable: keep a LoRA adapter trainable.
 
         Raises:
-            InputError: no such checkpoint, a file of it is missing, or its base model cannot be found.
+            InputError: no such checkpoint, a file of it is missing or broken, or its base model cannot be
+                found.
         """
         folder = _checkpoint_folder(
             pretrained_model_name_or_path, revision=revision, token=token, local_files_only=local_files_only
         )
         if not isinstance(config, ProcessRewardConfig):
-            config = ProcessRewardConfig.from_pretrained(folder)
-        if dtype in (None, "auto"):
-            dtype = config.backbone_dtype
-        if config.backbone == "full":
-            source: str = str(folder)
-            base_config: PretrainedConfig | None = config.base()
-        else:
-            source, base_config = base_model_name_or_path or config.base_model_name_or_path or "", None
+            config = _read_config(folder)
+        if config.backbone in ("lora", "qlora"):  # PEFT would look for a missing file on the Hub
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                if not (folder / ADAPTER_FOLDER / name).is_file():
+                    raise InputError(
+                        f"{folder / ADAPTER_FOLDER / name} is missing; copy the checkpoint again"
+                    )
+        own = config.backbone == "full"  # the backbone's weights are in the checkpoint itself
         model = _load_base(
-            source,
-            revision=None
-            if base_model_name_or_path or config.backbone == "full"
-            else config.base_model_revision,
-            dtype=dtype,
+            str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
+            revision=None if own or base_model_name_or_path else config.base_model_revision,
+            dtype=config.backbone_dtype if dtype in (None, "auto") else dtype,
             quantize=config.backbone == "qlora",
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
-            config=base_config,
+            config=config.base() if own else None,
+            token=token,
+            local_files_only=local_files_only,
         )
-        if config.backbone in ("lora", "qlora"):
-            from peft import PeftModel
+        if model.config.hidden_size != config.hidden_size:
+            raise InputError(
+                f"{model.config._name_or_path}: this backbone has hidden size {model.config.hidden_size}, "
+                f"the checkpoint {folder} was trained on one with {config.hidden_size}; give that one as "
+                "base_model_name_or_path"
+            )
+        with _readable(folder):
+            if config.backbone in ("lora", "qlora"):
+                from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, folder / ADAPTER_FOLDER, is_trainable=is_trainable)
-        elif config.backbone == "frozen":
-            model.requires_grad_(False)
-        prm = cls(config, model)
-        prm.head.load_state_dict(load_file(folder / HEAD_FILE))
+                with warnings.catch_warnings():  # PEFT would go on with a random weight
+                    warnings.filterwarnings("error", message="Found missing adapter keys")
+                    model = PeftModel.from_pretrained(
+                        model, folder / ADAPTER_FOLDER, is_trainable=is_trainable
+                    )
+            elif config.backbone == "frozen":
+                model.requires_grad_(False)
+            prm = cls(config, model)
+            prm.head.load_state_dict(load_file(folder / HEAD_FILE))
         return prm.eval()
 
     def load_checkpoint(self, folder: str | os.PathLike[str]) -> None:
         """Put the weights of a checkpoint of this same model into it (resume, best model); the base stays."""
         folder = Path(folder)
+        with _readable(folder):
+            self._load_weights(folder)
+
+    def _load_weights(self, folder: Path) -> None:
         self.head.load_state_dict(load_file(folder / HEAD_FILE, device=str(self.device)))
         if self.config.backbone in ("lora", "qlora"):
             from peft import load_peft_weights, set_peft_model_state_dict
@@ -400,8 +436,7 @@ class ProcessRewardModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write the checkpoint: config, head, and adapter or backbone where they were trained. Safetensors
-        only.
+        """Write the checkpoint: config, head, and the adapter or backbone where it was trained.
 
         `state_dict` is the gathered one of a sharded run (keys as in `self.state_dict()`).
         """
@@ -426,6 +461,8 @@ class ProcessRewardModel(PreTrainedModel):
         head = parts["head"] or self.head.state_dict()
         head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.items()}
         save_file(head, folder / HEAD_FILE, metadata={"format": "pt"})
+        if self.config.backbone != "qlora":  # whose weights are 4-bit; its dtype is that of the arithmetic
+            self.config.backbone_dtype = str(self.backbone.dtype).removeprefix("torch.")
         self.config.save_pretrained(folder)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", folder.name)
@@ -441,13 +478,34 @@ def _load_base(
     attn_implementation: str | None,
     trust_remote_code: bool,
     config: PretrainedConfig | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> PreTrainedModel:
+    """A headless model; with `config`, from a checkpoint of ours, which must hold every weight.
+
+    Raises:
+        InputError: there is no such model, a file is broken, or bitsandbytes is missing for `quantize`.
+    """
+    if not name:
+        raise InputError(
+            "the checkpoint does not say which base model it stands on; give its folder or Hub id as "
+            "base_model_name_or_path"
+        )
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise InputError(
+            f"the base model {name} is gone; give its folder or Hub id as base_model_name_or_path"
+        )
     options: dict[str, Any] = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) else dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     if config is not None:
         options["config"] = config
     if quantize:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                "backbone: qlora needs bitsandbytes, which is not installed: pip install 'nl2sql-prm[qlora]'"
+            )
+        from peft import prepare_model_for_kbit_training
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(
@@ -459,20 +517,31 @@ def _load_base(
     log = logging.getLogger("transformers.modeling_utils")
     log.addFilter(_worth_reporting)
     try:
-        return AutoModel.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code, **options
+        model, info = AutoModel.from_pretrained(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            token=token,
+            local_files_only=local_files_only,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(
                 f"{name} brings code of its own: pass trust_remote_code only if you trust it"
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"cannot load the base model {name!r} ({reason}); give its folder or Hub id as base_model_name_or_path"
-        ) from error
+        mend = "; give its folder or Hub id as base_model_name_or_path" if config is None else ""
+        raise InputError(f"cannot load the model {name} ({_reason(error)}){mend}") from error
     finally:
         log.removeFilter(_worth_reporting)
+    if config is not None and info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise InputError(
+            f"{name}: {len(missing)} weights are missing ({missing[0]} …); copy the checkpoint again"
+        )
+    # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantize else model
 
 
 def _worth_reporting(record: logging.LogRecord) -> bool:
@@ -481,11 +550,9 @@ def _worth_reporting(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in message or "MISSING" in message or "MISMATCH" in message
 
 
-def _add_adapter(model: PreTrainedModel, peft_config: Any, *, quantized: bool) -> nn.Module:
-    """Wrap the backbone by PEFT. Our head is no part of it, so a config made for a token classifier is
-    adapted.
-    """
-    from peft import get_peft_model, prepare_model_for_kbit_training
+def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:
+    """Wrap the backbone by PEFT; a config made for a token classifier is adapted, for the head is ours."""
+    from peft import get_peft_model
 
     peft_config = copy.deepcopy(peft_config)
     # PEFT's own token-classification wrapper would look for a classifier inside the backbone and train a
@@ -493,14 +560,14 @@ def _add_adapter(model: PreTrainedModel, peft_config: Any, *, quantized: bool) -
     peft_config.task_type = "FEATURE_EXTRACTION"
     names = [n for n in peft_config.modules_to_save or [] if n not in ("score", "classifier")]
     peft_config.modules_to_save = names or None
-    if quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return get_peft_model(model, peft_config)
 
 
 def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
     folder = Path(path)
     if not folder.is_dir():
+        if folder.exists():
+            raise InputError(f"{path} is a file; name the checkpoint's folder")
         if folder.is_absolute() or str(path).count("/") > 1 or str(path).startswith("."):
             raise InputError(f"{path}: no such checkpoint folder")
         from huggingface_hub import snapshot_download
@@ -509,14 +576,55 @@ def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
         try:
             folder = Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"], **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"{path}: no such folder, and the Hub does not give it ({reason})") from error
+            raise InputError(
+                f"{path}: no such folder, and the Hub does not give it ({_reason(error)})"
+            ) from error
     for name in ("config.json", HEAD_FILE):
         if not (folder / name).is_file():
-            raise InputError(
-                f"{folder} is no PRM checkpoint: {name} is missing; name a folder that training wrote"
-            )
+            inside = folder / "checkpoint"
+            mend = f"name {inside}" if (inside / name).is_file() else "name a folder that training wrote"
+            raise InputError(f"{folder} is no PRM checkpoint: {name} is missing; {mend}")
     return folder
+
+
+def _read_config(folder: Path) -> ProcessRewardConfig:
+    file = folder / "config.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read ({_reason(error)}); copy the checkpoint again", file=str(file)
+        ) from error
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if kind != ProcessRewardConfig.model_type:
+        raise InputError(
+            f"is that of a {kind!r} model, not of a process reward model; name a folder that training wrote",
+            file=str(file),
+        )
+    config = ProcessRewardConfig.from_dict(raw)
+    if config.backbone not in BACKBONES or config.score_kind not in SCORE_KINDS.values():
+        raise InputError(
+            f"backbone {config.backbone!r} with scores of kind {config.score_kind!r} is unknown to this "
+            "version; install a newer nl2sql-prm",
+            file=str(file),
+        )
+    return config
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Broken or foreign weights in a checkpoint folder are bad input."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as error:
+        raise InputError(
+            f"cannot load the checkpoint {folder} ({_reason(error)}); copy it again, or train it anew"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 AutoConfig.register(ProcessRewardConfig.model_type, ProcessRewardConfig)

@@ -2,9 +2,9 @@
 
 The prompt, each step and each separator are tokenised apart and put together: `[bos] prompt (step
 separator)*`. So a step's tokens never depend on its neighbours, traces that share text share ids (which token
-trees live on), and the
-step end is known by position: the last token of its separator. Special tokens that occur in the text of a
-data set (`<|im_end|>` …) are split like any other text; nothing a user writes is ever control.
+trees live on), and the step end is known by position: the last token of its separator. Special tokens that
+occur in the text of a data set (`<|im_end|>` …) are split like any other text; nothing in the data is ever
+control. The separator alone may be a special token, for it comes from the recipe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IGNORE = -100.0
 
 @dataclass(slots=True)
 class EncodedTrace:
-    """Token ids, the index of each step's last token, a label (or None) a step, and the key of its question."""
+    """Token ids; a step's last token and its label (or None), for each step; the key of the question."""
 
     input_ids: list[int]
     step_ends: list[int]
@@ -46,6 +46,7 @@ class Encoder:
         max_completion_length: room kept for the steps: the prompt is cut to `max_length -
             max_completion_length`, by the same rule for every trace of a question. None keeps a quarter of
             `max_length`.
+        step_separator: text after each step; it may be a special token of the tokenizer.
         longest: what the backbone can read at all (its position limit), if it has one.
     """
 
@@ -59,8 +60,8 @@ class Encoder:
     def __post_init__(self) -> None:
         if self.prompt_version != PROMPT_VERSION:
             raise InputError(
-                f"this checkpoint reads prompts of version {self.prompt_version}, this package writes version "
-                f"{PROMPT_VERSION}; install the package version that trained it"
+                f"this checkpoint reads prompts of version {self.prompt_version}, this package writes "
+                f"version {PROMPT_VERSION}; install the package version that trained it"
             )
         if self.max_completion_length is None:
             self.max_completion_length = self.max_length // 4
@@ -68,6 +69,11 @@ class Encoder:
             raise InputError(
                 f"max_completion_length ({self.max_completion_length}) must lie between 0 and max_length "
                 f"({self.max_length})"
+            )
+        self._separator = self.tokenizer(self.step_separator, add_special_tokens=False)["input_ids"]
+        if not self._separator:
+            raise InputError(
+                f"step_separator {self.step_separator!r} is no token of this tokenizer; use '\\n'"
             )
         self._pieces: dict[str, list[int]] = {}
         self._prompts: dict[tuple[str, ...], list[int]] = {}
@@ -80,19 +86,21 @@ class Encoder:
                 Otherwise they are kept (a score is owed for every trace), up to what the backbone can read.
 
         Raises:
-            InputError: a trace is longer than the backbone can read, or its step separator is no token.
+            InputError: a trace is longer than the backbone can read.
         """
         self._tokenize([prompt_text(t) for t in traces] + [s.text for t in traces for s in t.steps])
+        limit = self.longest
+        if drop_long:
+            limit = self.max_length if limit is None else min(self.max_length, limit)
         encoded: list[EncodedTrace | None] = []
         too_long = 0
         for trace in traces:
             one = self._encode(trace)
-            limit = self.max_length if drop_long else self.longest
             if limit is not None and len(one.input_ids) > limit:
                 if not drop_long:
                     raise InputError(
-                        f"trace {trace.id or trace.question[:60]!r} has {len(one.input_ids)} tokens, the model reads "
-                        f"{limit}; shorten its steps or its schema"
+                        f"trace {trace.id or trace.question[:60]!r} has {len(one.input_ids)} tokens, the "
+                        f"model reads {limit}; shorten its steps or its schema"
                     )
                 too_long += 1
                 encoded.append(None)
@@ -101,35 +109,31 @@ class Encoder:
         if too_long:
             logger.warning(
                 "%d of %d traces are longer than max_length=%d with the shortest prompt and were dropped",
-                too_long, len(traces), self.max_length,
+                too_long, len(traces), limit,
             )  # fmt: skip
         self._pieces.clear()
         return encoded
 
     def _encode(self, trace: Trace) -> EncodedTrace:
-        separator = self._ids(self.step_separator)
-        if not separator:
-            raise InputError(
-                f"step_separator {self.step_separator!r} is no token of this tokenizer; use '\\n'"
-            )
         ids = list(self._prompt_ids(trace))
         ends = []
         for step in trace.steps:
             ids += self._ids(step.text)
-            ids += separator
+            ids += self._separator
             ends.append(len(ids) - 1)
         return EncodedTrace(ids, ends, trace.labels, trace.question_key)
 
     def _prompt_ids(self, trace: Trace) -> list[int]:
         """The prompt, cut by question alone to the room it has; remembered, as a question has many traces."""
         text = prompt_text(trace)
-        key = (text, trace.question, trace.evidence or "")
+        verbatim = isinstance(trace.extra.get("prompt"), str)
+        key = (text, trace.question, trace.evidence or "", str(verbatim))
         if key not in self._prompts:
             bos = self.tokenizer.bos_token_id
             room = self.max_length - (self.max_completion_length or 0)
             head = [] if bos is None else [bos]
             ids = head + self._ids(text)
-            if len(ids) > room and trace.schema and "prompt" not in trace.extra:
+            if len(ids) > room and trace.schema and not verbatim:
                 for schema in shorter_schemas(trace.schema, trace.question, trace.evidence):
                     ids = head + self._ids(prompt_text(trace, schema))
                     if len(ids) <= room:

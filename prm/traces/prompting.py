@@ -21,9 +21,18 @@ PROMPT_VERSION = 1
 
 _COMMENT = re.compile(r"\s*/\*.*?\*/", re.DOTALL)
 _DDL_START = re.compile(r"^\s*CREATE\s+(?:TEMP(?:ORARY)?\s+)?(?:TABLE|VIEW)\b", re.IGNORECASE)
-_TABLE_LINE = re.compile(r'^\s*("(?:[^"]|"")+"|[^\s(]+)\s*\(')
-_WORD = re.compile(r"[^\W_]+")
+_NAME = r'(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|[^\s.,;=()"`\[\]]+)'
+_TABLE_LINE = re.compile(rf"^\s*({_NAME})\s*\(")
+_DDL_NAME = re.compile(rf"(?:TABLE|VIEW)\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:{_NAME}\.)?({_NAME})", re.IGNORECASE)
+_DDL_REFERENCE = re.compile(
+    rf"(?:,\s*(?:CONSTRAINT\s+{_NAME}\s+)?FOREIGN\s+KEY\s*\([^)]*\))?\s*\bREFERENCES\s+({_NAME})(?:\s*\([^)]*\))?"
+    r"(?:\s+ON\s+(?:DELETE|UPDATE)\s+(?:SET\s+NULL|SET\s+DEFAULT|CASCADE|RESTRICT|NO\s+ACTION))*",
+    re.IGNORECASE,
+)
 _FOREIGN_KEYS = "foreign keys:"
+_KEY_SIDE = re.compile(rf"({_NAME})\.{_NAME}")
+_UNQUOTED_SEMICOLON = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
+_WORD = re.compile(r"[^\W_]+")
 
 
 def prompt_text(trace: Trace, schema: str | None = None) -> str:
@@ -71,17 +80,16 @@ def _table_blocks(schema: str) -> list[tuple[str | None, str]]:
     blocks: list[tuple[str | None, str]] = []
     in_ddl = False
     for line in schema.splitlines():
-        if in_ddl:
-            name, text = blocks[-1]
-            blocks[-1] = (name, f"{text}\n{line}")
-        elif _DDL_START.match(line):
-            match = re.search(
-                r'(?:TABLE|VIEW)\s+(?:IF\s+NOT\s+EXISTS\s+)?("[^"]+"|`[^`]+`|[^\s(]+)', line, re.I
-            )
+        if _DDL_START.match(line):  # a statement ends by its semicolon or, without one, where the next begins
+            match = _DDL_NAME.search(line)
             blocks.append((_bare(match.group(1)) if match else None, line))
             in_ddl = True
         elif line.lower().startswith(_FOREIGN_KEYS):
             blocks.append((None, line))
+            in_ddl = False
+        elif in_ddl:
+            name, text = blocks[-1]
+            blocks[-1] = (name, f"{text}\n{line}")
         else:
             match = _TABLE_LINE.match(line)
             blocks.append((_bare(match.group(1)) if match else None, line))
@@ -90,16 +98,18 @@ def _table_blocks(schema: str) -> list[tuple[str | None, str]]:
 
 
 def _without_keys(text: str, gone: set[str | None]) -> str:
-    """Of a `foreign keys:` line, the keys between tables that are still there; other text as it is."""
+    """`text` without the foreign keys that name a gone table; "" where a line of keys has none left."""
+    if _DDL_START.match(text):
+        return _DDL_REFERENCE.sub(lambda key: "" if _bare(key.group(1)) in gone else key.group(), text)
     if not text.lower().startswith(_FOREIGN_KEYS):
         return text
-    keys = [key.strip() for key in text[len(_FOREIGN_KEYS) :].split(";")]
-    kept = [k for k in keys if k and not any(_bare(side.rpartition(".")[0]) in gone for side in k.split("="))]
+    keys = [key.strip() for key in _UNQUOTED_SEMICOLON.split(text[len(_FOREIGN_KEYS) :])]
+    kept = [k for k in keys if k and not any(_bare(table) in gone for table in _KEY_SIDE.findall(k))]
     return f"{_FOREIGN_KEYS} {'; '.join(kept)}" if kept else ""
 
 
 def _bare(name: str) -> str:
-    return name.strip().strip('"`[]').lower()
+    return name.strip('"`[]').lower()
 
 
 def _stems(text: str) -> set[str]:

@@ -76,9 +76,8 @@ class TokenTree:
         """
         mask = torch.eye(size, dtype=torch.bool)
         start = 0
-        for i in range(
-            1, len(self) + 1
-        ):  # a run of single children sees what its first parent sees, and itself
+        for i in range(1, len(self) + 1):
+            # A run of single children sees what the parent of its first sees, and itself.
             if i < len(self) and self.parents[i] == i - 1:
                 continue
             if self.parents[start] >= 0:

@@ -1,0 +1,427 @@
+"""`ProcessRewardModel`: logits at step ends, what a checkpoint holds, and that loading is bit-exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForTokenClassification
+
+from prm.errors import InputError
+from prm.inference.scoring import Scorer
+from prm.modeling import ProcessRewardConfig, ProcessRewardModel
+from prm.traces.encoding import Encoder
+from prm.traces.tree import collate, merge
+
+
+@pytest.fixture(scope="module")
+def batch(tokenizer, traces):
+    encoded = Encoder(tokenizer).encode(traces, drop_long=False)
+    inputs = collate(merge(encoded), encoded, pad_id=2)
+    del inputs["index"]
+    return inputs
+
+
+@torch.no_grad()
+def logits(model, batch):
+    return model.eval()(**batch).logits
+
+
+def save(model, tokenizer, folder):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# Logits
+
+
+def test_logits_stand_at_step_ends_only(make_model, batch):
+    model = make_model("llama").eval()
+    output = model(**batch)
+    assert output.logits.shape == batch["step_ends"].shape
+    assert output.logits.dtype == torch.float32
+    hidden = model.backbone(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+    ).last_hidden_state.flatten(0, 1)
+    there = batch["step_ends"] >= 0
+    by_hand = model.head(hidden[batch["step_ends"][there]])
+    torch.testing.assert_close(output.logits[there], by_hand)
+    assert not any("lm_head" in name for name, _ in model.named_parameters())
+
+
+def test_features_instead_of_tokens_give_the_same(make_model, batch):
+    model = make_model("llama", backbone="frozen").eval()
+    states = model.features(
+        batch["input_ids"], batch["attention_mask"], batch["position_ids"], batch["step_ends"]
+    )
+    assert not states.requires_grad
+    from_states = model(step_features=states, labels=batch["labels"])
+    from_tokens = model(**batch)
+    assert torch.equal(from_states.logits, from_tokens.logits)
+    assert torch.equal(from_states.loss, from_tokens.loss)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_later_steps_never_change_earlier_scores(make_model, tokenizer, traces, family):
+    scorer = Scorer(make_model(family), tokenizer)
+    full = traces[4]
+    whole = scorer.score([full])[0]
+    for n in range(1, len(full.steps)):
+        part = type(full)(full.question, full.steps[:n], schema=full.schema, group="x")
+        assert scorer.score([part])[0] == pytest.approx(whole[:n], abs=1e-6)
+
+
+def test_a_new_head_begins_at_one_half(tiny_model_dir, batch):
+    torch.manual_seed(0)
+    model = ProcessRewardModel.from_backbone(str(tiny_model_dir("llama")), backbone="frozen")
+    assert logits(model, batch).abs().max() < 0.05
+
+
+def test_what_learns(make_model):
+    def trainable(backbone):
+        model = make_model("llama", backbone=backbone).train()
+        return {
+            name.split(".")[0] if "lora" not in name else "lora"
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        }, model.backbone.training
+
+    assert trainable("frozen") == ({"head"}, False)  # no dropout in features that nothing adapts to
+    assert trainable("lora") == ({"lora", "head"}, True)
+    assert trainable("full") == ({"backbone", "head"}, True)
+
+
+def test_the_head_is_float32_whatever_surrounds_it(make_model, batch):
+    model = make_model("llama", backbone="frozen", dtype="bfloat16").eval()
+    assert model.backbone.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in model.head.parameters())
+    states = model.features(
+        batch["input_ids"], batch["attention_mask"], batch["position_ids"], batch["step_ends"]
+    )
+    exact = model.head(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = model.head(states)
+    assert exact.dtype == under_autocast.dtype == torch.float32
+    assert torch.equal(exact, under_autocast)
+    model.to(torch.bfloat16)  # rounds the weights, as some engines do; the arithmetic stays
+    assert model.head(states).dtype == torch.float32
+    torch.testing.assert_close(model.head(states), exact, rtol=0.02, atol=0.02)
+
+
+# Saving and loading
+
+ADAPTER = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backbone", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_reloaded_model_gives_the_same_bits(
+    make_model, tokenizer, traces, tmp_path, monkeypatch, family, backbone, dtype
+):
+    model = make_model(family, backbone=backbone, dtype=dtype)
+    before = Scorer(model, tokenizer).score(traces)
+    assert len({score for row in before for score in row}) > 8  # not one constant
+    folder = save(model, tokenizer, tmp_path / "checkpoint")
+    monkeypatch.chdir(tmp_path.parent)
+    loaded = ProcessRewardModel.from_pretrained(folder)
+    assert not loaded.training
+    assert Scorer(loaded, tokenizer).score(traces) == before
+    assert Scorer.from_pretrained(folder, device="cpu").score(traces) == before
+    auto = AutoModelForTokenClassification.from_pretrained(folder)
+    assert type(auto) is ProcessRewardModel
+    assert Scorer(auto, tokenizer).score(traces) == before
+    # and a second round trip loses nothing either
+    save(loaded, tokenizer, tmp_path / "again")
+    assert (tmp_path / "again/config.json").read_bytes() == (folder / "config.json").read_bytes()
+    assert Scorer.from_pretrained(tmp_path / "again", device="cpu").score(traces) == before
+
+
+@pytest.mark.parametrize(
+    ("backbone", "files"),
+    [
+        ("frozen", ["config.json", "head.safetensors"]),
+        ("lora", [*ADAPTER, "config.json", "head.safetensors"]),
+        ("full", ["config.json", "head.safetensors", "model.safetensors"]),
+    ],
+)
+def test_a_checkpoint_holds_what_was_trained_and_nothing_else(make_model, tmp_path, backbone, files):
+    model = make_model("qwen2", backbone=backbone)
+    model.save_pretrained(tmp_path)
+    found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    assert found == files  # safetensors and JSON only: no pickle, and no adapter_config.json at the root
+    head = load_file(tmp_path / "head.safetensors")
+    assert sorted(head) == ["dense.bias", "dense.weight", "out.bias", "out.weight"]
+    assert all(weight.dtype == torch.float32 for weight in head.values())
+    if backbone != "full":
+        whole = sum(p.numel() for p in model.parameters()) * 4
+        assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) < whole / 2
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "process_reward_model"
+
+
+def test_a_model_cast_after_training_is_loaded_as_it_was_saved(make_model, tokenizer, traces, tmp_path):
+    model = make_model("llama")
+    model.backbone.to(torch.bfloat16)
+    loaded = ProcessRewardModel.from_pretrained(save(model, tokenizer, tmp_path))
+    assert loaded.backbone.dtype == torch.bfloat16
+    for (name, weight), (_, other) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
+        assert torch.equal(weight, other), name
+    # (to within the rotary frequencies, which .to() has rounded and loading has not)
+    for one, other in zip(
+        Scorer(model, tokenizer).score(traces), Scorer(loaded, tokenizer).score(traces), strict=True
+    ):
+        assert one == pytest.approx(other, abs=0.02)
+    assert ProcessRewardModel.from_pretrained(tmp_path, dtype="float32").backbone.dtype == torch.float32
+
+
+def test_the_configuration_survives(make_model, tmp_path):
+    model = make_model("llama", backbone="frozen", loss="first_error", head_hidden_size=12)
+    assert model.config.score_kind == "hazard"
+    values = {
+        "threshold": 0.31,
+        "threshold_from": "best f1 on dev",
+        "score_temperature": 1.7,
+        "position_means": [0.9, 0.5],
+        "max_trace_length": 77,
+        "max_completion_length": 33,
+        "step_separator": "\n\n",
+    }
+    for name, value in values.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(tmp_path)
+    config = ProcessRewardModel.from_pretrained(tmp_path).config
+    assert {name: getattr(config, name) for name in values} == values
+    assert (config.loss, config.score_kind, config.head_hidden_size) == ("first_error", "hazard", 12)
+
+
+def test_hazards_multiply_into_scores(make_model, tokenizer, traces):
+    model = make_model("llama")
+    single = Scorer(model, tokenizer).score(traces)
+    model.config.score_kind = "hazard"
+    for row, hazards in zip(Scorer(model, tokenizer).score(traces), single, strict=True):
+        product = 1.0
+        for score, hazard in zip(row, hazards, strict=True):
+            product *= hazard
+            assert score == pytest.approx(product, rel=1e-12)
+
+
+def test_a_loaded_adapter_is_trainable_on_request_only(make_model, tmp_path):
+    make_model("llama", backbone="lora").save_pretrained(tmp_path)
+    for wanted in (False, True):
+        model = ProcessRewardModel.from_pretrained(tmp_path, is_trainable=wanted)
+        learns = [p.requires_grad for name, p in model.named_parameters() if "lora" in name]
+        assert len(learns) == 2 * 7 * 2 and all(value == wanted for value in learns)
+
+
+@pytest.mark.parametrize("backbone", ["frozen", "lora", "full"])
+def test_load_checkpoint_puts_the_trained_weights_back(make_model, batch, tmp_path, backbone):
+    model = make_model("llama", backbone=backbone)
+    before = logits(model, batch)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+    assert not torch.equal(logits(model, batch), before)
+    model.load_checkpoint(tmp_path)
+    assert torch.equal(logits(model, batch), before)
+
+
+def test_saving_a_gathered_state_dict(make_model, batch, tmp_path):
+    """What sharded engines hand over: the whole state with the model's own keys."""
+    for backbone in ("frozen", "lora", "full"):
+        model = make_model("llama", backbone=backbone)
+        state = {name: weight.clone() for name, weight in model.state_dict().items()}
+        before = logits(model, batch)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.zero_()
+        model.save_pretrained(tmp_path / backbone, state_dict=state)
+        loaded = ProcessRewardModel.from_pretrained(tmp_path / backbone)
+        assert torch.equal(logits(loaded, batch), before), backbone
+
+
+# Where the base model is
+
+
+def test_a_base_named_by_a_relative_path_is_found_from_elsewhere(tiny_model_dir, tmp_path, monkeypatch):
+    base = tiny_model_dir("llama")
+    monkeypatch.chdir(base.parent)
+    model = ProcessRewardModel.from_backbone(base.name, backbone="frozen")
+    model.save_pretrained(tmp_path / "c")
+    monkeypatch.chdir(tmp_path)
+    assert ProcessRewardModel.from_pretrained("c").config.base_model_name_or_path == str(base)
+
+
+def test_a_loaded_base_named_by_a_relative_path_too(tiny_model_dir, tmp_path, monkeypatch):
+    from transformers import AutoModel
+
+    base = tiny_model_dir("llama")
+    monkeypatch.chdir(base.parent)
+    model = ProcessRewardModel.from_backbone(AutoModel.from_pretrained(base.name), backbone="frozen")
+    assert model.config.base_model_name_or_path == str(base)
+
+
+def test_a_base_that_has_moved(make_model, tiny_model_dir, batch, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model_dir("llama"), base)
+    model = ProcessRewardModel.from_backbone(str(base), backbone="frozen")
+    before = logits(model, batch)
+    model.save_pretrained(tmp_path / "c")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=rf"base model {base} is gone; give .* base_model_name_or_path"):
+        ProcessRewardModel.from_pretrained(tmp_path / "c")
+    moved = ProcessRewardModel.from_pretrained(
+        tmp_path / "c", base_model_name_or_path=str(tmp_path / "moved")
+    )
+    assert torch.equal(logits(moved, batch), before)
+
+
+def test_another_base_is_refused(make_model, tiny_model_dir, tmp_path):
+    make_model("llama", backbone="frozen").save_pretrained(tmp_path)
+    wide = tiny_model_dir("llama", hidden_size=48)
+    with pytest.raises(InputError, match=r"has hidden size 48, the checkpoint .* was trained on one with 32"):
+        ProcessRewardModel.from_pretrained(tmp_path, base_model_name_or_path=str(wide))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_of_a_loaded_token_classifier_the_headless_part_is_taken(tiny_model_dir, batch, tmp_path, frozen):
+    """As TRL's trainer was given it: AutoModelForTokenClassification of a base model."""
+    classifier = AutoModelForTokenClassification.from_pretrained(tiny_model_dir("qwen2"), num_labels=2)
+    assert type(classifier).__name__ == "Qwen2ForTokenClassification"
+    model = ProcessRewardModel.from_backbone(classifier, backbone="frozen" if frozen else "full")
+    assert model.backbone is classifier.model
+    assert [name for name, _ in model.named_children()] == ["backbone", "head"]
+    assert model.config.base_model_name_or_path == str(tiny_model_dir("qwen2"))
+    before = logits(model, batch)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(ProcessRewardModel.from_pretrained(tmp_path), batch), before)
+
+
+def test_a_peft_config_for_a_token_classifier_is_adapted(tiny_model_dir):
+    from peft import LoraConfig, TaskType
+
+    given = LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], task_type=TaskType.TOKEN_CLS, modules_to_save=["score"]
+    )
+    model = ProcessRewardModel.from_backbone(str(tiny_model_dir("qwen2")), backbone="lora", peft_config=given)
+    learns = {name.split(".")[-3] for name, p in model.backbone.named_parameters() if p.requires_grad}
+    assert learns == {"lora_A", "lora_B"}
+    assert given.modules_to_save == ["score"]  # the caller's config stays as it is
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "partial"}, "backbone must be one of frozen, lora, qlora, full, not 'partial'"),
+        ({"backbone": "lora"}, "backbone: lora goes with a peft_config"),
+        ({"loss": "mse"}, "loss must be one of bce, first_error, not 'mse'"),
+        ({"backbone": "full", "peft_config": object()}, "backbone: full goes without a peft_config"),
+    ],
+)
+def test_options_that_do_not_fit(tiny_model_dir, options, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        ProcessRewardModel.from_backbone(str(tiny_model_dir("llama")), **options)
+
+
+def test_no_such_base(tmp_path):
+    with pytest.raises(InputError, match=r"the base model .*/none is gone"):
+        ProcessRewardModel.from_backbone(str(tmp_path / "none"), backbone="frozen")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"cannot load the model .*/empty \(.*\); give its folder or Hub id"):
+        ProcessRewardModel.from_backbone(str(tmp_path / "empty"), backbone="frozen")
+
+
+@pytest.mark.skipif(
+    __import__("importlib.util").util.find_spec("bitsandbytes") is not None, reason="it is installed"
+)
+def test_qlora_without_bitsandbytes_says_how_to_get_it(tiny_model_dir):
+    from peft import LoraConfig
+
+    with pytest.raises(InputError, match=r"needs bitsandbytes, .*: pip install 'nl2sql-prm\[qlora\]'$"):
+        ProcessRewardModel.from_backbone(
+            str(tiny_model_dir("llama")),
+            backbone="qlora",
+            peft_config=LoraConfig(target_modules="all-linear"),
+        )
+
+
+def rewrite(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def drop_weight(file):
+    weights = load_file(file)
+    save_file(dict(sorted(weights.items())[1:]), file)
+
+
+BROKEN = [
+    ("frozen", "config.json", lambda f: f.unlink(), "is no PRM checkpoint: config.json is missing"),
+    ("frozen", "head.safetensors", lambda f: f.unlink(), "is no PRM checkpoint: head.safetensors is missing"),
+    ("frozen", "config.json", lambda f: f.write_text("{"), "config.json: cannot be read .*copy"),
+    ("frozen", "config.json", lambda f: f.write_text("[]"), "config.json: is that of a None model"),
+    ("frozen", "config.json", lambda f: rewrite(f, model_type="llama"), "is that of a 'llama' model"),
+    ("frozen", "config.json", lambda f: rewrite(f, score_kind="value"), "scores of kind 'value' is unknown"),
+    ("frozen", "config.json", lambda f: rewrite(f, backbone="x"), "backbone 'x' .* install a newer"),
+    ("frozen", "config.json", lambda f: rewrite(f, base_model_name_or_path=None), "does not say which base"),
+    ("frozen", "head.safetensors", lambda f: f.write_bytes(f.read_bytes()[:-9]), "cannot load the check"),
+    ("frozen", "head.safetensors", drop_weight, "cannot load the checkpoint .*copy it again"),
+    ("lora", ADAPTER[0], lambda f: f.unlink(), "adapter_config.json is missing; copy"),
+    ("lora", ADAPTER[1], lambda f: f.unlink(), "adapter_model.safetensors is missing"),
+    ("lora", ADAPTER[0], lambda f: f.write_text("{"), "cannot load the checkpoint"),
+    ("lora", ADAPTER[1], lambda f: f.write_bytes(b"x"), "cannot load the checkpoint"),
+    ("lora", ADAPTER[1], drop_weight, "cannot load the checkpoint .*missing"),
+    ("full", "model.safetensors", lambda f: f.unlink(), "cannot load the model"),
+    ("full", "model.safetensors", lambda f: f.write_bytes(b"x" * 99), "cannot load the model"),
+    ("full", "model.safetensors", drop_weight, "1 weights are missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("backbone", "file", "damage", "message"), BROKEN)
+def test_broken_checkpoints_are_bad_input(make_model, tmp_path, backbone, file, damage, message):
+    make_model("llama", backbone=backbone).save_pretrained(tmp_path)
+    damage(tmp_path / file)
+    with pytest.raises(InputError, match=message) as raised:
+        ProcessRewardModel.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(raised.value) or "base model" in message or "which base" in message
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "none: no such checkpoint folder"),
+        ("a/b/none", "none: no such checkpoint folder"),
+        ("file.txt", "file.txt is a file; name the checkpoint's folder"),
+        ("base", "base is no PRM checkpoint: head.safetensors is missing; name a folder that training wrote"),
+        ("run", "run is no PRM checkpoint: config.json is missing; name .*/run/checkpoint$"),
+    ],
+)
+def test_no_checkpoint(make_model, tiny_model_dir, tmp_path, name, message):
+    (tmp_path / "file.txt").touch()
+    os.symlink(tiny_model_dir("llama"), tmp_path / "base")
+    make_model("llama", backbone="frozen").save_pretrained(tmp_path / "run" / "checkpoint")
+    with pytest.raises(InputError, match=message):
+        ProcessRewardModel.from_pretrained(tmp_path / name)
+
+
+def test_an_id_that_is_not_on_the_hub(monkeypatch):
+    with pytest.raises(InputError, match=r"^nobody/nothing: no such folder, and the Hub does not give it"):
+        ProcessRewardModel.from_pretrained("nobody/nothing", local_files_only=True)
+
+
+def test_config_defaults_are_those_of_this_version():
+    from prm.traces.prompting import PROMPT_VERSION
+
+    assert ProcessRewardConfig().prompt_version == PROMPT_VERSION
