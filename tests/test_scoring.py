@@ -1,0 +1,287 @@
+"""`Scorer`, `prm score`, `prm evaluate --model`: what a score depends on, order of output, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from prm.cli import main
+from prm.errors import InputError
+from prm.inference.scoring import Scorer
+from prm.modeling.losses import scores_from_logits
+from prm.traces.encoding import Encoder
+from prm.traces.formats import load_traces, write_traces
+from prm.traces.trace import Step, Trace
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_model, tokenizer, tmp_path_factory):
+    """A LoRA checkpoint with a threshold and position means, as training leaves it."""
+    model = make_model("qwen2", backbone="lora")
+    model.config.threshold, model.config.threshold_from = 0.62, "best f1 on the dev split (9 traces)"
+    model.config.position_means = [0.8, 0.4]
+    folder = tmp_path_factory.mktemp("run") / "checkpoint"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(checkpoint):
+    return Scorer.from_pretrained(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def one_by_one(scorer, tokenizer, traces):
+    """Scores by the plainest road: a forward for each trace, no mask, no padding, no tree."""
+    rows = []
+    with torch.no_grad():
+        for encoded in Encoder(tokenizer).encode(traces, drop_long=False):
+            hidden = scorer.model.backbone(torch.tensor([encoded.input_ids])).last_hidden_state[0]
+            logits = scorer.model.head(hidden[encoded.step_ends])
+            rows.append(scores_from_logits(logits, score_kind="prefix").tolist())
+    return rows
+
+
+def close(rows, expected, tolerance=1e-4):
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, abs=tolerance)
+
+
+def test_one_score_a_step_in_the_order_given(scorer, traces, one_by_one):
+    rows = scorer.score(traces)
+    assert [len(row) for row in rows] == [len(trace.steps) for trace in traces]
+    assert all(isinstance(score, float) and 0 <= score <= 1 for row in rows for score in row)
+    close(rows, one_by_one)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 200, 8192])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [7, 2, 5, 0, 4, 1, 6, 3], [3], [6, 3]])
+def test_a_score_does_not_depend_on_what_else_is_in_the_batch(
+    scorer, tokenizer, traces, one_by_one, order, max_tokens
+):
+    other = Scorer(scorer.model, tokenizer, max_tokens_per_batch=max_tokens)
+    close(other.score([traces[i] for i in order]), [one_by_one[i] for i in order])
+
+
+def test_labels_and_gold_are_not_read(scorer, traces):
+    blind = [
+        replace(t, steps=[Step(s.text) for s in t.steps], gold_sql="SELECT 1", sql="x", id=None)
+        for t in traces
+    ]
+    assert scorer.score(blind) == scorer.score(traces)
+
+
+def test_nothing_to_score(scorer):
+    assert scorer.score([]) == []
+
+
+def test_temperature_divides_the_logits(make_model, tokenizer, traces):
+    model = make_model("llama")
+    plain = Scorer(model, tokenizer).score(traces[:1])[0]
+    model.config.score_temperature = 2.0
+    for score, warm in zip(plain, Scorer(model, tokenizer).score(traces[:1])[0], strict=True):
+        logit = torch.logit(torch.tensor(score, dtype=torch.float64))
+        assert warm == pytest.approx(torch.sigmoid(logit / 2).item(), rel=1e-9)
+
+
+def test_the_lengths_and_separator_of_training_are_used(make_model, tokenizer, traces):
+    model = make_model("llama")
+    config = model.config
+    config.max_trace_length, config.max_completion_length, config.step_separator = 90, 40, "<|im_end|>"
+    scorer = Scorer(model, tokenizer)
+    (encoded,) = scorer.encoder.encode(traces[:1], drop_long=False)
+    text = tokenizer.decode(encoded.input_ids)
+    assert "Joe Sharp" not in text  # the schema is cut to 90 - 40 tokens as it was in training
+    assert text.endswith("SELECT COUNT(*) FROM S1<|im_end|>")
+    assert (
+        len(scorer.score(traces[:1])[0]) == 2
+    )  # and the trace, longer than 90 tokens or not, has its scores
+
+
+def test_a_trace_that_the_backbone_cannot_read(make_model, tokenizer):
+    scorer = Scorer(make_model("llama", changes={"max_position_embeddings": 64}), tokenizer)
+    long = Trace("q", [Step("Count the rows. " * 50)], id="t1")
+    with pytest.raises(InputError, match=r"trace 't1' has \d+ tokens, the model reads 64"):
+        scorer.score([long])
+    assert len(scorer.score([Trace("q", [Step("Count.")])])) == 1
+
+
+def test_a_frozen_bf16_backbone_scores_alike_in_every_batch_up_to_rounding(make_model, tokenizer, traces):
+    scorer = Scorer(make_model("qwen3", backbone="frozen", dtype="bfloat16"), tokenizer)
+    close(scorer.score(traces), [scorer.score([t])[0] for t in traces], 0.05)
+
+
+def damaged(checkpoint, tmp_path, damage):
+    folder = tmp_path / "damaged"
+    shutil.copytree(checkpoint, folder)
+    damage(folder)
+    return str(folder)
+
+
+def set_config(folder, **changes):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: set_config(f, prompt_version=7), "this checkpoint reads prompts of version 7"),
+        (lambda f: (f / "tokenizer_config.json").unlink(), "cannot load the tokenizer"),
+        (lambda f: (f / "tokenizer.json").unlink(), "cannot load the tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "cannot load the tokenizer"),
+        (lambda f: (f / "head.safetensors").unlink(), "is no PRM checkpoint"),
+        (lambda f: set_config(f, base_model_name_or_path="/nowhere/base"), "/nowhere/base is gone"),
+    ],
+)
+def test_damaged_checkpoints_end_with_2_and_one_line(checkpoint, traces, tmp_path, capsys, damage, message):
+    data, output = tmp_path / "t.jsonl", tmp_path / "o.jsonl"
+    write_traces(traces, data)
+    model = damaged(checkpoint, tmp_path, damage)
+    assert main(["score", "--model", model, "--data", str(data), "--output", str(output)]) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("prm: ")]
+    assert len(lines) == 1 and message in lines[0] and err.rstrip().endswith(lines[0])
+    assert not output.exists()
+
+
+# The command line
+
+
+def command(verb, checkpoint, data, output, *more):
+    return main([verb, "--model", str(checkpoint), "--data", *map(str, data), "--output", str(output), *more])
+
+
+def test_prm_score_writes_the_lines_back_in_order_with_scores(
+    checkpoint, traces, one_by_one, tmp_path, capsys
+):
+    shuffled = [traces[i] for i in (5, 0, 7, 2)]
+    shuffled[1] = replace(shuffled[1], extra={"mine": {"kept": [1]}}, scores=[0.1, 0.2])  # old scores
+    write_traces(shuffled, tmp_path / "a.jsonl")
+    write_traces([traces[1]], tmp_path / "b.parquet")
+    output = tmp_path / "new" / "scored.jsonl"
+    assert command("score", checkpoint, [tmp_path / "a.jsonl", tmp_path / "b.parquet"], output) == 0
+    assert f"5 scored traces -> {output}" in capsys.readouterr().out
+    scored = load_traces(output)
+    assert [t.id for t in scored] == ["b0", "a0", "b2", "a2", "a1"]
+    close([t.scores for t in scored], [one_by_one[i] for i in (5, 0, 7, 2, 1)])
+    assert scored[1].extra == {"mine": {"kept": [1]}}
+    assert [replace(t, scores=None) for t in scored] == [
+        replace(t, scores=None) for t in [*shuffled, traces[1]]
+    ]
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    checkpoint, traces, tmp_path, capsys, monkeypatch
+):
+    write_traces(traces, tmp_path / "t.jsonl")
+    monkeypatch.setattr(Scorer, "score", None)  # must not be reached
+    assert command("score", checkpoint, [tmp_path / "t.jsonl"], tmp_path) == 2
+    assert f"prm: {tmp_path}: is a folder; name a file to write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "threshold", "threshold_from"),
+    [
+        ([], 0.62, "checkpoint: best f1 on the dev split (9 traces)"),
+        (["--threshold", "0.7"], 0.7, "given"),
+        (["--threshold", "oracle"], None, "oracle: chosen on the evaluated data"),
+        (["--threshold-data", "{dev}"], None, "best f1 on {dev}"),
+    ],
+)
+def test_prm_evaluate_by_model(
+    checkpoint, traces, one_by_one, tmp_path, capsys, more, threshold, threshold_from
+):
+    data, dev, output = tmp_path / "t.jsonl", tmp_path / "dev.jsonl", tmp_path / "eval"
+    write_traces(traces, data)
+    write_traces(traces[2:], dev)
+    more = [word.format(dev=dev) for word in more]
+    assert command("evaluate", checkpoint, [data], output, *more) == 0
+    assert sorted(file.name for file in output.iterdir()) == [
+        "metrics.json", "predictions.jsonl", "report.html",
+    ]  # fmt: skip
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["threshold_from"] == threshold_from.format(dev=dev)
+    assert threshold is None or metrics["threshold"] == threshold
+    assert (metrics["n_traces"], metrics["n_erroneous"], metrics["n_steps"]) == (8, 4, 14)
+    assert (metrics["model"], metrics["data"]) == (str(checkpoint), [str(data)])
+    # the checkpoint's position means make the baseline
+    assert metrics["baselines"]["position_only"]["step_auc"] is not None
+    predictions = load_traces(output / "predictions.jsonl")
+    assert [t.id for t in predictions] == [t.id for t in traces]
+    close([t.scores for t in predictions], one_by_one)
+    for trace in predictions:
+        below = [i for i, score in enumerate(trace.scores) if score < metrics["threshold"]]
+        assert trace.extra["predicted_first_error"] == (below[0] if below else -1)
+    shown = capsys.readouterr().out
+    assert "first_error_acc" in shown and str(output / "report.html") in shown
+
+
+def test_prm_evaluate_gives_what_scoring_first_gives(checkpoint, traces, tmp_path):
+    write_traces(traces, tmp_path / "t.jsonl")
+    options = ["--threshold", "0.62"]
+    assert command("score", checkpoint, [tmp_path / "t.jsonl"], tmp_path / "s.jsonl") == 0
+    assert command("evaluate", checkpoint, [tmp_path / "t.jsonl"], tmp_path / "a", *options) == 0
+    predictions = ["--predictions", str(tmp_path / "s.jsonl"), "--output", str(tmp_path / "b")]
+    assert main(["evaluate", *predictions, *options]) == 0
+    one, other = (json.loads((tmp_path / x / "metrics.json").read_text()) for x in "ab")
+    for key in ("model", "data", "baselines"):  # a file of scores knows neither
+        del one[key], other[key]
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--threshold", "0.5", "--threshold-data", "{t}"], "both set the threshold; give one of them"),
+        (["--rule", "most-likely", "--threshold", "0.5"], "--rule most-likely uses no threshold"),
+        (["--threshold-data", "{u}"], "{u}: no trace has a label to choose a threshold by"),
+        (["--all-checkpoints"], "no checkpoint-* folders; --all-checkpoints wants the run folder"),
+        (["--predictions", "{t}"], "wants either --model with --data, or --predictions"),
+    ],
+)
+def test_bad_usage_of_prm_evaluate(checkpoint, traces, tmp_path, capsys, more, message):
+    names = {"t": str(tmp_path / "t.jsonl"), "u": str(tmp_path / "u.jsonl")}
+    write_traces(traces, names["t"])
+    write_traces([Trace("q", [Step("a")])], names["u"])
+    more = [word.format(**names) for word in more]
+    assert command("evaluate", checkpoint, [names["t"]], tmp_path / "o", *more) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("prm: ")]
+    assert message.format(**names) in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, data, output = tmp_path / "run", tmp_path / "t.jsonl", tmp_path / "eval"
+    for step in (2, 10):
+        shutil.copytree(checkpoint, run / f"checkpoint-{step}")
+        set_config(run / f"checkpoint-{step}", threshold=step / 20)
+    (run / "checkpoint-12").mkdir()  # begun, not written
+    (run / "checkpoint-best").mkdir()
+    write_traces(traces, data)
+    assert command("evaluate", run, [data], output, "--all-checkpoints") == 0
+    assert sorted(x.name for x in output.iterdir()) == [
+        "checkpoint-10", "checkpoint-2", "checkpoints.json", "tensorboard",
+    ]  # fmt: skip
+    rows = json.loads((output / "checkpoints.json").read_text())
+    assert list(rows) == ["2", "10"]  # in the order of the steps
+    assert [row["threshold"] for row in rows.values()] == [0.1, 0.5]
+    for step, row in rows.items():
+        metrics = json.loads((output / f"checkpoint-{step}" / "metrics.json").read_text())
+        assert row.items() <= metrics.items()
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    curve = events.Scalars("checkpoints/step_auc")
+    assert [(point.step, pytest.approx(point.value)) for point in curve] == [
+        (int(step), row["step_auc"]) for step, row in rows.items()
+    ]
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [words[1] for words in table if words[:1] == ["│"]] == ["2", "10"]
