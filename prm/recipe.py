@@ -3,19 +3,24 @@
 `ModelConfig` (backbone, LoRA, head), `DataConfig` (which traces) and `PRMConfig` (every `TrainingArguments`
 field, plus the loss and the lengths). A recipe is flat: section comments are for people, keys are unique. The
 file becomes a list of `--key value` arguments in front of those of the command line and one
-`HfArgumentParser` reads them all: types are checked and converted in one place ("1e-4" is a number, though
-YAML reads it as text), and the last word wins.
+`HfArgumentParser` reads them all: types are checked and converted in one place, and the last word wins.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import difflib
+import functools
 import json
+import re
+import types
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -34,16 +39,16 @@ class ModelConfig:
     backbone: str = field(
         default="lora",
         metadata={
-            "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: adapters on "
-            "4-bit weights. full: everything.",
+            "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: adapters "
+            "on 4-bit weights. full: everything.",
             "choices": ["frozen", "lora", "qlora", "full"],
         },
     )
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "Of the backbone's weights; adapters and head are float32. bfloat16 halves memory and is fast "
-            "where the processor has it; for backbone: full use float32 with bf16: true.",
+            "help": "Of the backbone's weights; adapters and head are float32. bfloat16 halves memory and is "
+            "fast where the processor has it; for backbone: full use float32 with bf16: true.",
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
@@ -62,7 +67,8 @@ class ModelConfig:
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters (times 1 / rank)."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
     lora_target_modules: list[str] = field(
-        default_factory=lambda: ["all-linear"], metadata={"help": "Names of the layers that get an adapter."}
+        default_factory=lambda: ["all-linear"],
+        metadata={"help": "Names of the layers that get an adapter, or one regular expression."},
     )
 
     def peft_config(self) -> Any:
@@ -71,12 +77,14 @@ class ModelConfig:
             return None
         from peft import LoraConfig
 
-        targets = self.lora_target_modules
+        targets: list[str] | str = self.lora_target_modules
+        if len(targets) == 1 and not re.fullmatch(r"[\w.]+", targets[0]):
+            targets = targets[0]  # "all-linear" or a regular expression: PEFT reads neither in a list
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
-            target_modules=targets[0] if targets == ["all-linear"] else targets,
+            target_modules=targets,
             task_type="FEATURE_EXTRACTION",
         )
 
@@ -118,8 +126,8 @@ class PRMConfig(TrainingArguments):
     loss: str = field(
         default="bce",
         metadata={
-            "help": "bce: each step's label. first_error: steps after the first error are masked and the head gives "
-            "hazards; scores are their running product.",
+            "help": "bce: each step's label. first_error: steps after the first error are masked and the head "
+            "gives hazards; scores are their running product.",
             "choices": ["bce", "first_error"],
         },
     )
@@ -131,9 +139,7 @@ class PRMConfig(TrainingArguments):
     )
     max_completion_length: int | None = field(
         default=None,
-        metadata={
-            "help": "Room kept for the steps; the prompt is cut to the rest. Default: a quarter of max_length."
-        },
+        metadata={"help": "Room kept for the steps; the prompt is cut to the rest. Default: max_length / 4."},
     )
     max_tokens_per_batch: int = field(
         default=4096, metadata={"help": "Tokens of one forward; splits a batch without changing its loss."}
@@ -158,6 +164,19 @@ class PRMConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.loss not in ("bce", "first_error"):
+            raise InputError(f"loss must be bce or first_error, not {self.loss!r}")
+        for name in (
+            "max_length",
+            "max_tokens_per_batch",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, instead in IGNORED.items():
+            if getattr(self, name):
+                raise InputError(f"{name} has no effect here; {instead}")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith(
                 ("loss", "brier", "ece", "_rate")
@@ -166,6 +185,14 @@ class PRMConfig(TrainingArguments):
 
 
 SECTIONS = (ModelConfig, DataConfig, PRMConfig)
+
+#: `TrainingArguments` that the step loss or our batches would silently ignore, and what to do instead.
+IGNORED = {
+    "bf16_full_eval": "set dtype: bfloat16",
+    "fp16_full_eval": "set dtype: float16",
+    "label_smoothing_factor": "give soft labels",
+    "auto_find_batch_size": "lower max_tokens_per_batch: it bounds the memory and changes no loss",
+}
 
 
 class _Parser(HfArgumentParser):
@@ -177,55 +204,131 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
     """`[RECIPE.yaml] [--key value …]` to the three sections.
 
     Raises:
-        InputError: no such file, not a flat mapping, an unknown key (names the nearest), or a value of a
-            wrong type.
+        InputError: no such file, not a flat mapping, a key that stands twice or is unknown (names the
+            nearest), a required key that is missing, or a value of a wrong type; with the line in the file.
     """
     argv = list(argv)
-    recipe = argv.pop(0) if argv and not argv[0].startswith("--") else None
-    known = {f.name for section in SECTIONS for f in dataclasses.fields(section) if f.init}
-    arguments = _file_arguments(recipe, known) if recipe is not None else []
-    for word in argv:
-        if word.startswith("--"):
-            _check_key(word[2:].partition("=")[0], known, file=None)
-    parser = _Parser(SECTIONS, allow_abbrev=False)
+    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    values, lines = _file_values(recipe) if recipe is not None else ({}, {})
+    overridden = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
+    for key in overridden - {"help"}:
+        _check_key(key)
+    arguments: list[str] = []
+    nulls: dict[str, None] = {}
+    for key, value in values.items():
+        where = {"file": recipe, "line": lines[key]}
+        _check_key(key, **where)
+        if value is None:
+            if not _accepts(key, type(None)):
+                raise InputError(f"{key} has no value; give one, or drop the line", **where)
+            nulls[key] = None
+        elif isinstance(value, list):
+            if not _accepts(key, list):
+                raise InputError(f"{key} takes one value, not a list", **where)
+            arguments += [f"--{key}", *value] if value else []
+        else:
+            text = json.dumps(_typed(value)) if isinstance(value, dict) else value
+            arguments.append(f"--{key}={text}")  # in one word: a value may begin with a dash
+    parser = _Parser(
+        SECTIONS, prog="prm train", usage="%(prog)s RECIPE.yaml [--key value …]", allow_abbrev=False
+    )
+    parser.set_defaults(**nulls)
     try:
         return parser.parse_args_into_dataclasses(args=[*arguments, *argv], look_for_args_file=False)
-    except (ValueError, TypeError, ImportError) as error:
-        message = str(error).strip()
-        raise (
-            error if isinstance(error, InputError) and recipe is None else InputError(message, file=recipe)
+    except (ValueError, TypeError, ImportError, argparse.ArgumentError) as error:
+        message = _plain(" ".join(str(error).split()))
+        key = message.partition(":")[0]
+        in_file = key in lines and key not in overridden
+        raise InputError(
+            message, file=recipe if in_file else None, line=lines.get(key) if in_file else None
         ) from error
 
 
-def _file_arguments(recipe: str, known: set[str]) -> list[str]:
+class _Loader(yaml.SafeLoader):
+    """YAML whose scalars stay the text they are, but for null.
+
+    The parser knows each key's type, YAML would only guess: `eval_strategy: no` is not False, `1e-4` is a number,
+    `0123456` is a revision.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _file_values(recipe: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The values of a recipe by key, and the line on which each stands."""
     try:
-        content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        loader = _Loader(Path(recipe).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise InputError("a recipe is a flat list of `key: value` lines", file=recipe)
+        values, lines = {}, {}
+        for key_node, value_node in node.value:
+            key, line = str(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
+            if key in values:
+                raise InputError(f"{key} stands twice, first on line {lines[key]}", file=recipe, line=line)
+            value = loader.construct_object(value_node, deep=True)
+            if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
+                raise InputError(f"{key} must be a flat list", file=recipe, line=line)
+            values[key], lines[key] = value, line
+        return values, lines
     except FileNotFoundError:
         raise InputError("no such recipe; see the folder recipes/", file=recipe) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", file=recipe) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise InputError(
-            f"is not YAML: {getattr(error, 'problem', None) or error}",
-            file=recipe,
-            line=mark.line + 1 if mark else None,
+            f"is not YAML: {problem}", file=recipe, line=mark.line + 1 if mark else None
         ) from error
-    if not isinstance(content, dict):
-        raise InputError("a recipe is a flat list of `key: value` lines", file=recipe)
-    arguments = []
-    for key, value in content.items():
-        _check_key(str(key), known, file=recipe)
-        if value is None:
-            continue
-        values = (
-            value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        )
-        arguments += [f"--{key}", *map(str, values)]
-    return arguments
 
 
-def _check_key(key: str, known: set[str], file: str | None) -> None:
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        raise InputError(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=file)
+@functools.cache
+def _types() -> dict[str, Any]:
+    """The type of every key."""
+    return {
+        field.name: hint
+        for section in SECTIONS
+        for field, hint in ((f, typing.get_type_hints(section)[f.name]) for f in dataclasses.fields(section))
+        if field.init
+    }
+
+
+def _accepts(key: str, kind: type) -> bool:
+    """Whether None (`kind` NoneType), or a list and nothing but one (`kind` list), is a value of this key."""
+    hint = _types()[key]
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if kind is list and str in members:  # a field like `report_to`: the parser reads one word
+        return False
+    return any(kind in (member, typing.get_origin(member)) for member in members)
+
+
+def _check_key(key: str, file: str | None = None, line: int | None = None) -> None:
+    if key not in _types():
+        near = difflib.get_close_matches(key, _types(), n=1, cutoff=0.5)
+        message = f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        raise InputError(message, file=file, line=line)
+
+
+def _typed(value: Any) -> Any:
+    """The numbers of a nested mapping (`lr_scheduler_kwargs`), whose keys have no types to parse by."""
+    if isinstance(value, dict):
+        return {key: _typed(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_typed(entry) for entry in value]
+    for number in (int, float):
+        with contextlib.suppress(ValueError, TypeError):
+            return number(value)
+    return {"true": True, "false": False}.get(value, value)
+
+
+def _plain(message: str) -> str:
+    """argparse's words without its option syntax."""
+    message = re.sub(r"^argument --(\w+)(/--[\w-]+)*: ", r"\1: ", message)
+    message = re.sub(r"--(\w+)/--[\w-]+", r"\1", message)
+    message = message.replace("the following arguments are required:", "the recipe lacks the keys:")
+    stray = re.match(r"Some specified arguments are not used by the HfArgumentParser: (.*)", message)
+    return f"stray words {stray[1]}; overrides are written --key value" if stray else message

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from prm.errors import InputError
 def main(argv: Sequence[str]) -> None:
     import torch
     from transformers import set_seed
+    from transformers.utils import logging
+
+    # Libraries warn each other of their next versions; whoever trains can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate|torch")
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
     from prm.recipe import read_recipe
 
@@ -34,15 +41,11 @@ def main(argv: Sequence[str]) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != processes:
         raise InputError(
-            f"launched with {processes} processes, but this one sees {args.world_size}; check the accelerate config"
+            f"launched with {processes} processes, but this one sees {args.world_size}; check the file that "
+            "accelerate launch was given"
         )
-    push, args.push_to_hub = (
-        args.push_to_hub,
-        False,
-    )  # only the finished checkpoint goes to the Hub, not every step
-
     from prm.modeling import ProcessRewardModel
-    from prm.training.trainer import PRMTrainer, last_complete_checkpoint
+    from prm.training.trainer import PRMTrainer
 
     with args.main_process_first(desc="reading data"):
         train = _load(data.train_data, data)
@@ -66,52 +69,68 @@ def main(argv: Sequence[str]) -> None:
     trainer = PRMTrainer(model, args, train_dataset=train, eval_dataset=dev or None)
     if args.should_log:
         _announce(trainer, processes)
-    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(
-        args.output_dir, clean=args.should_save
-    )
+    checkpoint = _resume_from(args)
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-    finish(trainer, dev=dev, test=test, push=push)
+    if checkpoint is None or not checkpoint.endswith(f"checkpoint-{trainer.state.global_step}"):
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+    elif args.should_log:
+        print("prm: this run had finished training already; measuring it again", flush=True)
+    finish(trainer, dev=dev, test=test)
+    trainer.accelerator.end_training()
 
 
-def finish(trainer, *, dev: list, test: list, push: bool) -> None:
+def finish(trainer, *, dev: list, test: list) -> None:
     """Temperature and threshold from the dev traces, the final checkpoint, the measurement of the test
     traces.
     """
     from prm.evaluation.report import evaluate_traces, print_metrics
-    from prm.modeling.hub import push_checkpoint, write_card
+    from prm.modeling.hub import write_card
 
     args, output = trainer.args, Path(trainer.args.output_dir)
     if dev:
         trainer.calibrate(dev)
     scored = trainer.scored(test or dev) if test or dev else None
-    if not args.should_save:
-        return
     folder = trainer.save_final(output / "checkpoint")
-    metrics = None
-    if scored:
-        config = trainer.accelerator.unwrap_model(trainer.model).config
-        metrics = evaluate_traces(
-            scored,
-            output / "eval",
-            threshold=config.threshold,
-            threshold_from=config.threshold_from,
-            position_means=config.position_means,
-            model=str(folder),
+    if args.should_save:
+        metrics = None
+        if scored:
+            config = trainer.accelerator.unwrap_model(trainer.model).config
+            metrics = evaluate_traces(
+                scored,
+                output / "eval",
+                threshold=config.threshold,
+                threshold_from=config.threshold_from + ("" if test else ", which is what is measured here"),
+                position_means=config.position_means,
+                model=str(folder),
+            )
+        write_card(folder, metrics)
+        if metrics is not None:
+            print_metrics(metrics, output / "eval")
+        print(f"checkpoint   {folder}", flush=True)
+        if trainer.tensorboard is not None:
+            print(f"tensorboard  {trainer.tensorboard.folder(args)}", flush=True)
+        if args.push_to_hub:
+            print(f"pushed to    {trainer.push_folder(folder)}", flush=True)
+
+
+def _resume_from(args) -> str | None:
+    """The checkpoint to go on from: the named one, else the last complete one of `output_dir`, if any."""
+    from prm.training.trainer import last_complete_checkpoint
+
+    wish = (args.resume_from_checkpoint or "true").lower()
+    if wish not in ("true", "false"):
+        return args.resume_from_checkpoint
+    last = last_complete_checkpoint(args.output_dir, clean=args.should_save)
+    if last is not None and wish == "false":
+        raise InputError(
+            f"resume_from_checkpoint: false, but {last} exists; remove it or give another output_dir"
         )
-    write_card(folder, metrics)
-    if metrics is not None:
-        print_metrics(metrics, output / "eval")
-        print(f"checkpoint   {folder}\ntensorboard  {output / 'tensorboard'}", flush=True)
-    if push:
-        push_checkpoint(
-            folder, args.hub_model_id or output.name, private=args.hub_private_repo, token=args.hub_token
-        )
+    return last
 
 
 def choose_questions(traces: list, limit: int, *, seed: int) -> list:
-    """Whole questions, in a seeded order, until the next one would exceed `limit` traces."""
+    """Whole questions in a seeded order, each that still fits, up to `limit` traces."""
     groups: dict[str, list] = {}
     for trace in traces:
         groups.setdefault(trace.question_key, []).append(trace)
@@ -121,6 +140,8 @@ def choose_questions(traces: list, limit: int, *, seed: int) -> list:
     for group in order:
         if len(chosen) + len(group) <= limit:
             chosen += group
+    if traces and not chosen:
+        raise InputError(f"max_train_traces={limit} is less than any question has; raise it")
     return chosen
 
 
@@ -134,8 +155,8 @@ def _announce(trainer, processes: int) -> None:
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     print(
-        f"prm: {processes} process(es) on {trainer.args.device}, {trainer.accelerator.distributed_type.value}; "
-        f"{trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
+        f"prm: {processes} process(es) on {trainer.args.device}, "
+        f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
         f"{len(trainer.train_dataset):,} traces",
         flush=True,
     )
@@ -145,5 +166,9 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"prm: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # every process has met the same
+            print(f"prm: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("prm: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

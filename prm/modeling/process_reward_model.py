@@ -22,6 +22,7 @@ import contextlib
 import copy
 import importlib.util
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -213,10 +214,10 @@ class ProcessRewardModel(PreTrainedModel):
         return self
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
         self.backbone.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}
+            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}, **options
         )
 
     def gradient_checkpointing_disable(self) -> None:
@@ -513,6 +514,8 @@ def _load_base(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=options["dtype"],
         )
+    log = logging.getLogger("transformers.modeling_utils")
+    log.addFilter(_worth_reporting)
     try:
         model, info = AutoModel.from_pretrained(
             name,
@@ -530,6 +533,8 @@ def _load_base(
             ) from error
         mend = "; give its folder or Hub id as base_model_name_or_path" if config is None else ""
         raise InputError(f"cannot load the model {name} ({_reason(error)}){mend}") from error
+    finally:
+        log.removeFilter(_worth_reporting)
     if config is not None and info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(
@@ -537,6 +542,12 @@ def _load_base(
         )
     # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantize else model
+
+
+def _worth_reporting(record: logging.LogRecord) -> bool:
+    """Not the report of a load that only left weights over: every causal LM has a vocabulary head."""
+    message = record.getMessage()
+    return "LOAD REPORT" not in message or "MISSING" in message or "MISMATCH" in message
 
 
 def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:

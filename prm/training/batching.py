@@ -95,6 +95,38 @@ class EpochLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
+class Forwards:
+    """All forwards over a data set, each trace in one of them.
+
+    `forwards[k]` is put together when it is its turn (a tree mask is quadratic in its tokens); its `index` numbers
+    the traces as the data set does.
+    """
+
+    def __init__(self, dataset: EncodedTraces, *, pad_id: int, max_tokens: int, share: bool) -> None:
+        self.dataset, self.pad_id = dataset, pad_id
+        # Neighbours share prefixes, and a data set need not hold the traces of a question together.
+        self.order = sorted(range(len(dataset)), key=lambda i: dataset.traces[i].question_key)
+        self.ordered = [dataset.traces[i] for i in self.order]
+        self.rows: list[Any]
+        if dataset.features is None:
+            self.rows = pack(merge(self.ordered, max_tokens=max_tokens, share=share), max_tokens)
+        else:
+            self.rows = [range(k, min(k + 256, len(dataset))) for k in range(0, len(dataset), 256)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
+        members = torch.tensor(self.order)
+        if self.dataset.features is None:
+            forward = collate(self.rows[k], self.ordered, self.pad_id)
+        else:
+            features = [self.dataset.features[self.order[m]] for m in self.rows[k]]
+            forward = feature_batch([self.ordered[m] for m in self.rows[k]], features)
+            members = members[self.rows[k].start :]
+        return forward | {"index": members[forward["index"]]}
+
+
 class ForwardCollator:
     """A process's share of a micro-batch to the forwards it takes: trees packed up to a token budget, or
     features.

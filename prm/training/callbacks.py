@@ -19,20 +19,29 @@ class PRMTensorBoardCallback(TensorBoardCallback):
     `write_scores`.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._epoch_losses: list[float] = []
+    @staticmethod
+    def folder(args: TrainingArguments) -> str:
+        """Where the events go: $TENSORBOARD_LOGGING_DIR, else `tensorboard` in the run's folder."""
+        folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join(args.output_dir, "tensorboard")
+        return os.path.expanduser(folder)
 
-    def _writer(self, args: TrainingArguments, state: TrainerState) -> Any:
-        if state.is_world_process_zero and self.tb_writer is None:  # evaluation outside training
-            self._init_summary_writer(args)
-        return self.tb_writer
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and self.tb_writer is None:
+            # What an interrupted run wrote after the checkpoint is written again: TensorBoard drops the old.
+            resumed = state.global_step + 1 if state.global_step else None
+            self.tb_writer = self._SummaryWriter(log_dir=self.folder(args), purge_step=resumed)
+        super().on_train_begin(args, state, control, **kwargs)
 
     def _init_summary_writer(self, args: TrainingArguments) -> None:
-        self.logging_dir = os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join(
-            args.output_dir, "tensorboard"
-        )
-        super()._init_summary_writer(args)
+        self.tb_writer = self._SummaryWriter(log_dir=self.folder(args))
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.logging_strategy != "no":
+            control.should_log = True  # so that no logged mean spans two epochs
 
     def on_log(
         self,
@@ -42,17 +51,10 @@ class PRMTensorBoardCallback(TensorBoardCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs and "loss" in logs:
-            self._epoch_losses.append(logs["loss"])
         numbers = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float))}
         super().on_log(args, state, control, logs=numbers, **kwargs)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._epoch_losses and (writer := self._writer(args, state)) is not None:
-            writer.add_scalar("train/epoch_loss", float(np.mean(self._epoch_losses)), round(state.epoch or 0))
-        self._epoch_losses.clear()
+        if "loss" in numbers and self.tb_writer is not None and state.epoch == round(state.epoch or 0):
+            self.tb_writer.add_scalar("train/epoch_loss", _epoch_loss(state), int(state.epoch))
 
     def write_scores(
         self,
@@ -63,14 +65,18 @@ class PRMTensorBoardCallback(TensorBoardCallback):
         labels: list[list[float | None]],
     ) -> None:
         """Histograms, curve and loss by position of one evaluation (`prefix`: eval, test …)."""
-        writer = self._writer(args, state)
+        if not state.is_world_process_zero:
+            return
+        if self.tb_writer is None:  # evaluation outside training
+            self._init_summary_writer(args)
+        writer = self.tb_writer
         pairs = [
             (k, s, float(y >= 0.5), y)
             for row, truth in zip(scores, labels, strict=True)
             for k, (s, y) in enumerate(zip(row, truth, strict=True))
             if y is not None
         ]
-        if writer is None or not pairs:
+        if not pairs:
             return
         position, score, right, target = (np.array(column) for column in zip(*pairs, strict=True))
         step = state.global_step
@@ -83,3 +89,18 @@ class PRMTensorBoardCallback(TensorBoardCallback):
         for k in np.unique(position):
             writer.add_scalar(f"{prefix}_loss_by_step/{k:02d}", losses[position == k].mean(), step)
         writer.flush()
+
+
+def _epoch_loss(state: TrainerState) -> float:
+    """Mean training loss over the optimiser steps of the epoch that ends now.
+
+    Taken from the log, which resuming restores: each entry is the mean since the one before.
+    """
+    total, steps, before = 0.0, 0, 0
+    for entry in state.log_history:
+        if "loss" in entry:
+            if entry["epoch"] > state.epoch - 1:
+                total += entry["loss"] * (entry["step"] - before)
+                steps += entry["step"] - before
+            before = entry["step"]
+    return total / max(steps, 1)

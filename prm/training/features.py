@@ -2,10 +2,9 @@
 
 What the head reads of a frozen backbone never changes, so the states at the step ends are computed once
 (through token trees, each process a share) and training, evaluation during training and resuming read them
-from then on. The
-file they are kept in is named by a fingerprint of everything they depend on: the base model, its dtype, and
-the token ids and step ends themselves. Another prompt, tokenizer or data set is another name; a stale file
-cannot be used.
+from then on. The file they are kept in is named by a fingerprint of everything they depend on: the base
+model, its dtype, and the token ids and step ends themselves. Another prompt, tokenizer or data set is another
+name; a stale file cannot be used.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from prm.modeling.process_reward_model import ProcessRewardModel
-from prm.traces.tree import collate, merge, pack
-from prm.training.batching import EncodedTraces
+from prm.training.batching import EncodedTraces, Forwards
 
 
 @torch.no_grad()
@@ -36,30 +34,27 @@ def add_features(
     pad_id: int,
     max_tokens: int,
     share: bool,
+    progress: bool = True,
 ) -> None:
-    """Set `dataset.features`: a (n_steps, hidden_size) tensor a trace, in the backbone's dtype, on the CPU."""
+    """Set `dataset.features`: (n_steps, hidden_size) for each trace, in the backbone's dtype, on the CPU."""
     if dataset.features is not None or not len(dataset):
         return
     state = PartialState()
     file = folder / f"{_fingerprint(dataset, model)}.safetensors"
-    flat = _read(file)
+    lengths = [len(trace.step_ends) for trace in dataset.traces]
+    flat = _read(file, rows=sum(lengths))
     if flat is None:
-        trees = merge(dataset.traces, max_tokens=max_tokens, share=share)
-        mine = pack(trees[state.process_index :: state.num_processes], max_tokens)
+        forwards = Forwards(dataset, pad_id=pad_id, max_tokens=max_tokens, share=share)
         parts: list[tuple[int, torch.Tensor]] = []
-        total = sum(len(tree) for forward in mine for tree in forward)
-        bar = tqdm(
-            total=total, desc="features", unit="tok", unit_scale=True, disable=not state.is_main_process
-        )
+        mine = range(state.process_index, len(forwards), state.num_processes)
+        bar = tqdm(mine, desc="features", unit="batch", disable=not (progress and state.is_main_process))
         model.eval()
-        for forward in mine:
-            inputs = collate(forward, dataset.traces, pad_id)
+        for k in bar:
+            inputs = forwards[k]
             keys = ("input_ids", "attention_mask", "position_ids", "step_ends")
             states = model.features(**{key: inputs[key].to(model.device) for key in keys}).cpu()
             for member, row in zip(inputs["index"].tolist(), states, strict=True):
-                parts.append((member, row[: len(dataset.traces[member].step_ends)].clone()))
-            bar.update(sum(len(tree) for tree in forward))
-        bar.close()
+                parts.append((member, row[: lengths[member]].clone()))
         if state.num_processes > 1:
             parts = gather_object(parts)
         flat = torch.cat([row for _, row in sorted(parts, key=lambda part: part[0])])
@@ -68,15 +63,16 @@ def add_features(
             partial = file.with_suffix(".partial")
             save_file({"features": flat}, partial)
             os.replace(partial, file)
-    dataset.features = list(flat.split([len(trace.step_ends) for trace in dataset.traces]))
+    dataset.features = list(flat.split(lengths))
 
 
-def _read(file: Path) -> torch.Tensor | None:
+def _read(file: Path, *, rows: int) -> torch.Tensor | None:
     """The features in `file`; None where there is none, or a broken one, which is then written anew."""
     try:
-        return load_file(file)["features"] if file.exists() else None
+        flat = load_file(file)["features"] if file.exists() else None
     except (SafetensorError, KeyError, OSError):
         return None
+    return flat if flat is not None and len(flat) == rows else None
 
 
 def _fingerprint(dataset: EncodedTraces, model: ProcessRewardModel) -> str:

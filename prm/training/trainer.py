@@ -17,7 +17,10 @@ peft_config=)`, and takes TRL's stepwise format or native traces. What differs f
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -31,27 +34,34 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
 
 from prm.errors import InputError
 from prm.evaluation.calibration import fit_temperature
 from prm.evaluation.metrics import best_threshold, position_means
+from prm.modeling.hub import push_checkpoint, write_card
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
 from prm.modeling.process_reward_model import ProcessRewardModel
 from prm.recipe import PRMConfig
 from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
 from prm.traces.trace import Trace
-from prm.traces.tree import collate, merge, pack
-from prm.training.batching import EncodedTraces, EpochLoader, ForwardCollator, QuestionBatches, feature_batch
+from prm.training.batching import EncodedTraces, EpochLoader, ForwardCollator, Forwards, QuestionBatches
 from prm.training.callbacks import PRMTensorBoardCallback
 from prm.training.features import add_features
 
 #: Written into a checkpoint folder last of all: without it the folder is half a checkpoint.
-COMPLETE_FILE = "complete"
+COMPLETE_FILE = "complete.json"
+
+#: Fields of `PRMConfig` that the weights depend on; a run does not resume with another value in one of them.
+RUN_FIELDS = (
+    "seed", "data_seed", "loss", "class_balance", "train_on_last_step_only", "disable_dropout",
+    "learning_rate", "weight_decay", "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16", "fp16",
+)  # fmt: skip
 
 Data = Any  # a list of Trace, a datasets.Dataset in TRL's or the native format, or a mapping of names to such
 
@@ -90,6 +100,11 @@ class PRMTrainer(Trainer):
             raise TypeError(
                 f"args must be a prm.PRMConfig, not {type(args).__name__}: it has the loss and the lengths"
             )
+        if args.n_gpu > 1:
+            args._n_gpu = (
+                1  # DataParallel would cut a batch without its step ends; one process drives one GPU
+            )
+        set_seed(args.seed)  # the new head of `_as_prm`
         model = _as_prm(model, args, peft_config)
         config = model.config
         if processing_class is None:
@@ -111,6 +126,8 @@ class PRMTrainer(Trainer):
         config.step_separator = args.step_separator
         if args.disable_dropout:
             _disable_dropout(model)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, getattr(processing_class, name))  # as Trainer would, with a warning
         self.pad_id = processing_class.pad_token_id if processing_class.pad_token_id is not None else 0
         self.share_prefixes = model.reads_trees
         self.class_weights: tuple[float, float] | None = None
@@ -128,19 +145,17 @@ class PRMTrainer(Trainer):
             if args.class_balance:
                 self.class_weights = _balance(train.traces, args.loss)
         if eval_dataset is not None:
-            named = isinstance(eval_dataset, Mapping) and not hasattr(eval_dataset, "column_names")
-            evals = (
-                {name: self._encoded(data, drop_long=False) for name, data in eval_dataset.items()}
-                if named
-                else self._encoded(eval_dataset, drop_long=False)
-            )
+            if isinstance(eval_dataset, Mapping):  # a DatasetDict, too
+                evals = {name: self._encoded(data, drop_long=False) for name, data in eval_dataset.items()}
+            else:
+                evals = self._encoded(eval_dataset, drop_long=False)
         super().__init__(
             model=model,
             args=args,
             train_dataset=train,
             eval_dataset=evals,
             processing_class=processing_class,
-            compute_metrics=compute_metrics or _Metrics(args.metric_for_best_model),
+            compute_metrics=compute_metrics or _Metrics(),
             callbacks=callbacks,
             optimizers=optimizers,
         )
@@ -150,7 +165,6 @@ class PRMTrainer(Trainer):
             self.add_callback(self.tensorboard)
 
     # ---- data
-    # -----------------------------------------------------------------------------------------------------
 
     def _encoded(self, data: Data, *, drop_long: bool) -> EncodedTraces:
         encoded = self.encoder.encode(list(_traces(data)), drop_long=drop_long)
@@ -168,6 +182,7 @@ class PRMTrainer(Trainer):
                 pad_id=self.pad_id,
                 max_tokens=self.args.max_tokens_per_batch,
                 share=self.share_prefixes,
+                progress=not self.args.disable_tqdm,
             )
 
     def get_train_dataloader(self) -> DataLoader:
@@ -185,12 +200,15 @@ class PRMTrainer(Trainer):
         collator = ForwardCollator(
             pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
         )
-        return EpochLoader(self.train_dataset, batch_sampler=batches, collate_fn=collator)
+        return EpochLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
 
-    def get_eval_dataloader(self, eval_dataset: Data | str | None = None) -> DataLoader:
-        """The forwards of this process: a loader of model inputs whose `index` numbers the traces of the data
-        set.
-        """
+    def get_eval_dataloader(self, eval_dataset: Data | str | None = None) -> Forwards:  # type: ignore[override]
+        """All forwards over an eval set. No DataLoader: starting one draws from training's random numbers."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = self.eval_dataset[dataset]
@@ -199,35 +217,14 @@ class PRMTrainer(Trainer):
         if not isinstance(dataset, EncodedTraces):
             dataset = self._encoded(dataset, drop_long=False)
         self._add_features(dataset)
-        rank, processes, budget = (
-            self.args.process_index,
-            self.args.world_size,
-            self.args.max_tokens_per_batch,
+        return Forwards(
+            dataset, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
         )
-        if dataset.features is not None:
-            mine = [range(k, min(k + 256, len(dataset))) for k in range(0, len(dataset), 256)][
-                rank::processes
-            ]
-            forwards = [
-                feature_batch([dataset.traces[i] for i in part], [dataset.features[i] for i in part])
-                | {"index": torch.tensor(part)}
-                for part in mine
-            ]
-        else:
-            trees = merge(dataset.traces, max_tokens=budget, share=self.share_prefixes)
-            packs = pack(trees[rank::processes], budget)
-            forwards = [_Lazy(rows, dataset.traces, self.pad_id) for rows in packs]
-        loader = DataLoader(
-            forwards, batch_size=None, collate_fn=lambda f: f() if isinstance(f, _Lazy) else f
-        )
-        loader.traces = dataset.traces
-        return loader
 
-    def get_test_dataloader(self, test_dataset: Data) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Data) -> Forwards:  # type: ignore[override]
         return self.get_eval_dataloader(test_dataset)
 
     # ---- loss
-    # -----------------------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Number of steps that count in this optimiser step, over all processes (at least 1)."""
@@ -293,20 +290,19 @@ class PRMTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     # ---- evaluation
-    # -----------------------------------------------------------------------------------------------
 
     def evaluation_loop(
         self,
-        dataloader: DataLoader,
+        dataloader: Forwards,
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Scores and metrics of all traces, in the order of the data set, on every process."""
-        traces: list[EncodedTrace] = dataloader.traces
+        traces = dataloader.dataset.traces
         logits = self._step_logits(dataloader, description)
-        labels = _padded([[IGNORE if y is None else float(y) for y in trace.labels] for trace in traces])
+        labels = _padded_labels(traces)
         mask = np.arange(labels.shape[1]) < np.array([len(trace.step_ends) for trace in traces])[:, None]
         scores = np.where(mask, self._prm.scores(torch.tensor(logits)).numpy(), IGNORE)
         loss = step_loss(torch.tensor(logits), torch.tensor(labels), loss=self.args.loss).item()
@@ -324,25 +320,26 @@ class PRMTrainer(Trainer):
             )
         return EvalLoopOutput(predictions=scores, label_ids=labels, metrics=metrics, num_samples=len(traces))
 
-    def _step_logits(self, dataloader: DataLoader, description: str) -> np.ndarray:
-        """(n_traces, n_steps) logits of the data set's traces, padded by -100, gathered over all processes."""
-        traces: list[EncodedTrace] = dataloader.traces
+    def _step_logits(self, forwards: Forwards, description: str) -> np.ndarray:
+        """(n_traces, n_steps) logits of the data set's traces, padded by -100, from all processes."""
+        traces = forwards.dataset.traces
         self.model.eval()
         rows: list[tuple[int, list[float]]] = []
+        processes = self.args.world_size
         quiet = self.args.disable_tqdm or not self.is_world_process_zero()
-        with (
-            tqdm(total=len(dataloader), desc=description, leave=False, disable=quiet) as bar,
-            torch.inference_mode(),
-            self.compute_loss_context_manager(),
-        ):
-            for forward in self._eval_forwards(dataloader):
-                index = forward.pop("index")
-                inputs = self._prepare_inputs({k: v for k, v in forward.items() if k != "labels"})
-                logits = self.model(**inputs).logits
-                if index is not None:
-                    rows += zip(index.tolist(), logits.float().cpu().tolist(), strict=True)
-                bar.update()
-        if self.args.world_size > 1:
+        with torch.inference_mode(), self.compute_loss_context_manager():
+            for start in tqdm(
+                range(0, len(forwards), processes), desc=description, leave=False, disable=quiet
+            ):
+                # Sharded engines exchange parameters in every forward: a process with none left repeats one.
+                k = start + self.args.process_index
+                forward = forwards[min(k, len(forwards) - 1)]
+                index = forward.pop("index").tolist()
+                inputs = self._prepare_inputs({key: v for key, v in forward.items() if key != "labels"})
+                logits = self.model(**inputs).logits.float().cpu().tolist()
+                if k < len(forwards):
+                    rows += zip(index, logits, strict=True)
+        if processes > 1:
             rows = gather_object(rows)
         return _padded([row[: len(traces[i].step_ends)] for i, row in sorted(rows)])
 
@@ -355,30 +352,30 @@ class PRMTrainer(Trainer):
         into the config.
         """
         config = self._prm.config
-        loader = self.get_eval_dataloader(dev)
-        logits = torch.tensor(self._step_logits(loader, "Calibration"))
-        labels = torch.tensor(
-            _padded([[IGNORE if y is None else float(y) for y in t.labels] for t in loader.traces])
-        )
+        forwards = self.get_eval_dataloader(dev)
+        traces = forwards.dataset.traces
+        logits = torch.tensor(self._step_logits(forwards, "Calibration"))
+        labels = torch.tensor(_padded_labels(traces))
         # What the head says of a step is fitted on the steps the loss taught it about.
         taught = loss_mask(labels, self.args.loss)
         probabilities = torch.sigmoid(logits).tolist()
         truth = torch.where(taught, labels, math.nan).tolist()
-        lengths = [len(t.step_ends) for t in loader.traces]
+        lengths = [len(trace.step_ends) for trace in traces]
         config.score_temperature = fit_temperature(
             [row[:n] for row, n in zip(probabilities, lengths, strict=True)],
             [[None if math.isnan(y) else y for y in row[:n]] for row, n in zip(truth, lengths, strict=True)],
         )
         scores = self._prm.scores(logits).tolist()
-        config.threshold, _ = best_threshold(
-            [row[:n] for row, n in zip(scores, lengths, strict=True)], [t.labels for t in loader.traces]
+        config.threshold, f1 = best_threshold(
+            [row[:n] for row, n in zip(scores, lengths, strict=True)], [trace.labels for trace in traces]
         )
-        config.threshold_from = f"best f1 on the dev split ({len(lengths)} traces)"
+        by = "f1" if f1 is not None else "first_error_acc"
+        config.threshold_from = f"best {by} on the dev split ({len(lengths)} traces)"
 
     def scored(self, traces: list[Trace]) -> list[Trace]:
         """Copies of `traces` with their scores."""
-        loader = self.get_eval_dataloader(traces)
-        scores = self._prm.scores(torch.tensor(self._step_logits(loader, "Scoring"))).tolist()
+        logits = self._step_logits(self.get_eval_dataloader(traces), "Scoring")
+        scores = self._prm.scores(torch.tensor(logits)).tolist()
         return [replace(t, scores=row[: len(t.steps)]) for t, row in zip(traces, scores, strict=True)]
 
     def save_final(self, folder: str | Path) -> Path:
@@ -399,23 +396,6 @@ class PRMTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return folder
 
-    def _eval_forwards(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
-        """This process's forwards, and repeats of its last one until every process has done as many."""
-        count, last = 0, None
-        for last in dataloader:
-            count += 1
-            yield last
-        if self.args.world_size > 1:
-            most = max(gather_object([count]))
-            if last is None:  # no trace fell to this process; any forward keeps the others from waiting
-                dataset = EncodedTraces(dataloader.traces[:1])
-                self._add_features(dataset)
-                last = ForwardCollator(pad_id=self.pad_id, max_tokens=10**9, share=False)([dataset[0]])[
-                    "forwards"
-                ][0]
-            for _ in range(most - count):
-                yield last | {"index": None}
-
     def predict(
         self, test_dataset: Data, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
@@ -426,18 +406,27 @@ class PRMTrainer(Trainer):
         return PredictionOutput(output.predictions, output.label_ids, output.metrics)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Highest `metric_for_best_model` wins, ties by step AUC; of several eval sets the first one counts."""
-        name = self.args.metric_for_best_model
-        if name is None:
+        """Highest `metric_for_best_model` wins, ties by step AUC.
+
+        Of several eval sets the first one counts unless the metric names one. Also puts the threshold of this
+        evaluation into the checkpoints.
+        """
+        sets = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+        prefixes = [f"eval_{name}_" for name in sets] or ["eval_"]
+        if metrics.get(prefixes[0] + "threshold") is not None:
+            self._prm.config.threshold = metrics[prefixes[0] + "threshold"]
+            self._prm.config.threshold_from = f"best on the dev split at step {self.state.global_step}"
+        if self.args.metric_for_best_model is None:
             return False
-        if isinstance(self.eval_dataset, dict) and f"eval_{name.removeprefix('eval_')}" not in metrics:
-            first = next(iter(self.eval_dataset))
-            name = f"{first}_{name.removeprefix('eval_')}"
-        name = f"eval_{name.removeprefix('eval_')}"
+        name = "eval_" + self.args.metric_for_best_model.removeprefix("eval_")
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), prefixes[0])
+        name = prefix + name.removeprefix("eval_" if not name.startswith(prefix) else prefix)
         if name not in metrics:
+            if not self.args.load_best_model_at_end and self.args.save_strategy != "best":
+                return False  # nobody asks for a best model: f1 is only our default
             known = ", ".join(sorted(key.removeprefix("eval_") for key in metrics))
             raise InputError(f"metric_for_best_model: there is no metric {name!r}; there are {known}")
-        auc = name.rpartition("_")[0] + "_step_auc"
+        auc = prefix + "step_auc"
         sign = 1 if self.args.greater_is_better else -1
 
         def key(values: Mapping[str, Any]) -> tuple[float, float]:
@@ -459,26 +448,100 @@ class PRMTrainer(Trainer):
         return True
 
     # ---- checkpoints
-    # ----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        limit, self.args.save_total_limit = (
-            self.args.save_total_limit,
-            None,
-        )  # nothing old goes before this is whole
-        try:
+        with self._keeping_all():  # nothing old goes before this one is whole
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE_FILE).touch()
-            rotate_checkpoints(
-                output_dir=self.args.output_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (folder / COMPLETE_FILE).write_text(
+                json.dumps(self._what_is_trained(), indent=1), encoding="utf-8"
             )
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """Remove the oldest checkpoints beyond `save_total_limit`; the last and the best one stay."""
+        limit = self.args.save_total_limit
+        if limit is None or limit < 1:
+            return
+        best = f"checkpoint-{self.state.best_global_step}"
+        for folder in _complete_checkpoints(self.args.output_dir)[:-limit]:
+            if folder.name != best:
+                (folder / COMPLETE_FILE).unlink()  # first: if this is interrupted, the rest is no checkpoint
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _keeping_all(self) -> Iterator[None]:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # With save_total_limit 1, Trainer would remove the last checkpoint here if another is the best; but
+        # the same command, run again, must find the run finished.
+        with self._keeping_all():
+            return super()._finalize_training(*args, **kwargs)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # A run resumed at its last step has none to take, be it in the middle of an epoch; Trainer takes one.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As Trainer's; True resumes from the last complete checkpoint in `output_dir`.
+
+        Raises:
+            InputError: the checkpoint is incomplete, or comes from another model, data set or optimisation
+                than this trainer's: going on would give neither run's result.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(
+                self.args.output_dir, clean=self.args.should_save
+            )
+            if resume_from_checkpoint is None:
+                raise InputError(f"{self.args.output_dir} holds no complete checkpoint to resume from")
+        if resume_from_checkpoint:
+            self._check_same_run(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _what_is_trained(self) -> dict[str, Any]:
+        """What the weights at a given step depend on, and so may not change when a run goes on.
+
+        How long it is, how it is dealt to processes, and what is logged, measured or kept may.
+        """
+        args, config = self.args, self._prm.config
+        base = config.base_model_name_or_path
+        chosen: dict[str, Any] = {name: getattr(args, name) for name in RUN_FIELDS}
+        chosen |= {
+            "model": os.path.basename(base) if base and os.path.isabs(base) else base,
+            "model_revision": config.base_model_revision,
+            "backbone": config.backbone,
+            "dtype": config.backbone_dtype,
+            "head_hidden_size": config.head_hidden_size,
+            "learning parameters": sum(p.numel() for p in self._prm.parameters() if p.requires_grad),
+            "traces of a step": args.per_device_train_batch_size
+            * args.gradient_accumulation_steps
+            * args.world_size,
+            "training data": _fingerprint(self.train_dataset.traces),
+        }
+        return json.loads(json.dumps(chosen, default=str))
+
+    def _check_same_run(self, folder: Path) -> None:
+        try:
+            before = json.loads((folder / COMPLETE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(
+                f"{folder} is no complete checkpoint; name one with a file {COMPLETE_FILE!r}"
+            ) from None
+        for key, now in self._what_is_trained().items():
+            if before.get(key) != now:
+                raise InputError(
+                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): set it back, or "
+                    "give another output_dir"
+                )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = output_dir or self.args.output_dir
@@ -487,36 +550,77 @@ class PRMTrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._prm.load_checkpoint(resume_from_checkpoint)
+        if self.is_fsdp_enabled:  # sharded weights are read by the engine that wrote them
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._prm.load_checkpoint(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        self._prm.load_checkpoint(self.state.best_model_checkpoint)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._prm.load_checkpoint(self.state.best_model_checkpoint)
+
+    # ---- the Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: only a finished checkpoint goes to the Hub."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing, see `init_hf_repo`."""
+
+    def push_to_hub(self, commit_message: str | None = None, **_: Any) -> str | None:
+        """Save the model with a card into `output_dir/checkpoint`, upload just that folder, give its address.
+
+        Raises:
+            InputError: the Hub cannot be reached or refuses; the folder is there all the same.
+        """
+        folder = self.save_final(Path(self.args.output_dir) / "checkpoint")
+        if not self.args.should_save:
+            return None
+        write_card(folder, None)
+        return self.push_folder(folder, commit_message)
+
+    def push_folder(self, folder: Path, commit_message: str | None = None) -> str:
+        """Upload a checkpoint folder to `hub_model_id` (default: the name of `output_dir`)."""
+        args = self.args
+        return push_checkpoint(
+            folder,
+            args.hub_model_id or Path(args.output_dir).name,
+            private=args.hub_private_repo,
+            token=args.hub_token,
+            revision=args.hub_revision,
+            commit_message=commit_message,
+        )
+
+
+def _complete_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Complete checkpoint-N folders, oldest first."""
+    steps = {
+        int(name): folder
+        for folder, name in _checkpoint_folders(output_dir)
+        if (folder / COMPLETE_FILE).exists()
+    }
+    return [steps[step] for step in sorted(steps)]
+
+
+def _checkpoint_folders(output_dir: str | Path) -> Iterator[tuple[Path, str]]:
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if step.isdigit() and folder.is_dir():
+            yield folder, step
 
 
 def last_complete_checkpoint(output_dir: str | Path, *, clean: bool = True) -> str | None:
     """The newest checkpoint-N below `output_dir` that was written to its end; `clean` removes half-written
     ones.
     """
-    found = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if not step.isdigit():
-            continue
-        if (folder / COMPLETE_FILE).exists():
-            found.append((int(step), folder))
-        elif clean:
-            shutil.rmtree(folder, ignore_errors=True)
-    return str(max(found)[1]) if found else None
-
-
-class _Lazy:
-    """One evaluation forward, put together when it is its turn (a tree mask is quadratic in its tokens)."""
-
-    def __init__(self, rows: list[Any], traces: list[EncodedTrace], pad_id: int) -> None:
-        self.arguments = (rows, traces, pad_id)
-
-    def __call__(self) -> dict[str, torch.Tensor]:
-        return collate(*self.arguments)
+    if clean:
+        for folder, _ in list(_checkpoint_folders(output_dir)):
+            if not (folder / COMPLETE_FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+    complete = _complete_checkpoints(output_dir)
+    return str(complete[-1]) if complete else None
 
 
 class _Metrics:
@@ -524,7 +628,7 @@ class _Metrics:
     (`threshold`).
     """
 
-    def __init__(self, metric_for_best_model: str | None) -> None:
+    def __init__(self) -> None:
         self.metric: Any = None
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, Any]:
@@ -575,13 +679,24 @@ def _disable_dropout(model: ProcessRewardModel) -> None:
 
 def _balance(traces: list[EncodedTrace], loss: str) -> tuple[float, float]:
     """(weight of wrong, weight of right) steps: equal sums, mean 1 over the steps that count."""
-    labels = _padded([[IGNORE if y is None else float(y) for y in trace.labels] for trace in traces])
+    labels = _padded_labels(traces)
     counted = labels[loss_mask(torch.tensor(labels), loss).numpy()]
     right = float(counted.sum())
     wrong = len(counted) - right
     if right == 0 or wrong == 0:
         return 1.0, 1.0
     return len(counted) / (2 * wrong), len(counted) / (2 * right)
+
+
+def _fingerprint(traces: list[EncodedTrace]) -> str:
+    digest = hashlib.sha256()
+    for trace in traces:
+        digest.update(json.dumps([trace.input_ids, trace.step_ends, trace.labels]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _padded_labels(traces: list[EncodedTrace]) -> np.ndarray:
+    return _padded([[IGNORE if y is None else float(y) for y in trace.labels] for trace in traces])
 
 
 def _padded(rows: list[list[float]]) -> np.ndarray:
