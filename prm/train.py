@@ -155,7 +155,7 @@ def _announce(trainer, processes: int) -> None:
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     print(
-        f"prm: {processes} process(es) on {trainer.args.device}, "
+        f"prm: {processes} process(es) on {trainer.args.device.type}, "
         f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
         f"{len(trainer.train_dataset):,} traces",
         flush=True,

@@ -108,7 +108,9 @@ def launch(*words, code=None, **env):
 
 def test_a_run(recipe, tmp_path, capfd):
     """What it leaves behind, what it says, and that the checkpoint gives the scores that were measured."""
-    main([recipe()])
+    file = recipe()
+    capfd.readouterr()
+    main([file])
     out, err = capfd.readouterr()
     run = tmp_path / "run"
     assert {f.name for f in run.iterdir()} == {
@@ -282,8 +284,8 @@ def test_two_processes_equal_one(recipe, tmp_path, backbone):
 
 # Killed
 
-#: Counts the moments of a run, in `KILL_COUNT` if that is set, and ends the process at number `KILL_AT`, by
-#: `KILL_BY`: steps, and all that writes a checkpoint's files, before and after.
+#: Ends the process by signal `KILL_BY` at its moment number `KILL_AT`; moments lie before and after each step and
+#: each writing, renaming and removing of files.
 KILLED = """
 import os, pathlib, shutil, signal, sys, torch
 import safetensors.torch, prm.training.trainer, prm.modeling.process_reward_model as model, prm.train
@@ -319,9 +321,26 @@ print("moments", count)
 """
 
 
+#: Ends the process when the second checkpoint's optimizer, the fourth file of its kind, is to be written.
+KILLED_SAVING = """
+import os, sys, torch, prm.train
+
+real, calls = torch.save, []
+
+def save(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 4:
+        os.kill(os.getpid(), 9)
+    real(*args, **kwargs)
+
+torch.save = save
+prm.train.main(sys.argv[1:])
+"""
+
+
 def test_killed_while_saving_and_run_again(recipe, tmp_path):
     """kill -9 when the second checkpoint has no optimizer yet; the same command goes on from the first."""
-    killed = launch(recipe(), code=KILLED, KILL_AT="19", KILL_BY="9")
+    killed = launch(recipe(), code=KILLED_SAVING)
     assert killed.returncode == -9, killed.stderr
     run = tmp_path / "run"
     half = run / "checkpoint-4"

@@ -384,7 +384,8 @@ class PRMTrainer(Trainer):
         """
         folder = Path(folder)
         partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-        shutil.rmtree(partial, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
         self.save_model(str(partial), _internal_call=True)
         if self.args.should_save:
             self.state.save_to_json(str(partial / "trainer_state.json"))
