@@ -158,7 +158,7 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_else(make_model, tmp_pa
     found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
     assert found == files  # safetensors and JSON only: no pickle, and no adapter_config.json at the root
     head = load_file(tmp_path / "head.safetensors")
-    assert sorted(head) == ["dense.bias", "dense.weight", "out.bias", "out.weight"]
+    assert sorted(head) == ["dense.bias", "dense.weight", "out.bias", "out.weight", "scale", "shift"]
     assert all(weight.dtype == torch.float32 for weight in head.values())
     if backbone != "full":
         whole = sum(p.numel() for p in model.parameters()) * 4
