@@ -83,6 +83,7 @@ def assert_same(a, b, **tolerance):
 def test_the_first_logged_loss_by_hand(make_trainer):
     """Batch 8 x accumulation 2: the sum over the labelled steps of 16 traces, scored one by one, / their number."""
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1)
+    trainer._standardise_head()  # as train() does first
     batches = iter(trainer.get_train_dataloader().batch_sampler)
     chosen = [trainer.train_dataset.traces[i] for i in next(batches) + next(batches)]
     total, steps = 0.0, 0

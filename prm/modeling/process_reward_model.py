@@ -167,6 +167,8 @@ class PRMHead(nn.Module):
         """Take mean and deviation of the input from `states`, (n, hidden_size)."""
         states = states.float()
         deviation = states.std(0, unbiased=False)
+        if deviation.mean() <= 1e-6 * states.abs().mean():  # all the same: nothing to measure a scale by
+            return
         self.shift.copy_(states.mean(0))
         # A dimension that hardly moves is noise: it is not blown up beyond a hundredth of the usual
         # deviation.

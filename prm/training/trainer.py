@@ -522,13 +522,11 @@ class PRMTrainer(Trainer):
 
     def _standardise_head(self) -> None:
         """Show the head the scale of its input: all frozen features, or those of a sample before training."""
-        if self.model.config.backbone == "frozen":
-            self._add_features(self.train_dataset)
+        self._add_features(self.train_dataset)
+        if self.train_dataset.features is not None:
             self._prm.head.standardise(torch.cat(self.train_dataset.features))
             return
-        if (
-            self.is_deepspeed_enabled
-        ):  # ZeRO-3 has cut the weights up already; they run inside its engine only
+        if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up already; they run inside its engine only
             return
         every = -(-len(self.train_dataset) // STANDARDISE_TRACES)
         sample = EncodedTraces(self.train_dataset.traces[::every])
