@@ -7,8 +7,8 @@
    databases; measured on traces of the dev databases, none of which it has seen.
 3. `--peer "PYTHON PEER.py"`: a script that takes `--model --train --eval --scores --mode --epochs --batch
    --lr --max-length --prompt-field` and prints a JSON line with `train_s` and `score_s`. It gets the same
-   prompt text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same code, its
-   threshold is chosen on the same traces.
+   prompt text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same code,
+   its threshold is chosen on the same traces.
 
 Writes `results.json` and prints the two metric tables side by side. Finished parts are not done again.
 """
