@@ -39,8 +39,8 @@ class ModelConfig:
     backbone: str = field(
         default="lora",
         metadata={
-            "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: adapters "
-            "on 4-bit weights. full: everything.",
+            "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: "
+            "adapters on 4-bit weights. full: everything.",
             "choices": ["frozen", "lora", "qlora", "full"],
         },
     )
@@ -126,8 +126,8 @@ class PRMConfig(TrainingArguments):
     loss: str = field(
         default="bce",
         metadata={
-            "help": "bce: each step's label. first_error: steps after the first error are masked and the head "
-            "gives hazards; scores are their running product.",
+            "help": "bce: each step's label. first_error: steps after the first error are masked and the "
+            "head gives hazards; scores are their running product.",
             "choices": ["bce", "first_error"],
         },
     )
@@ -247,8 +247,8 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
 class _Loader(yaml.SafeLoader):
     """YAML whose scalars stay the text they are, but for null.
 
-    The parser knows each key's type, YAML would only guess: `eval_strategy: no` is not False, `1e-4` is a number,
-    `0123456` is a revision.
+    The parser knows each key's type, YAML would only guess: `eval_strategy: no` is not False, `1e-4` is a
+    number, `0123456` is a revision.
     """
 
     yaml_implicit_resolvers: ClassVar = {

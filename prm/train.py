@@ -156,7 +156,8 @@ def _announce(trainer, processes: int) -> None:
     total = sum(p.numel() for p in trainer.model.parameters())
     print(
         f"prm: {processes} process(es) on {trainer.args.device.type}, "
-        f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, {trainable:,} of {total:,} parameters learn; "
+        f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, "
+        f"{trainable:,} of {total:,} parameters learn; "
         f"{len(trainer.train_dataset):,} traces",
         flush=True,
     )

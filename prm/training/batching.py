@@ -98,8 +98,8 @@ class EpochLoader(DataLoader):
 class Forwards:
     """All forwards over a data set, each trace in one of them.
 
-    `forwards[k]` is put together when it is its turn (a tree mask is quadratic in its tokens); its `index` numbers
-    the traces as the data set does.
+    `forwards[k]` is put together when it is its turn (a tree mask is quadratic in its tokens); its `index`
+    numbers the traces as the data set does.
     """
 
     def __init__(self, dataset: EncodedTraces, *, pad_id: int, max_tokens: int, share: bool) -> None:

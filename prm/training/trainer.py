@@ -540,8 +540,8 @@ class PRMTrainer(Trainer):
         for key, now in self._what_is_trained().items():
             if before.get(key) != now:
                 raise InputError(
-                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): set it back, or "
-                    "give another output_dir"
+                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): "
+                    "set it back, or give another output_dir"
                 )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
