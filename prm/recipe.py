@@ -40,8 +40,7 @@ class ModelConfig:
         default="lora",
         metadata={
             "help": "frozen: only the head learns, features are computed once. lora: adapters. qlora: "
-            "adapters "
-            "on 4-bit weights. full: everything.",
+            "adapters on 4-bit weights. full: everything.",
             "choices": ["frozen", "lora", "qlora", "full"],
         },
     )
@@ -132,8 +131,7 @@ class PRMConfig(TrainingArguments):
         default="bce",
         metadata={
             "help": "bce: each step's label. first_error: steps after the first error are masked and the "
-            "head "
-            "gives hazards; scores are their running product.",
+            "head gives hazards; scores are their running product.",
             "choices": ["bce", "first_error"],
         },
     )

@@ -10,7 +10,7 @@ COLOURS = ("red", "blue", "green")
 
 
 def make_traces(questions, seed=0, *, soft=False):
-    """1 to 5 traces a question that share prompts and steps; some labels missing, some traces without error."""
+    """1 to 5 traces a question that share prompts and steps; some labels missing, some traces right."""
     rng = random.Random(seed)
     traces = []
     for q in range(questions):

@@ -428,7 +428,7 @@ def test_config_defaults_are_those_of_this_version():
 
 
 def test_the_head_standardises_its_input():
-    """Mean 0 and deviation 1 in every dimension, however different their scales; a still dimension stays small."""
+    """Mean 0 and deviation 1 in every dimension, whatever their scales; a still dimension stays small."""
     head = PRMHead(3, None)
     states = torch.tensor([[100.0, 0.01, 5.0], [300.0, 0.03, 5.0]])
     assert not head.is_standardised

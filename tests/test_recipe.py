@@ -1,4 +1,4 @@
-"""Recipes: YAML and `--key value` to the three sections; every mistake is one line that names place and mend."""
+"""Recipes: YAML and `--key value` to the three sections; a mistake is one line that names place and mend."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_which_way_a_metric_is_better(read, metric, greater):
     ],
 )
 def test_lora_targets(tiny_model_dir, targets, passed, adapted):
-    """Names in a list, a single regular expression as one: PEFT matches it against the whole name of a layer."""
+    """Names in a list; one regular expression as such: PEFT matches it against a layer's whole name."""
     from prm import ProcessRewardModel
 
     config = ModelConfig(

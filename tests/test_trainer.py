@@ -81,7 +81,7 @@ def assert_same(a, b, **tolerance):
 
 
 def test_the_first_logged_loss_by_hand(make_trainer):
-    """Batch 8 x accumulation 2: the sum over the labelled steps of 16 traces, scored one by one, / their number."""
+    """Batch 8 x accumulation 2: the sum over the labelled steps of 16 traces, one by one, / their number."""
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1)
     trainer._standardise_head()  # as train() does first
     batches = iter(trainer.get_train_dataloader().batch_sampler)
@@ -196,7 +196,7 @@ def test_activation_checkpointing_changes_nothing(make_trainer):
 
 
 def test_no_data_parallel(make_trainer, tmp_path):
-    """Two GPUs and one process: DataParallel would hand the second GPU step ends of the first one's tokens."""
+    """Two GPUs, one process: DataParallel would hand the second one step ends of the first one's tokens."""
     args = PRMConfig(output_dir=str(tmp_path / "x"), use_cpu=True)
     assert args.n_gpu == 0
     args._n_gpu = 2
@@ -215,7 +215,7 @@ TRL_ROWS = {
 
 @pytest.mark.parametrize("peft", [True, False])
 def test_trl_scripts(tiny_model_dir, tmp_path, peft):
-    """The usual script: a loaded token classifier, TRL's columns, LoRA with the score layer in modules_to_save."""
+    """The usual script: a loaded token classifier, TRL's columns, LoRA with `score` in modules_to_save."""
     folder = tiny_model_dir("qwen2")
     from transformers import AutoTokenizer
 
@@ -362,7 +362,7 @@ def test_own_metrics(make_trainer):
     ]
     assert (prediction.predictions != -100).sum(1).tolist() == [len(trace.steps) for trace in dev]
     trainer.args.load_best_model_at_end = True
-    with pytest.raises(InputError, match="there is no metric 'eval_f1'; there are .*mine"):
+    with pytest.raises(InputError, match=r"there is no metric 'eval_f1'; there are .*mine"):
         trainer._determine_best_metric(trainer.evaluate(), trial=None)
 
 
@@ -396,7 +396,7 @@ def count_calls(trainer):
 
 
 def test_a_frozen_backbone_runs_once(make_trainer, tmp_path):
-    """Losses and weights are those of computing features in every step; later epochs and a second run make none."""
+    """Losses and weights are those of computing in every step; later epochs and a second run compute none."""
     dev = make_traces(3, seed=9)
     options = {"dev": dev, "eval_strategy": "epoch", "num_train_epochs": 3, "optim": "sgd"}
     cached = make_trainer("frozen", **options)
@@ -499,8 +499,8 @@ def test_best_of_a_named_eval_set(make_trainer):
 def test_the_best_checkpoint_is_loaded_and_its_thresholds_saved(make_trainer, tmp_path):
     dev = make_traces(6, seed=3)
     trainer = make_trainer(
-        dev=dev, num_train_epochs=4, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
-        save_total_limit=1, learning_rate=3e-2,
+        dev=dev, num_train_epochs=4, eval_strategy="epoch", save_strategy="epoch",
+        load_best_model_at_end=True, save_total_limit=1, learning_rate=3e-2,
     )  # fmt: skip
     trainer.train()
     evaluations = [e for e in trainer.state.log_history if "eval_f1" in e]
@@ -624,7 +624,7 @@ class Interrupt(TrainerCallback):
 
 @pytest.mark.parametrize(("backbone", "at"), [("dropout", 3), ("dropout", 4), ("frozen", 5), ("full", 5)])
 def test_an_interrupted_run_ends_with_the_same_bits(make_trainer, tmp_path, backbone, at):
-    """Interrupted in an epoch, at its end (steps 4 and 8), after a checkpoint; dropout draws random numbers."""
+    """Interrupted in an epoch, at its end (step 4), after a checkpoint; dropout draws random numbers."""
     whole = make_trainer(backbone, output_dir=str(tmp_path / "whole"), **RESUMABLE)
     whole.train()
     assert whole.state.max_steps == 8

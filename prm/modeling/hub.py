@@ -45,8 +45,7 @@ def write_card(folder: Path, metrics: dict[str, Any] | None) -> None:
     if local and config.backbone != "full":
         lines.append(
             f"The backbone {name} was a folder on the machine of the training and is not part of this "
-            "repository: "
-            'load with `Scorer.from_pretrained(…, base_model_name_or_path="folder or Hub id")`.'
+            'repository: load with `Scorer.from_pretrained(…, base_model_name_or_path="folder or Hub id")`.'
         )
     if metrics is not None:
         rows = [f"| {name} | {_cell(metrics.get(name))} | {_interval(metrics, name)} |" for name in _RATES]

@@ -526,7 +526,9 @@ class PRMTrainer(Trainer):
         if self.train_dataset.features is not None:
             self._prm.head.standardise(torch.cat(self.train_dataset.features))
             return
-        if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up already; they run inside its engine only
+        if (
+            self.is_deepspeed_enabled
+        ):  # ZeRO-3 has cut the weights up already; they run inside its engine only
             return
         every = -(-len(self.train_dataset) // STANDARDISE_TRACES)
         sample = EncodedTraces(self.train_dataset.traces[::every])
@@ -575,8 +577,8 @@ class PRMTrainer(Trainer):
         for key, now in self._what_is_trained().items():
             if before.get(key) != now:
                 raise InputError(
-                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): set it back, "
-                    "or give another output_dir"
+                    f"{folder} was trained with another {key} ({before.get(key)}, now {now}): "
+                    "set it back, or give another output_dir"
                 )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
