@@ -14,7 +14,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_quickstart_in_a_fresh_clone(tmp_path):
-    """On databases it has never seen, the trained PRM beats every baseline, and says where everything lies."""
+    """On databases it never saw the PRM beats every baseline, and the closing lines say where all lies."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(REPO), str(clone)], check=True)
     clean = {
