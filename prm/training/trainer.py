@@ -111,9 +111,7 @@ class PRMTrainer(Trainer):
                 f"args must be a prm.PRMConfig, not {type(args).__name__}: it has the loss and the lengths"
             )
         if args.n_gpu > 1:
-            args._n_gpu = (
-                1  # DataParallel would cut a batch without its step ends; one process drives one GPU
-            )
+            args._n_gpu = 1  # DataParallel would cut a batch without its step ends: one process, one GPU
         set_seed(args.seed)  # the new head of `_as_prm`
         model = _as_prm(model, args, peft_config)
         config = model.config
@@ -294,9 +292,8 @@ class PRMTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, class_weights=self.class_weights)
         loss = outputs.loss
         if num_items_in_batch is not None:
-            loss = (
-                loss * self.args.world_size
-            )  # data-parallel engines average gradients; ours is a sum already
+            # Data-parallel engines average gradients; ours is a sum already.
+            loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     # ---- evaluation
@@ -526,9 +523,7 @@ class PRMTrainer(Trainer):
         if self.train_dataset.features is not None:
             self._prm.head.standardise(torch.cat(self.train_dataset.features))
             return
-        if (
-            self.is_deepspeed_enabled
-        ):  # ZeRO-3 has cut the weights up already; they run inside its engine only
+        if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up: they run inside its engine only
             return
         every = -(-len(self.train_dataset) // STANDARDISE_TRACES)
         sample = EncodedTraces(self.train_dataset.traces[::every])
