@@ -228,8 +228,8 @@ num_processes: 2
 def test_two_processes_equal_one(recipe, tmp_path, backbone):
     """In two processes on gloo, from a file that was written for GPUs.
 
-    The same global batches (25 traces by 8: the last has one, so one process goes empty) and one test trace (one
-    forward).
+    The same global batches (25 traces by 8: the last has one, so one process goes empty) and one test trace
+    (one forward).
     """
     write_traces(make_traces(1, seed=8)[:1], tmp_path / "test.jsonl")
     changes = {"backbone": backbone, "lora_dropout": 0, "optim": "sgd", "learning_rate": 0.3}

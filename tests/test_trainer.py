@@ -195,7 +195,7 @@ def test_activation_checkpointing_changes_nothing(make_trainer):
 
 
 def test_no_data_parallel(make_trainer, tmp_path):
-    """Two GPUs and one process: DataParallel would hand the second one step ends of the first one's tokens."""
+    """Two GPUs, one process: DataParallel would hand the second one step ends of the first one's tokens."""
     args = PRMConfig(output_dir=str(tmp_path / "x"), use_cpu=True)
     assert args.n_gpu == 0
     args._n_gpu = 2
