@@ -10,6 +10,7 @@ the same command again after an interruption and it goes on from the last comple
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -24,6 +25,16 @@ from prm.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
+    from accelerate import PartialState
+
+    run(argv)
+    # First the engine around the model, then the process group it speaks through: freed the other way round, it
+    # can wait forever for a thread of the group that waits for the interpreter.
+    gc.collect()
+    PartialState().destroy_process_group()
+
+
+def run(argv: Sequence[str]) -> None:
     import torch
     from transformers import set_seed
     from transformers.utils import logging
@@ -78,7 +89,6 @@ def main(argv: Sequence[str]) -> None:
     elif args.should_log:
         print("prm: this run had finished training already; measuring it again", flush=True)
     finish(trainer, dev=dev, test=test)
-    trainer.accelerator.end_training()
 
 
 def finish(trainer, *, dev: list, test: list) -> None:

@@ -27,7 +27,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """Repositories, branches, commits (small files inside, safetensors as LFS objects), lists, downloads.
+    """Repositories, branches, commits (small files inside, safetensors as LFS objects), listing, downloading.
 
     `server.repos[id][revision]` maps paths to bytes.
     """

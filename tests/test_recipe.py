@@ -199,7 +199,7 @@ def test_which_way_a_metric_is_better(read, metric, greater):
     ],
 )
 def test_lora_targets(tiny_model_dir, targets, passed, adapted):
-    """Names in a list; one regular expression as such: PEFT matches it against a layer's whole name."""
+    """Names in a list; a single regular expression as such: PEFT matches it against a layer's whole name."""
     from prm import ProcessRewardModel
 
     config = ModelConfig(
