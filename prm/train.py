@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     run(argv)
-    # First the engine around the model, then the process group it speaks through: freed the other way round, it
-    # can wait forever for a thread of the group that waits for the interpreter.
+    # First the engine around the model, then the process group it speaks through: freed the other way round,
+    # it can wait forever for a thread of the group that waits for the interpreter.
     gc.collect()
     PartialState().destroy_process_group()
 
