@@ -25,8 +25,10 @@ $(MODEL)/config.json: | $(VENV)/installed
 
 model: $(MODEL)/config.json
 
-$(RUN)/data/%.jsonl: | $(VENV)/installed
+$(RUN)/corpus/tables.json: $(wildcard examples/starter/*.* examples/starter/database/*/*.sql examples/starter/database/*/*.py) | $(VENV)/installed
 	$(BIN)/python examples/starter/make.py --output $(RUN)/corpus
+
+$(RUN)/data/%.jsonl: $(RUN)/corpus/tables.json
 	$(BIN)/prm build --layout spider --root $(RUN)/corpus --split $* --wrong-per-question 2 --workers 2 --output $@
 
 quickstart: $(VENV)/installed model $(SPLITS:%=$(RUN)/data/%.jsonl)

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from colour_traces import make_traces
 
+from prm import PRMConfig, PRMTrainer
 from prm.errors import InputError
 from prm.modeling.hub import push_checkpoint, write_card
 from prm.traces.formats import write_traces
@@ -197,6 +198,22 @@ def test_a_recipe_with_push_to_hub(hub, tmp_path, tiny_model_dir):
     assert files.keys() >= {"config.json", "head.safetensors", "model.safetensors", "README.md"}
     assert hub.private == {"me/prm": True}
     assert sum("/commit/" in path for _, path in hub.requests) == 1
+
+
+def test_from_python(hub, tmp_path, tiny_model_dir, monkeypatch):
+    """With `push_to_hub=True` nothing is pushed while training, and the finished folder at the end."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    args = PRMConfig(
+        output_dir=str(tmp_path / "run"), use_cpu=True, disable_tqdm=True, max_steps=2, save_steps=1,
+        push_to_hub=True, hub_model_id="me/prm", hub_token="hf_right",
+    )  # fmt: skip
+    trainer = PRMTrainer(str(tiny_model_dir()), args, train_dataset=make_traces(2))
+    trainer.train()
+    assert not hub.requests
+    assert trainer.push_to_hub() == f"{hub.url}/me/prm"
+    assert hub.repos["me/prm"]["main"].keys() >= {"config.json", "head.safetensors", "README.md"}
+    assert not any("checkpoint" in name or name.endswith(".pt") for name in hub.repos["me/prm"]["main"])
 
 
 def test_a_branch(hub, checkpoint, monkeypatch):

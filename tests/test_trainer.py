@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from transformers import AutoModelForTokenClassification, PrinterCallback, Train
 from prm import PRMConfig, PRMTrainer, ProcessRewardModel, Scorer, Step, Trace
 from prm.errors import InputError
 from prm.evaluation.metrics import best_threshold, first_error_metrics
+from prm.training.batching import QuestionBatches
 from prm.training.trainer import COMPLETE_FILE, last_complete_checkpoint
 
 
@@ -80,9 +82,10 @@ def assert_same(a, b, **tolerance):
 # The loss
 
 
-def test_the_first_logged_loss_by_hand(make_trainer):
+@pytest.mark.parametrize("loss", ["bce", "first_error"])
+def test_the_first_logged_loss_by_hand(make_trainer, loss):
     """Batch 8 x accumulation 2: the sum over the labelled steps of 16 traces, one by one, / their number."""
-    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1)
+    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1, loss=loss)
     trainer._standardise_head()  # as train() does first
     batches = iter(trainer.get_train_dataloader().batch_sampler)
     chosen = [trainer.train_dataset.traces[i] for i in next(batches) + next(batches)]
@@ -96,8 +99,10 @@ def test_the_first_logged_loss_by_hand(make_trainer):
             if label is not None:
                 total -= np.log(1 / (1 + np.exp(-logit if label else logit)))
                 steps += 1
+                if label == 0 and loss == "first_error":
+                    break
     trainer.train()
-    assert len(chosen) == 16 and steps > 30
+    assert len(chosen) == 16 and steps > 20
     assert losses(trainer)[0] == pytest.approx(total / steps, rel=1e-5)
 
 
@@ -129,6 +134,62 @@ def test_neither_accumulation_nor_forwards_nor_trees_change_the_loss(make_traine
         assert found[0] == pytest.approx(reference[0], rel=2e-4), name
         assert_same(found[1], reference[1], rtol=2e-3, atol=2e-4)
     assert len(set(reference[0])) > 3  # it learns, so the comparison could fail
+
+
+def test_batches_are_whole_questions_dealt_out():
+    """Each epoch another seeded order of the questions; the optimiser steps hold the same traces however they are
+    dealt, every trace once, as many micro-batches for each process.
+    """
+    questions = [trace.question_key for trace in make_traces(12)]
+    n = len(questions)
+
+    def steps(epoch, batch, accumulation, processes, seed=3):
+        dealt = []
+        for rank in range(processes):
+            batches = QuestionBatches(
+                questions,
+                batch_size=batch,
+                accumulation=accumulation,
+                seed=seed,
+                rank=rank,
+                processes=processes,
+            )
+            batches.set_epoch(epoch)
+            mine = list(batches)
+            assert len(mine) == len(batches) == -(-n // (batch * accumulation * processes)) * accumulation
+            dealt.append([mine[k : k + accumulation] for k in range(0, len(mine), accumulation)])
+        return [
+            sorted(i for part in step for micro in part for i in micro if i >= 0)
+            for step in zip(*dealt, strict=True)
+        ]
+
+    whole = steps(0, 8, 1, 1)
+    assert whole == steps(0, 2, 4, 1) == steps(0, 1, 2, 4) == steps(0, 4, 1, 2)
+    assert [len(step) for step in whole] == [8] * (n // 8) + [n % 8] * (n % 8 > 0)
+    assert sorted(i for step in whole for i in step) == list(range(n))
+    assert steps(1, 8, 1, 1) != whole != steps(0, 8, 1, 1, seed=4)
+    one = QuestionBatches(questions, batch_size=1, accumulation=1, seed=3, rank=0, processes=1)
+    order = [questions[i] for batch in one for i in batch]
+    assert sum(a != b for a, b in pairwise(order)) == len(set(questions)) - 1
+
+
+def test_each_epoch_has_another_order(make_trainer, monkeypatch):
+    """Also the epoch in the midst of which a run is resumed."""
+    seen = []
+    real = PRMTrainer.training_step
+
+    def look(self, model, inputs, num_items_in_batch=None):
+        seen.append((self.state.global_step, inputs["labels"].tolist()))
+        return real(self, model, inputs, num_items_in_batch)
+
+    monkeypatch.setattr(PRMTrainer, "training_step", look)
+    make_trainer(save_strategy="steps", save_steps=5, max_steps=8).train()
+    whole = dict(seen)
+    assert len(whole) == 8 and [whole[k] for k in range(4)] != [whole[k] for k in range(4, 8)]
+    seen.clear()
+    shutil.rmtree(f"{make_trainer().args.output_dir}/checkpoint-8")
+    make_trainer(save_strategy="steps", save_steps=5, max_steps=8).train(resume_from_checkpoint=True)
+    assert dict(seen) == {k: whole[k] for k in (5, 6, 7)}
 
 
 def test_losses_by_hand(make_trainer):
