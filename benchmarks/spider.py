@@ -5,9 +5,9 @@
 1. `prm build` over all train databases: rate, and what was skipped.
 2. A LoRA PRM on a seeded choice of whole train questions; temperature and threshold from other train
    databases; measured on traces of the dev databases, none of which it has seen.
-3. `--peer "PYTHON benchmarks/trl_peer.py"`: TRL's trainer in an interpreter of its own (see there). It gets the
-   same prompt text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same code,
-   its threshold is chosen on the same traces.
+3. `--peer "PYTHON benchmarks/trl_peer.py"`: TRL's trainer in an interpreter of its own (see there). It gets
+   the same prompt text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same
+   code, its threshold is chosen on the same traces.
 
 Writes `results.json` and prints the two metric tables side by side. Finished parts are not done again.
 """
