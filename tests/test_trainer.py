@@ -136,7 +136,7 @@ def test_neither_accumulation_nor_forwards_nor_trees_change_the_loss(make_traine
 
 
 def test_batches_are_whole_questions_dealt_out():
-    """Each epoch another seeded order of the questions; each process has as many micro-batches; the steps hold
+    """Each epoch another seeded order of the questions; each process has as many batches; the steps hold
     the same traces however they are dealt, every trace once.
     """
     questions = [trace.question_key for trace in make_traces(12)]
