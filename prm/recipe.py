@@ -44,6 +44,10 @@ class ModelConfig:
             "choices": ["frozen", "lora", "qlora", "full"],
         },
     )
+    backbone_layers: int | None = field(
+        default=None,
+        metadata={"help": "Use only the first so many layers of the backbone: cheaper, often not worse."},
+    )
     dtype: str = field(
         default="float32",
         metadata={

@@ -14,6 +14,7 @@ import gc
 import os
 import random
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def run(argv: Sequence[str]) -> None:
         model_config.model_name_or_path,
         revision=model_config.model_revision,
         backbone=model_config.backbone,
+        backbone_layers=model_config.backbone_layers,
         dtype=model_config.dtype,
         attn_implementation=model_config.attn_implementation,
         trust_remote_code=model_config.trust_remote_code,
@@ -81,7 +83,10 @@ def run(argv: Sequence[str]) -> None:
     if args.should_log:
         _announce(trainer, processes)
     checkpoint = _resume_from(args)
+    start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    # Trainer's own `train_runtime` begins after the features of a frozen backbone are there.
+    result.metrics["train_seconds"] = round(time.perf_counter() - start, 2)
     if checkpoint is None or not checkpoint.endswith(f"checkpoint-{trainer.state.global_step}"):
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
@@ -100,7 +105,12 @@ def finish(trainer, *, dev: list, test: list) -> None:
     args, output = trainer.args, Path(trainer.args.output_dir)
     if dev:
         trainer.calibrate(dev)
+    start = time.perf_counter()
     scored = trainer.scored(test or dev) if test or dev else None
+    if scored:
+        trainer.save_metrics(
+            "score", {"traces": len(scored), "score_seconds": round(time.perf_counter() - start, 2)}
+        )
     folder = trainer.save_final(output / "checkpoint")
     if args.should_save:
         metrics = None

@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification
 
 from prm.errors import InputError
 from prm.inference.scoring import Scorer
-from prm.modeling import ProcessRewardConfig, ProcessRewardModel
+from prm.modeling import PRMHead, ProcessRewardConfig, ProcessRewardModel
 from prm.traces.encoding import Encoder
 from prm.traces.tree import collate, merge
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_else(make_model, tmp_pa
     found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
     assert found == files  # safetensors and JSON only: no pickle, and no adapter_config.json at the root
     head = load_file(tmp_path / "head.safetensors")
-    assert sorted(head) == ["dense.bias", "dense.weight", "out.bias", "out.weight"]
+    assert sorted(head) == ["dense.bias", "dense.weight", "out.bias", "out.weight", "scale", "shift"]
     assert all(weight.dtype == torch.float32 for weight in head.values())
     if backbone != "full":
         whole = sum(p.numel() for p in model.parameters()) * 4
@@ -425,3 +425,37 @@ def test_config_defaults_are_those_of_this_version():
     from prm.traces.prompting import PROMPT_VERSION
 
     assert ProcessRewardConfig().prompt_version == PROMPT_VERSION
+
+
+def test_the_head_standardises_its_input():
+    """Mean 0 and deviation 1 in every dimension, whatever their scales; a still dimension stays small."""
+    head = PRMHead(3, None)
+    states = torch.tensor([[100.0, 0.01, 5.0], [300.0, 0.03, 5.0]])
+    assert not head.is_standardised
+    head.standardise(states)
+    assert head.is_standardised
+    inner = (states - head.shift) * head.scale
+    assert inner[:, 0].tolist() == [-1.0, 1.0]
+    assert inner[:, 1].abs().max() < 0.05  # 0.01 is far below a hundredth of the mean deviation: noise
+    assert inner[:, 2].tolist() == [0.0, 0.0]
+    same = PRMHead(3, None)
+    same.standardise(torch.ones(4, 3))  # nothing to measure: nothing done
+    assert not same.is_standardised
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_only_the_first_layers(tiny_model_dir, tmp_path, family):
+    """`backbone_layers` keeps the first layers' weights and nothing of the others, also when loaded again."""
+    base = tiny_model_dir(family)
+    whole = ProcessRewardModel.from_backbone(str(base), backbone="frozen")
+    half = ProcessRewardModel.from_backbone(str(base), backbone="frozen", backbone_layers=1)
+    assert (len(whole.backbone.layers), len(half.backbone.layers)) == (2, 1)
+    for name, weight in half.backbone.layers[0].state_dict().items():
+        assert torch.equal(weight, whole.backbone.layers[0].state_dict()[name])
+    half.save_pretrained(tmp_path)
+    again = ProcessRewardModel.from_pretrained(tmp_path)
+    ids, ends = torch.arange(9).unsqueeze(0), torch.tensor([[3, 8]])
+    with torch.no_grad():
+        assert torch.equal(again(ids, step_ends=ends).logits, half.eval()(ids, step_ends=ends).logits)
+    with pytest.raises(InputError, match="between 1 and 2"):
+        ProcessRewardModel.from_backbone(str(base), backbone="frozen", backbone_layers=3)

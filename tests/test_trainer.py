@@ -86,6 +86,7 @@ def assert_same(a, b, **tolerance):
 def test_the_first_logged_loss_by_hand(make_trainer, loss):
     """Batch 8 x accumulation 2: the sum over the labelled steps of 16 traces, one by one, / their number."""
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1, loss=loss)
+    trainer._standardise_head()  # as train() does first
     batches = iter(trainer.get_train_dataloader().batch_sampler)
     chosen = [trainer.train_dataset.traces[i] for i in next(batches) + next(batches)]
     total, steps = 0.0, 0
@@ -136,8 +137,8 @@ def test_neither_accumulation_nor_forwards_nor_trees_change_the_loss(make_traine
 
 
 def test_batches_are_whole_questions_dealt_out():
-    """Each epoch another seeded order of the questions; each process has as many batches; the steps hold
-    the same traces however they are dealt, every trace once.
+    """Each epoch another seeded order of the questions; an optimiser step holds the same traces however they
+    are dealt, every trace once, as many micro-batches for each process.
     """
     questions = [trace.question_key for trace in make_traces(12)]
     n = len(questions)

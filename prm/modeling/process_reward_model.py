@@ -58,6 +58,7 @@ class ProcessRewardConfig(PretrainedConfig):
     Attributes:
         base_model_name_or_path, base_model_revision: where the backbone's weights come from.
         base_config: the backbone's own configuration, as a dict.
+        backbone_layers: the backbone's first layers only, so many of them (None: all).
         backbone: how it was trained: frozen, lora, qlora or full; decides which files a checkpoint has.
         backbone_dtype: dtype of the backbone's weights when it was saved; loading uses it unless told
             otherwise.
@@ -79,6 +80,7 @@ class ProcessRewardConfig(PretrainedConfig):
         base_model_revision: str | None = None,
         base_config: dict[str, Any] | None = None,
         backbone: str = "frozen",
+        backbone_layers: int | None = None,
         backbone_dtype: str = "float32",
         head_hidden_size: int | None = None,
         loss: str = "bce",
@@ -97,6 +99,7 @@ class ProcessRewardConfig(PretrainedConfig):
         self.base_model_revision = base_model_revision
         self.base_config = base_config or {}
         self.backbone = backbone
+        self.backbone_layers = backbone_layers
         self.backbone_dtype = backbone_dtype
         self.head_hidden_size = head_hidden_size
         self.loss = loss
@@ -131,6 +134,11 @@ class _Float32Linear(nn.Linear):
 class PRMHead(nn.Module):
     """Linear, ReLU, Linear to one logit, in float32: the layout of published process reward heads
     (Qwen2.5-Math-PRM) with a single output.
+
+    Its input is standardised first: the dimensions of a decoder's hidden state differ in scale by orders of
+    magnitude, and one learning rate for all of them leaves most unused (docs/results.md has the figures).
+    `shift` and `scale` are buffers, set once from training states by `standardise`; before that they do
+    nothing.
     """
 
     def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
@@ -138,6 +146,8 @@ class PRMHead(nn.Module):
         width = head_hidden_size or hidden_size
         self.dense = _Float32Linear(hidden_size, width, dtype=torch.float32)
         self.out = _Float32Linear(width, 1, dtype=torch.float32)
+        self.register_buffer("shift", torch.zeros(hidden_size))
+        self.register_buffer("scale", torch.ones(hidden_size))
         # Near zero, every step begins at probability 1/2: no training steps are wasted on unlearning noise.
         nn.init.normal_(self.out.weight, std=1e-3)
         nn.init.zeros_(self.out.bias)
@@ -145,7 +155,24 @@ class PRMHead(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, hidden_size) in any float dtype -> (…) float32 logits."""
         with torch.autocast(hidden.device.type, enabled=False):
+            hidden = (hidden.float() - self.shift.float()) * self.scale.float()
             return self.out(torch.relu(self.dense(hidden))).squeeze(-1)
+
+    @property
+    def is_standardised(self) -> bool:
+        return bool((self.scale != 1).any())
+
+    @torch.no_grad()
+    def standardise(self, states: torch.Tensor) -> None:
+        """Take mean and deviation of the input from `states`, (n, hidden_size)."""
+        states = states.float()
+        deviation = states.std(0, unbiased=False)
+        if deviation.mean() <= 1e-6 * states.abs().mean():  # all the same: nothing to measure a scale by
+            return
+        self.shift.copy_(states.mean(0))
+        # A dimension that hardly moves is noise: it is not blown up beyond a hundredth of the usual
+        # deviation.
+        self.scale.copy_(1 / deviation.clamp(min=max(float(deviation.mean()) / 100, 1e-6)))
 
 
 @dataclass
@@ -212,16 +239,6 @@ class ProcessRewardModel(PreTrainedModel):
         if self.config.backbone == "frozen":
             self.backbone.eval()  # no dropout in features that nothing adapts to
         return self
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> None:
-        self.backbone.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs=gradient_checkpointing_kwargs or {"use_reentrant": False}, **options
-        )
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.backbone.gradient_checkpointing_disable()
 
     def forward(
         self,
@@ -290,6 +307,7 @@ class ProcessRewardModel(PreTrainedModel):
         base: str | PreTrainedModel,
         *,
         backbone: str = "full",
+        backbone_layers: int | None = None,
         revision: str | None = None,
         dtype: str | torch.dtype = torch.float32,
         attn_implementation: str | None = None,
@@ -303,6 +321,8 @@ class ProcessRewardModel(PreTrainedModel):
             base: a Hub id, a folder, or a loaded transformers model; of a model with a head of its own
                 (causal LM, token classification) the headless part is taken.
             backbone: frozen, lora, qlora or full; lora and qlora want `peft_config`.
+            backbone_layers: keep only the first so many layers. The middle of a decoder often says more about
+                a step than its end, which is about the next token; and half the layers cost half the time.
             config: further fields of `ProcessRewardConfig` (`loss`, `head_hidden_size`, …).
         """
         if backbone not in BACKBONES:
@@ -316,11 +336,14 @@ class ProcessRewardModel(PreTrainedModel):
         name = base.config._name_or_path if isinstance(base, PreTrainedModel) else base
         name = os.path.abspath(name) if os.path.isdir(name) else name
         if isinstance(base, PreTrainedModel):
+            if backbone_layers is not None:
+                raise InputError("backbone_layers goes with the name of a base model, not with a loaded one")
             model = base.base_model
         else:
             model = _load_base(
                 name,
                 revision=revision,
+                layers=backbone_layers,
                 dtype=dtype,
                 quantize=backbone == "qlora",
                 attn_implementation=attn_implementation,
@@ -331,6 +354,7 @@ class ProcessRewardModel(PreTrainedModel):
             "base_model_revision": revision or getattr(model.config, "_commit_hash", None),
             "base_config": model.config.to_dict(),
             "backbone": backbone,
+            "backbone_layers": backbone_layers,
             "backbone_dtype": str(model.dtype).removeprefix("torch."),
             "score_kind": SCORE_KINDS[config.get("loss", "bce")],
         }
@@ -383,6 +407,7 @@ class ProcessRewardModel(PreTrainedModel):
         model = _load_base(
             str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
             revision=None if own or base_model_name_or_path else config.base_model_revision,
+            layers=None if own else config.backbone_layers,
             dtype=config.backbone_dtype if dtype in (None, "auto") else dtype,
             quantize=config.backbone == "qlora",
             attn_implementation=attn_implementation,
@@ -473,6 +498,7 @@ def _load_base(
     name: str,
     *,
     revision: str | None,
+    layers: int | None,
     dtype: str | torch.dtype,
     quantize: bool,
     attn_implementation: str | None,
@@ -517,6 +543,17 @@ def _load_base(
     log = logging.getLogger("transformers.modeling_utils")
     log.addFilter(_worth_reporting)
     try:
+        if layers is not None:
+            options["config"] = _first_layers(
+                AutoConfig.from_pretrained(
+                    name,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                    token=token,
+                    local_files_only=local_files_only,
+                ),
+                layers,
+            )
         model, info = AutoModel.from_pretrained(
             name,
             revision=revision,
@@ -526,6 +563,8 @@ def _load_base(
             output_loading_info=True,
             **options,
         )
+    except InputError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(
@@ -542,6 +581,16 @@ def _load_base(
         )
     # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantize else model
+
+
+def _first_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """The same decoder with its first `layers` layers; the weights of the others are never read."""
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise InputError(f"backbone_layers must lie between 1 and {config.num_hidden_layers}, not {layers}")
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    return config
 
 
 def _worth_reporting(record: logging.LogRecord) -> bool:

@@ -22,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from prm.traces.encoding import EncodedTrace
 from prm.traces.tree import collate, merge, pack
 
+#: What a backbone reads of a forward.
+INPUTS = ("input_ids", "attention_mask", "position_ids", "step_ends")
+
 
 class EncodedTraces(Dataset):
     """Encoded traces; of a frozen backbone also `features[i]`, (n_steps, hidden_size), once they are known.

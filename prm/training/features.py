@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from prm.modeling.process_reward_model import ProcessRewardModel
-from prm.training.batching import EncodedTraces, Forwards
+from prm.training.batching import INPUTS, EncodedTraces, Forwards
 
 
 @torch.no_grad()
@@ -51,8 +51,7 @@ def add_features(
         model.eval()
         for k in bar:
             inputs = forwards[k]
-            keys = ("input_ids", "attention_mask", "position_ids", "step_ends")
-            states = model.features(**{key: inputs[key].to(model.device) for key in keys}).cpu()
+            states = model.features(**{key: inputs[key].to(model.device) for key in INPUTS}).cpu()
             for member, row in zip(inputs["index"].tolist(), states, strict=True):
                 parts.append((member, row[: lengths[member]].clone()))
         if state.num_processes > 1:

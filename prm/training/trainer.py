@@ -49,12 +49,22 @@ from prm.recipe import PRMConfig
 from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
 from prm.traces.trace import Trace
-from prm.training.batching import EncodedTraces, EpochLoader, ForwardCollator, Forwards, QuestionBatches
+from prm.training.batching import (
+    INPUTS,
+    EncodedTraces,
+    EpochLoader,
+    ForwardCollator,
+    Forwards,
+    QuestionBatches,
+)
 from prm.training.callbacks import PRMTensorBoardCallback
 from prm.training.features import add_features
 
 #: Written into a checkpoint folder last of all: without it the folder is half a checkpoint.
 COMPLETE_FILE = "complete.json"
+
+#: How many training traces show the head the scale of its input where the backbone is not frozen.
+STANDARDISE_TRACES = 64
 
 #: Fields of `PRMConfig` that the weights depend on; a run does not resume with another value in one of them.
 RUN_FIELDS = (
@@ -101,9 +111,7 @@ class PRMTrainer(Trainer):
                 f"args must be a prm.PRMConfig, not {type(args).__name__}: it has the loss and the lengths"
             )
         if args.n_gpu > 1:
-            args._n_gpu = (
-                1  # DataParallel would cut a batch without its step ends; one process drives one GPU
-            )
+            args._n_gpu = 1  # DataParallel would cut a batch without its step ends: one process, one GPU
         set_seed(args.seed)  # the new head of `_as_prm`
         model = _as_prm(model, args, peft_config)
         config = model.config
@@ -284,9 +292,8 @@ class PRMTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, class_weights=self.class_weights)
         loss = outputs.loss
         if num_items_in_batch is not None:
-            loss = (
-                loss * self.args.world_size
-            )  # data-parallel engines average gradients; ours is a sum already
+            # Data-parallel engines average gradients; ours is a sum already.
+            loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     # ---- evaluation
@@ -506,7 +513,31 @@ class PRMTrainer(Trainer):
                 raise InputError(f"{self.args.output_dir} holds no complete checkpoint to resume from")
         if resume_from_checkpoint:
             self._check_same_run(Path(resume_from_checkpoint))
+        elif self.train_dataset is not None and not self._prm.head.is_standardised:
+            self._standardise_head()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _standardise_head(self) -> None:
+        """Show the head the scale of its input: all frozen features, or those of a sample before training."""
+        self._add_features(self.train_dataset)
+        if self.train_dataset.features is not None:
+            self._prm.head.standardise(torch.cat(self.train_dataset.features))
+            return
+        if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up: they run inside its engine only
+            return
+        every = -(-len(self.train_dataset) // STANDARDISE_TRACES)
+        sample = EncodedTraces(self.train_dataset.traces[::every])
+        forwards = Forwards(
+            sample, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
+        )
+        self.model.eval()
+        states = []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for k in range(len(forwards)):
+                inputs = self._prepare_inputs({name: v for name, v in forwards[k].items() if name in INPUTS})
+                features = self._prm.features(**inputs)
+                states.append(features[inputs["step_ends"] >= 0])
+        self._prm.head.standardise(torch.cat(states))
 
     def _what_is_trained(self) -> dict[str, Any]:
         """What the weights at a given step depend on, and so may not change when a run goes on.
@@ -520,6 +551,7 @@ class PRMTrainer(Trainer):
             "model": os.path.basename(base) if base and os.path.isabs(base) else base,
             "model_revision": config.base_model_revision,
             "backbone": config.backbone,
+            "backbone_layers": config.backbone_layers,
             "dtype": config.backbone_dtype,
             "head_hidden_size": config.head_hidden_size,
             "learning parameters": sum(p.numel() for p in self._prm.parameters() if p.requires_grad),

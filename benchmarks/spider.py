@@ -1,0 +1,201 @@
+"""Spider, end to end: build rates, a LoRA PRM on unseen databases, and the same data through a peer trainer.
+
+    python benchmarks/spider.py --root SPIDER_FOLDER [--output runs/spider] [--traces 600] [--peer COMMAND]
+
+1. `prm build` over all train databases: rate, and what was skipped.
+2. A LoRA PRM on a seeded choice of whole train questions; temperature and threshold from other train
+   databases; measured on traces of the dev databases, none of which it has seen.
+3. `--peer "PYTHON PEER.py"`: a script that takes `--model --train --eval --scores --mode --epochs --batch
+   --lr --max-length --prompt-field` and prints a JSON line with `train_s` and `score_s`. It gets the same
+   prompt text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same code,
+   its threshold is chosen on the same traces.
+
+Writes `results.json` and prints the two metric tables side by side. Finished parts are not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from prm.evaluation.metrics import best_threshold
+from prm.evaluation.report import evaluate_traces
+from prm.recipe import read_recipe
+from prm.traces.encoding import Encoder
+from prm.traces.formats import load_traces, write_traces
+from prm.traces.trace import Trace
+from prm.train import choose_questions
+
+RECIPE = "benchmarks/spider.yaml"
+SHOWN = (
+    "first_error_acc",
+    "f1",
+    "error_acc",
+    "correct_acc",
+    "step_auc",
+    "false_early_rate",
+    "miss_rate",
+    "brier",
+)
+
+
+def run(command: list[str]) -> tuple[float, str]:
+    """Seconds and standard output of a command that must succeed."""
+    print("$", shlex.join(command), flush=True)
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - start, done.stdout
+
+
+def build(root: str, split: str, output: Path, *, workers: int) -> dict[str, Any]:
+    """Build a split once; its statistics with the seconds it took."""
+    record = output.with_suffix(".time.json")
+    if not record.exists():
+        command = [
+            sys.executable,
+            "-m",
+            "prm.cli",
+            "build",
+            "--layout",
+            "spider",
+            "--root",
+            root,
+            "--split",
+            split,
+        ]
+        seconds, _ = run([*command, "--workers", str(workers), "--output", str(output)])
+        statistics = json.loads(Path(f"{output}.stats.json").read_text())
+        record.write_text(json.dumps({"seconds": seconds, "workers": workers, "statistics": statistics}))
+    return json.loads(record.read_text())
+
+
+def split_databases(traces: list[Trace], share: float, seed: int) -> tuple[list[Trace], list[Trace]]:
+    """(training, threshold) traces: a seeded `share` of the databases is kept out of training."""
+    names = sorted({trace.db_id or "" for trace in traces})
+    random.Random(seed).shuffle(names)
+    held = set(names[: max(1, round(share * len(names)))])
+    return [t for t in traces if t.db_id not in held], [t for t in traces if t.db_id in held]
+
+
+def with_prompts(traces: list[Trace], encoder: Encoder) -> list[dict[str, Any]]:
+    """The traces as JSON objects with the very prompt text that our encoder reads, cut included."""
+    tokenizer = encoder.tokenizer
+    rows = []
+    for trace, encoded in zip(traces, encoder.encode(traces, drop_long=False), strict=True):
+        steps = [
+            tokenizer(s.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            for s in trace.steps
+        ]
+        n_steps = sum(map(len, steps)) + len(steps) * len(tokenizer(encoder.step_separator)["input_ids"])
+        prompt = (
+            encoded.input_ids[1:-n_steps]
+            if tokenizer.bos_token_id is not None
+            else encoded.input_ids[:-n_steps]
+        )
+        rows.append(trace.to_dict() | {"prompt": tokenizer.decode(prompt)})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", required=True, help="Spider folder")
+    parser.add_argument("--output", default="runs/spider", type=Path)
+    parser.add_argument("--traces", type=int, default=600, help="train traces (whole questions)")
+    parser.add_argument("--dev-traces", type=int, default=600, help="dev traces measured (whole questions)")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--peer", help="command of the peer: its interpreter and script")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+
+    data = args.output / "data"
+    data.mkdir(exist_ok=True)
+    results["build"] = build(args.root, "train", data / "all_train.jsonl", workers=args.workers)
+    results["build_dev"] = build(args.root, "dev", data / "all_dev.jsonl", workers=args.workers)
+
+    train, held = split_databases(load_traces(data / "all_train.jsonl"), share=0.1, seed=0)
+    train = choose_questions(train, args.traces, seed=0)
+    held = choose_questions(held, 200, seed=0)
+    test = choose_questions(load_traces(data / "all_dev.jsonl"), args.dev_traces, seed=0)
+    for name, traces in (("train", train), ("dev", held), ("test", test)):
+        write_traces(traces, data / f"{name}.jsonl")
+
+    ours = args.output / "ours"
+    paths = {
+        k: str(data / f"{n}.jsonl")
+        for k, n in (("train_data", "train"), ("eval_data", "dev"), ("test_data", "test"))
+    }
+    overrides = [word for key, value in paths.items() for word in (f"--{key}", value)]
+    overrides += ["--output_dir", str(ours)]
+    if not (ours / "eval" / "metrics.json").exists():
+        run([sys.executable, "-m", "accelerate.commands.launch", "prm/train.py", RECIPE, *overrides])
+    results["ours"] = {
+        "train_s": json.loads((ours / "train_results.json").read_text())["train_seconds"],
+        "score_s": json.loads((ours / "score_results.json").read_text())["score_seconds"],
+        "metrics": json.loads((ours / "eval" / "metrics.json").read_text()),
+    }
+    if args.peer:
+        results["peer"] = race(args, train, held, test, overrides)
+    (args.output / "results.json").write_text(json.dumps(results, indent=1))
+
+    columns = [name for name in ("ours", "peer") if name in results]
+    print(f"{len(train)} train traces, {len({t.db_id for t in train})} databases; {len(test)} dev traces")
+    print("| metric |", " | ".join(columns), "|")
+    for key in SHOWN:
+        print(f"| {key} |", " | ".join(f"{results[c]['metrics'][key]:.3f}" for c in columns), "|")
+    # The peer scores the traces of the threshold, too; its time is for as many traces as ours.
+    if args.peer:
+        results["peer"]["score_s"] *= len(test) / (len(held) + len(test))
+    for words, key in (("training, s", "train_s"), ("scoring the dev traces, s", "score_s")):
+        print(f"| {words} |", " | ".join(f"{results[c][key]:.0f}" for c in columns), "|")
+
+
+def race(
+    args: argparse.Namespace, train: list[Trace], held: list[Trace], test: list[Trace], overrides: list[str]
+) -> dict:
+    """Train and score with the peer on the same text, then measure its scores as ours."""
+    from transformers import AutoTokenizer
+
+    model, _, config = read_recipe([RECIPE, *overrides])
+    encoder = Encoder(
+        AutoTokenizer.from_pretrained(model.model_name_or_path),
+        max_length=config.max_length,
+        max_completion_length=config.max_completion_length,
+    )
+    folder = args.output / "peer"
+    folder.mkdir(exist_ok=True)
+    scores = folder / "scored.jsonl"
+    if not (folder / "time.json").exists():
+        for name, traces in (("train", train), ("eval", held + test)):
+            rows = with_prompts(traces, encoder)
+            (folder / f"{name}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+            )
+        options = {
+            "model": model.model_name_or_path, "train": folder / "train.jsonl", "eval": folder / "eval.jsonl",
+            "scores": scores, "mode": model.backbone, "epochs": config.num_train_epochs,
+            "batch": config.per_device_train_batch_size, "lr": config.learning_rate,
+            "max-length": 4 * config.max_length, "prompt-field": "prompt",
+        }  # fmt: skip
+        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        words += ["--fp32"] if model.dtype == "float32" else []
+        _, printed = run([*shlex.split(args.peer), *words])
+        (folder / "time.json").write_text(printed.strip().splitlines()[-1])
+    scored = load_traces(scores)
+    dev, rest = scored[: len(held)], scored[len(held) :]
+    threshold, _ = best_threshold([t.scores for t in dev], [t.labels for t in dev])
+    metrics = evaluate_traces(
+        rest, folder / "eval", threshold=threshold, threshold_from="best f1 on the same traces"
+    )
+    return json.loads((folder / "time.json").read_text()) | {"metrics": metrics}
+
+
+if __name__ == "__main__":
+    main()
