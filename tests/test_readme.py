@@ -62,7 +62,7 @@ def test_verbs_named_in_prose_exist():
 
 def test_launch_lines_name_files_and_keys_that_exist():
     launches = [words for words in all_commands() if words[0] == "accelerate"]
-    assert len(launches) >= 3
+    assert len(launches) >= 2
     for words in launches:
         assert words[1] == "launch" and (ROOT / words[words.index("--config_file") + 1]).is_file()
         recipe, *overrides = words[words.index("prm/train.py") + 1 :]
@@ -158,4 +158,4 @@ def test_python_example_runs(make_model, tokenizer, tmp_path, capsys):
     exec(compile(code, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     scored = [line for line in lines if re.match(r"[01]\.\d{3}  From ", line)]
-    assert len(scored) == 3
+    assert len(scored) == 2

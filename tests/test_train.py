@@ -114,7 +114,7 @@ def test_a_run(recipe, tmp_path, capfd):
     out, err = capfd.readouterr()
     run = tmp_path / "run"
     assert {f.name for f in run.iterdir()} == {
-        "all_results.json", "train_results.json", "checkpoint", "checkpoint-6", "checkpoint-8", "eval",
+        "all_results.json", "train_results.json", "score_results.json", "checkpoint", "checkpoint-6", "checkpoint-8", "eval",
         "tensorboard",
     } | {f"checkpoint-{best_step(run)}"}  # fmt: skip
     assert {f.name for f in (run / "eval").iterdir()} == {"metrics.json", "predictions.jsonl", "report.html"}
