@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prm import __version__
@@ -81,6 +82,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.predictions is None):
         raise InputError("prm evaluate wants either --model with --data, or --predictions")
     if args.predictions is not None:
+        for option in ("data", "all_checkpoints"):
+            if getattr(args, option):
+                raise InputError(
+                    f"--{option.replace('_', '-')} goes with --model; --predictions holds the labels itself"
+                )
         from prm.evaluation.report import evaluate_predictions
 
         evaluate_predictions(
@@ -94,6 +100,10 @@ def _evaluate(args: argparse.Namespace) -> None:
             on_bad_rows=args.on_bad_rows,
         )
         return
+    if args.train_data:
+        raise InputError(
+            "--train-data goes with --predictions; a model knows its training data's baseline itself"
+        )
     if not args.data:
         raise InputError("prm evaluate --model wants --data FILE with labelled traces")
     from prm.inference.scoring import evaluate_model
@@ -118,26 +128,26 @@ def _threshold(value: str) -> float | str:
     """`--threshold`: a number in [0, 1], or `oracle`: chosen on the evaluated data itself (and said so)."""
     if value == "oracle":
         return value
-    number = float(value)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError("must lie in [0, 1]")
-    return number
+    with suppress(ValueError):
+        if 0 <= float(value) <= 1:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"must be a number in [0, 1] or 'oracle', not {value!r}")
 
 
 def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    with suppress(ValueError):
+        if int(value) >= 1:
+            return int(value)
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {value!r}")
 
 
 def _shard(value: str) -> tuple[int, int]:
     """`--shard I/N`: the I-th (from 1) of N equal parts of the questions."""
     left, _, right = value.partition("/")
-    i, n = int(left), int(right)
-    if not 1 <= i <= n:
-        raise argparse.ArgumentTypeError("must be I/N with 1 <= I <= N")
-    return i, n
+    with suppress(ValueError):
+        if 1 <= int(left) <= int(right):
+            return int(left), int(right)
+    raise argparse.ArgumentTypeError(f"must be I/N with whole numbers 1 <= I <= N, as 1/4, not {value!r}")
 
 
 def _parser() -> argparse.ArgumentParser:

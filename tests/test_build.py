@@ -15,7 +15,7 @@ from prm.errors import InputError
 from prm.labeling.build import build, read_questions
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import open_database
-from prm.sql.decompose import assemble
+from prm.sql.decompose import assemble, decompose
 from prm.sql.mutate import CATEGORIES
 from prm.traces.trace import Trace
 
@@ -209,6 +209,59 @@ def test_skipped_questions_are_counted_with_their_reason(spider, tmp_path, capsy
     assert (summary["questions"], summary["questions_with_traces"]) == (4, 1)
     said = capsys.readouterr().err
     assert "4 questions" in said and "skipped 1: gold gives no rows" in said
+
+
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, RecursionError])
+def test_one_query_that_breaks_the_builder_does_not_end_the_build(spider, tmp_path, monkeypatch, kind):
+    def breaks_at_counts(sql, tables):
+        if "count" in sql:
+            raise kind("no such thing")
+        return decompose(sql, tables)
+
+    monkeypatch.setattr("prm.labeling.build.decompose", breaks_at_counts)
+    summary = build("spider", spider, "train", tmp_path / "train.jsonl")
+    broken = sum("count" in sql for _, sql in QUESTIONS)
+    assert summary["skipped"] == {"not_decomposed": broken}
+    assert summary["questions_with_traces"] == len(QUESTIONS) - broken > 0
+    unexpected = None if kind is RecursionError else f"train-0: {kind.__name__}: {kind('no such thing')}"
+    assert summary["first_unexpected_error"] == unexpected
+
+
+def test_aggregates_with_a_filter_are_labelled(tmp_path):
+    """Also the wrong trace that forgets the filter's only condition."""
+    make_database(tmp_path / "database" / "library" / "library.sqlite")
+    sql = "SELECT genre, COUNT(*) FILTER (WHERE price > 10) FROM book GROUP BY genre"
+    write_json(tmp_path / "dev.json", [{"db_id": "library", "question": "q", "query": sql}])
+    summary = build("spider", tmp_path, "dev", tmp_path / "dev.jsonl", wrong_per_question=40)
+    assert (summary["skipped"], summary["first_unexpected_error"]) == ({}, None)
+    assert summary["categories"]["condition_missing"] == 1
+
+
+def test_an_empty_shard_is_refused(spider, tmp_path, capsys):
+    arguments = ["build", "--layout", "spider", "--root", str(spider), "--split", "train"]
+    assert main([*arguments, "--shard", "96/1000000", "--output", str(tmp_path / "o.jsonl")]) == 2
+    assert capsys.readouterr().err == (
+        "prm: no question falls into this shard (96/1000000 of 10 questions); make fewer shards\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_without_a_usable_question_is_refused_but_leaves_its_statistics(tmp_path, capsys):
+    make_database(tmp_path / "database" / "library" / "library.sqlite")
+    bad = [{"db_id": "library", "question": q, "query": sql} for q, sql, _ in SKIPPED[:2]]
+    write_json(tmp_path / "dev.json", bad)
+    arguments = ["build", "--layout", "spider", "--root", str(tmp_path), "--split", "dev"]
+    output = tmp_path / "out" / "dev.jsonl"
+    assert main([*arguments, "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"prm: {tmp_path}: none of 2 questions gives a trace (1 x gold SQL does not run, 1 x gold gives "
+        "no rows, so nothing could tell right from wrong), so nothing was written; "
+        f"see {output}.stats.json and check the gold SQL and the databases\n"
+    )
+    assert [path.name for path in output.parent.iterdir()] == ["dev.jsonl.stats.json"]
+    summary = json.loads((output.parent / "dev.jsonl.stats.json").read_text(encoding="utf-8"))
+    assert (summary["questions"], summary["traces"]) == (2, 0)
+    assert summary["skipped"] == {"gold_fails": 1, "gold_empty": 1}
 
 
 def test_bird_layout_carries_the_evidence(tmp_path):

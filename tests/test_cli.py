@@ -94,6 +94,58 @@ def test_bad_usage_ends_with_2(arguments, capsys):
     assert "usage: prm" in capsys.readouterr().err
 
 
+BUILD = ["build", "--layout", "table", "--root", "r", "--output", "o"]
+EVALUATE = ["evaluate", "--output", "o"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            ([*EVALUATE, f"--threshold={value}"], f"must be a number in [0, 1] or 'oracle', not {value!r}")
+            for value in ("abc", "1.5", "-0.1", "nan")
+        ),
+        *(
+            ([*BUILD, f"--workers={value}"], f"must be a whole number of at least 1, not {value!r}")
+            for value in ("0", "two", "1.5")
+        ),
+        *(
+            (
+                [*BUILD, f"--shard={value}"],
+                f"must be I/N with whole numbers 1 <= I <= N, as 1/4, not {value!r}",
+            )
+            for value in ("x", "1", "0/4", "5/4", "1/4/2")
+        ),
+    ],
+)
+def test_values_of_options_that_cannot_be(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    option = arguments[-1].partition("=")[0]
+    assert f"error: argument {option}: {message}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "prm evaluate wants either --model with --data, or --predictions"),
+        (["--model", "m", "--predictions", "p"], "prm evaluate wants either --model with --data, or"),
+        (["--model", "m"], "prm evaluate --model wants --data FILE"),
+        (["--predictions", "p", "--data", "d"], "--data goes with --model;"),
+        (["--predictions", "p", "--all-checkpoints"], "--all-checkpoints goes with --model;"),
+        (["--model", "m", "--data", "d", "--train-data", "t"], "--train-data goes with --predictions;"),
+    ],
+)
+def test_options_of_evaluate_that_exclude_each_other(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([*EVALUATE, *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"prm: {message}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_input_ends_with_2_and_one_line(tmp_path):
     file = tmp_path / "t.jsonl"
     file.write_text(json.dumps(TRL) + '\n{"prompt": "p", "completions": ["a"], "labels": []}\n')

@@ -15,7 +15,6 @@ from prm.sql.decompose import (
     column_alias,
     cte_name,
     decompose,
-    output_columns,
     parse_fragment,
     render_fragment,
     to_sql,
@@ -315,11 +314,66 @@ def test_fragments(query):
         assert parse_fragment(step.sql)[0] == step.name
 
 
+#: Valid SQLite that is seldom seen in the data sets: every one runs, and none may break the reading.
+RARE = [
+    "SELECT count(*) FILTER (WHERE age > 40) FROM singer",
+    "SELECT country FROM singer GROUP BY country HAVING count(*) FILTER (WHERE age > 40) > 1",
+    "SELECT sum(age) FILTER (WHERE id > 2) OVER (PARTITION BY country) FROM singer",
+    "SELECT group_concat(name, '-') FILTER (WHERE id IN (SELECT singer_id FROM concert)) FROM singer",
+    "SELECT '{\"a\": 1}' -> '$.a', '{\"a\": 1}' ->> 'a' FROM singer WHERE '[1]' ->> 0 = age - 51",
+    "SELECT json_extract('[1, 2]', '$[1]'), json_group_array(age) FROM singer",
+    "SELECT value FROM singer, json_each('[1, 52]') WHERE value = age",
+    "SELECT * FROM (VALUES (1, 'a'), (2, 'b'))",
+    "SELECT name FROM singer UNION VALUES ('x')",
+    "WITH v(x, y) AS (VALUES (1, 2)) SELECT x FROM v",
+    "SELECT name FROM singer WHERE id IN (VALUES (1), (2))",
+    "SELECT sum(age) OVER (PARTITION BY country ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) "
+    "FROM singer",
+    "SELECT sum(age) OVER (ORDER BY id RANGE BETWEEN UNBOUNDED PRECEDING AND 1 FOLLOWING EXCLUDE TIES) "
+    "FROM singer",
+    "SELECT lag(age, 1, 0) OVER w, row_number() OVER (w ROWS 1 PRECEDING) FROM singer WINDOW w AS "
+    "(ORDER BY id)",
+    "SELECT CAST(age AS TEXT), CAST('12abc' AS INTEGER), CAST(age AS VARCHAR(10)) FROM singer",
+    "SELECT name FROM singer WHERE name = 'TIM' COLLATE BINARY ORDER BY name COLLATE NOCASE",
+    "SELECT name FROM singer WHERE country IS NOT DISTINCT FROM NULL OR age IS DISTINCT FROM 52",
+    "SELECT name FROM singer WHERE name GLOB 'J*' AND name NOT GLOB '*n'",
+    "SELECT name FROM singer WHERE name REGEXP '^J' OR country NOT REGEXP 'a'",
+    "SELECT name FROM singer WHERE (id, age) = (1, 52) OR (id, age) IN (VALUES (2, 32))",
+    "SELECT name FROM singer WHERE (id, age) IN (SELECT singer_id, 52 FROM concert)",
+    "SELECT name FROM singer WHERE (id, 1) < (SELECT max(singer_id), 0 FROM concert)",
+    "SELECT iif(age > 40, 'old', 'young') FROM singer",
+    "SELECT group_concat(name, ', '), group_concat(DISTINCT country) FROM singer",
+    "SELECT country, group_concat(name, ', ') FROM singer GROUP BY country HAVING count(*) > 1",
+    "SELECT CASE country WHEN 'France' THEN 1 WHEN 'USA' THEN 2 ELSE 3 END FROM singer",
+    "SELECT name FROM singer WHERE name LIKE '%!%' ESCAPE '!' OR country ISNULL OR age NOT NULL",
+    "SELECT name FROM main.singer NOT INDEXED WHERE age IN () OR id IN (1)",
+    "SELECT -age, ~id, +id, id << 1, id & 3 | 4, age % 5, x'ff', 0x1F, .5, TRUE FROM singer",
+    "SELECT EXISTS (SELECT 1 FROM concert), NOT EXISTS (SELECT 1 FROM concert), max(1, 2)",
+    "SELECT s.name FROM (singer s JOIN concert c ON s.id = c.singer_id)",
+    "SELECT name FROM singer ORDER BY age NULLS LAST LIMIT -1 OFFSET 2",
+    "WITH r AS MATERIALIZED (SELECT name FROM singer) SELECT name FROM r",
+    "SELECT strftime('%Y', '2020-01-02'), date('2020-01-02', '-1 day'), printf('%d', age) FROM singer",
+]
+
+
+@pytest.mark.skipif(sqlite3.sqlite_version_info < (3, 39), reason="SQLite without IS DISTINCT FROM")
+@pytest.mark.parametrize("query", RARE)
+@pytest.mark.parametrize("tables", [TABLES, None], ids=["schema", "no schema"])
+def test_rare_sql_is_read(database, query, tables):
+    database.create_function("regexp", 2, lambda pattern, text: bool(re.search(pattern, text or "")))
+    wanted = database.execute(query).fetchall()
+    rows = database.execute(chain(query, tables)).fetchall()
+    assert sorted(rows, key=repr) == sorted(wanted, key=repr)
+
+
 REFUSED = {
     "nothing": "",
     "no query": "DELETE FROM singer",
     "two": "SELECT 1; SELECT 2",
     "no columns": "SELECT FROM singer",
+    "VALUES alone": "VALUES (1, 2), (3, 4)",
+    "a PIVOT": "SELECT * FROM singer PIVOT (x)",
+    "an open string": "SELECT name FROM singer WHERE name = 'x",
     "no SQL": "nonsense (",
     "too deep": "SELECT " + "(" * 2000 + "1" + ")" * 2000,
     "too many": "SELECT 1 FROM singer WHERE " + " AND ".join(f"age <> {i}" for i in range(5000)),
@@ -343,24 +397,6 @@ def test_parse_fragment_refuses_what_is_no_step():
     for text in ["a AS (DROP TABLE x)", "a AS (SELECT", "UPDATE x SET y = 1"]:
         with pytest.raises(DecomposeError):
             parse_fragment(text)
-
-
-@pytest.mark.parametrize(
-    ("sql", "columns"),
-    [
-        ("SELECT name, age AS years, count(*) FROM singer", ["name", "years", "COUNT(*)"]),
-        ("SELECT * FROM stadium", ["id", "name", "capacity", "location"]),
-        (
-            "SELECT c.*, s.name FROM singer s, concert c",
-            ["id", "singer_id", "stadium_id", "year", "title", "name"],
-        ),
-        ("SELECT name FROM singer UNION SELECT title FROM concert", ["name"]),
-        ("SELECT * FROM (SELECT age FROM singer)", ["age"]),
-        ("SELECT * FROM unknown", None),
-    ],
-)
-def test_output_columns(sql, columns):
-    assert output_columns(sqlglot.parse_one(sql, dialect="sqlite"), TABLES) == columns
 
 
 @pytest.mark.parametrize(

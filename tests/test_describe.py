@@ -69,6 +69,10 @@ SENTENCES = {
     "SELECT ROUND(a * 2, 1), STRFTIME('%Y', d), COALESCE(a, b) FROM t": (
         "From t; return ROUND(a times 2, 1), STRFTIME('%Y', d) and COALESCE(a, b)."
     ),
+    "SELECT COUNT(*) FILTER (WHERE a = 1 OR b > 2), COUNT(DISTINCT a) FILTER (WHERE b > 1) * 2 FROM t": (
+        "From t; return the number of rows only where (a equals 1 or b is greater than 2) and (the count of "
+        "distinct a only where (b is greater than 1)) times 2."
+    ),
     "SELECT RANK() OVER (PARTITION BY a ORDER BY b DESC), SUM(x) FILTER (WHERE y > 1) FROM t": (
         "From t; return RANK() over (each a; sorted by b, highest first) and the sum of x only where (y "
         "is greater "

@@ -124,6 +124,16 @@ TABLE = [
     ("condition_missing", WHERE_AGE, "SELECT name FROM singer"),
     (
         "condition_missing",
+        "SELECT COUNT(*) FILTER(WHERE age > 3) FROM singer",
+        "SELECT COUNT(*) FROM singer",
+    ),
+    (
+        "condition_missing",
+        "SELECT COUNT(*) FILTER(WHERE age > 3 AND country = 'Spain') FROM singer",
+        "SELECT COUNT(*) FILTER(WHERE country = 'Spain') FROM singer",
+    ),
+    (
+        "condition_missing",
         "SELECT name FROM singer WHERE (age > 3 OR country = 'Spain') AND name <> 'Joe'",
         "SELECT name FROM singer WHERE age > 3 OR country = 'Spain'",
     ),

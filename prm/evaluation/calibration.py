@@ -1,10 +1,10 @@
 """Do the scores mean what they say? Of all steps scored 0.8, eighty in a hundred should be right.
 
-`reliability` puts the steps into ten equal-width bins and compares mean score with share of right steps;
-`expected_calibration_error` is the mean gap, weighted by the size of the bins (Guo et al. 2017, "On
-Calibration of Modern Neural Networks", arXiv:1706.04599). `fit_temperature` finds the one number that repairs
-a model which ranks well but speaks too boldly: score' = sigmoid(logit(score) / T). It is fitted on the dev
-split and moves no step past another one, so it changes neither the AUC nor what the best threshold can reach.
+`reliability` puts the steps into ten equal-width bins and compares mean score with share of right steps (the
+mean gap is the metric `ece`; Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599).
+`fit_temperature` finds the one number that repairs a model which ranks well but speaks too boldly:
+score' = sigmoid(logit(score) / T). It is fitted on the dev split and moves no step past another one, so it
+changes neither the AUC nor what the best threshold can reach.
 """
 
 from __future__ import annotations
@@ -14,37 +14,10 @@ from typing import Any
 
 import numpy as np
 
-#: Ten bins: [0, 0.1), [0.1, 0.2) … [0.9, 1]. Compared as written, since 10 * score rounds at the edges.
-BIN_EDGES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-N_BINS = len(BIN_EDGES) + 1
+from prm.evaluation.metrics import BIN_EDGES, N_BINS, bin_of, labelled_steps
 
 #: A fitted temperature stays between 1 / T_MAX and T_MAX: on separable data the best one would be 0.
 T_MAX = 20.0
-
-
-def bin_of(scores: np.ndarray) -> np.ndarray:
-    """Bin index 0 … 9 of each score."""
-    return np.searchsorted(BIN_EDGES, scores, side="right")
-
-
-def expected_calibration_error(
-    scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None
-) -> float:
-    """Sum over bins of (share of steps) * |mean score - share right|; NaN without steps.
-
-    Args:
-        scores: shape (n,), in [0, 1].
-        right: shape (n,), bool: the step is labelled right.
-        weights: shape (n,), how often each step counts (the bootstrap's multiplicities); once if None.
-    """
-    if weights is None:
-        weights = np.ones(len(scores))
-    total = weights.sum()
-    if total == 0:
-        return float("nan")
-    # n_b/n * |mean score - share right| = |sum over the bin of (score - right)| / n
-    gaps = np.bincount(bin_of(scores), weights * (scores - right), minlength=N_BINS)
-    return float(np.abs(gaps).sum() / total)
 
 
 def reliability(scores: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
@@ -82,8 +55,6 @@ def fit_temperature(scores: Sequence[Sequence[float]], labels: Sequence[Sequence
     Raises:
         InputError: where scores and labels do not fit together.
     """
-    from prm.evaluation.metrics import labelled_steps  # metrics.py imports this module
-
     flat, right = labelled_steps(scores, labels)
     if not right.any() or right.all():
         return 1.0

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 
 from prm.errors import InputError
-from prm.evaluation.calibration import expected_calibration_error
 from prm.traces.trace import Trace, first_error
 
 Scores = Sequence[Sequence[float]]
@@ -45,6 +44,10 @@ RATES = (
     "false_early_rate", "exact_rate", "late_rate", "miss_rate", "false_alarm_rate",
 )  # fmt: skip
 STEP_METRICS = ("step_auc", "step_auc_to_first_error", "average_precision_error", "brier", "ece")
+
+#: Ten bins: [0, 0.1), [0.1, 0.2) … [0.9, 1]. Compared as written, since 10 * score rounds at the edges.
+BIN_EDGES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+N_BINS = len(BIN_EDGES) + 1
 
 
 def predict_first_error(scores: Sequence[float], threshold: float = 0.5, rule: str = "threshold") -> int:
@@ -306,6 +309,31 @@ def breakdowns(
 
 
 _SETTINGS = ("threshold", "threshold_from", "rule")
+
+
+def bin_of(scores: np.ndarray) -> np.ndarray:
+    """Bin index 0 … 9 of each score."""
+    return np.searchsorted(BIN_EDGES, scores, side="right")
+
+
+def expected_calibration_error(
+    scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """Sum over bins of (share of steps) * |mean score - share right|; NaN without steps.
+
+    Args:
+        scores: shape (n,), in [0, 1].
+        right: shape (n,), bool: the step is labelled right.
+        weights: shape (n,), how often each step counts (the bootstrap's multiplicities); once if None.
+    """
+    if weights is None:
+        weights = np.ones(len(scores))
+    total = weights.sum()
+    if total == 0:
+        return float("nan")
+    # n_b/n * |mean score - share right| = |sum over the bin of (score - right)| / n
+    gaps = np.bincount(bin_of(scores), weights * (scores - right), minlength=N_BINS)
+    return float(np.abs(gaps).sum() / total)
 
 
 def labelled_steps(scores: Scores, labels: Labels) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,6 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,6 +47,7 @@ from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragmen
 from prm.sql.describe import describe
 from prm.sql.mutate import CATEGORIES, variants
 from prm.sql.schema import quote, read_schema, schema_text
+from prm.traces.formats import atomic_write
 from prm.traces.trace import Step, Trace
 
 #: Why a question gave no traces; the keys of `skipped` in the statistics.
@@ -105,23 +105,36 @@ def build(
     Returns the statistics.
 
     Raises:
-        InputError: the layout is not there, an entry is malformed, or a database is missing.
+        InputError: the layout is not there, an entry is malformed, a database is missing, no question falls
+            into the shard, or none gives a trace (the statistics then say why, and `output` is not written).
     """
     questions = read_questions(layout, root, split)[:limit]
     part = questions[shard[0] - 1 :: shard[1]]
+    if not part:
+        raise InputError(
+            f"no question falls into this shard ({shard[0]}/{shard[1]} of {len(questions)} questions); "
+            "make fewer shards"
+        )
     if timeout <= 0:
         raise InputError("--timeout must be more than 0 seconds")
     job = _Job(seed, wrong_per_question, timeout)
     statistics = Statistics()
-    with _atomic(Path(output)) as stream:
+    with atomic_write(output) as stream:
         for labelled in _progress(_label_all(part, job, workers), len(part)):
             statistics.add(labelled)
             for line in labelled.lines:
                 stream.write(line + "\n")
-    summary = statistics.summary() | {"seed": seed, "shard": f"{shard[0]}/{shard[1]}"}
-    with _atomic(Path(f"{output}.stats.json")) as stream:
-        json.dump(summary, stream, indent=2)
-        stream.write("\n")
+        summary = statistics.summary() | {"seed": seed, "shard": f"{shard[0]}/{shard[1]}"}
+        with atomic_write(f"{output}.stats.json") as beside:
+            json.dump(summary, beside, indent=2)
+            beside.write("\n")
+        if not statistics.traces:  # inside the block: an empty file of traces is of use to nobody
+            reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
+            raise InputError(
+                f"none of {len(part)} questions gives a trace ({reasons}), so nothing was written; "
+                f"see {output}.stats.json and check the gold SQL and the databases",
+                file=str(root),
+            )
     _show(summary, str(output))
     return summary
 
@@ -343,6 +356,7 @@ class Labelled:
     lines: list[str] = dataclass_field(default_factory=list)
     traces: list[tuple[int, int, str | None]] = dataclass_field(default_factory=list)
     skipped: str | None = None
+    unexpected: str | None = None  # the error that nobody foresaw, if that is why
 
 
 class _Skip(Exception):
@@ -572,12 +586,18 @@ class _Worker:
         return [self._label(question, job) for question in questions]
 
     def _label(self, question: Question, job: _Job) -> Labelled:
+        place = self.place(question.database, job.timeout)
         try:
-            traces = label_question(question, self.place(question.database, job.timeout), job)
+            traces = label_question(question, place, job)
         except _Skip as skip:
             return Labelled(skipped=str(skip))
         except RecursionError:  # thousands of nested terms
             return Labelled(skipped="not_decomposed")
+        except (InputError, OSError):  # of the database or the machine, not of this query
+            raise
+        except Exception as error:  # SQL has more forms than anyone foresees: one must not end hours of work
+            text = f"{question.id}: {type(error).__name__}: {error}"
+            return Labelled(skipped="not_decomposed", unexpected=text)
         lines = [json.dumps(trace.to_dict(), ensure_ascii=False) for trace in traces]
         return Labelled(lines, [(len(t.steps), t.first_error, _category(t)) for t in traces])
 
@@ -655,11 +675,13 @@ class Statistics:
         self.categories: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self.without_wrong = 0
+        self.unexpected: str | None = None
 
     def add(self, labelled: Labelled) -> None:
         self.questions += 1
         if labelled.skipped is not None:
             self.skipped[labelled.skipped] += 1
+            self.unexpected = self.unexpected or labelled.unexpected
             return
         self.without_wrong += len(labelled.traces) == 1
         for steps, first_error, category in labelled.traces:
@@ -684,6 +706,7 @@ class Statistics:
             "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
             "categories": dict(sorted(self.categories.items(), key=lambda item: (-item[1], item[0]))),
             "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
+            "first_unexpected_error": self.unexpected,
         }
 
 
@@ -709,6 +732,10 @@ def _show(summary: dict[str, Any], output: str) -> None:
         console.print(table)
     for reason, n in summary["skipped"].items():
         console.print(f"skipped {n}: {SKIP_REASONS[reason]}")
+    if summary["first_unexpected_error"]:
+        console.print(
+            f"please report this error: {summary['first_unexpected_error']}", soft_wrap=True, markup=False
+        )
     if summary["questions_without_wrong_trace"]:
         console.print(
             f"{summary['questions_without_wrong_trace']} questions have a right trace only: "
@@ -728,30 +755,3 @@ def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
         for item in items:
             yield item
             bar.advance(task)
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name only when it is complete."""
-    if path.is_dir():
-        raise InputError("is a folder; name the file to write", file=str(path))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=str(path)) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -145,16 +145,6 @@ def to_sql(tree: exp.Expression) -> str:
     return _Generator(dialect="sqlite", comments=False).generate(tree)
 
 
-def output_columns(query: exp.Expression, tables: Tables | None = None) -> list[str] | None:
-    """The columns that a query (or a CTE of it) gives, in order; None where a star cannot be expanded.
-
-    `tables` should hold the CTEs before the query beside the tables. An expression without an alias is named
-    by its SQL text.
-    """
-    known = {name.lower(): list(columns) for name, columns in (tables or {}).items()}
-    return _outputs(query, known)
-
-
 # --- names
 
 

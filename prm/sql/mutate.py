@@ -550,6 +550,8 @@ def _without(tree: Tree, clause: Tree, atom: Tree) -> Tree:
     while node.parent is not clause and not isinstance(node.parent, exp.Connector):
         node = node.parent
     if node.parent is clause:
+        if isinstance(clause.parent, exp.Filter):  # FILTER without WHERE is no SQL: the aggregate stays alone
+            return edited(tree, (clause.parent, clause.parent.this))
         return edited(tree, (clause, None))
     connector = node.parent
     sibling = connector.expression if connector.this is node else connector.this
