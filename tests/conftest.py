@@ -100,7 +100,16 @@ def make_model(tiny_model_dir):
     (and adapter) are far from their near-zero beginning, so that its scores differ from step to step.
     """
 
-    def make(family="llama", *, backbone="full", dtype="float32", lora_dropout=0.0, lora=None, changes=None, **config):
+    def make(
+        family="llama",
+        *,
+        backbone="full",
+        dtype="float32",
+        lora_dropout=0.0,
+        lora=None,
+        changes=None,
+        **config,
+    ):
         import torch
         from peft import LoraConfig
 

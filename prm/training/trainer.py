@@ -34,7 +34,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
@@ -44,7 +44,7 @@ from prm.evaluation.calibration import fit_temperature
 from prm.evaluation.metrics import best_threshold, position_means
 from prm.modeling.hub import push_checkpoint, write_card
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
-from prm.modeling.process_reward_model import ProcessRewardModel
+from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.recipe import PRMConfig
 from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
@@ -117,8 +117,10 @@ class PRMTrainer(Trainer):
         model = _as_prm(model, args, peft_config)
         config = model.config
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                config.base_model_name_or_path, revision=config.base_model_revision
+            processing_class = load_tokenizer(
+                config.base_model_name_or_path,
+                revision=config.base_model_revision,
+                trust_remote_code=model.trust_remote_code,
             )
         self.encoder = Encoder(
             processing_class,
