@@ -73,6 +73,8 @@ def _score(args: argparse.Namespace) -> None:
         max_tokens_per_batch=args.max_tokens_per_batch,
         dtype=args.dtype,
         revision=args.revision,
+        base_model=args.base_model,
+        trust_remote_code=args.trust_remote_code,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
     )
@@ -119,6 +121,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         max_tokens_per_batch=args.max_tokens_per_batch,
         dtype=args.dtype,
         revision=args.revision,
+        base_model=args.base_model,
+        trust_remote_code=args.trust_remote_code,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
     )
@@ -172,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
             "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the backbone"
         )
         sub.add_argument("--revision", help="of the model on the Hub")
+        sub.add_argument(
+            "--base-model", metavar="MODEL", help="folder or Hub id of the base model, if it has moved"
+        )
+        sub.add_argument(
+            "--trust-remote-code", action="store_true", help="run code that the base model brings"
+        )
 
     sub = verb("train", _train, "train, evaluate and save a PRM from a recipe (one process)")
     sub.add_argument("recipe", help="YAML file; accelerate launch prm/train.py takes the same arguments")

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import re
 import types
 import typing
@@ -74,6 +75,21 @@ class ModelConfig:
         default_factory=lambda: ["all-linear"],
         metadata={"help": "Names of the layers that get an adapter, or one regular expression."},
     )
+
+    def __post_init__(self) -> None:
+        for name in ("lora_r", "lora_alpha", "head_hidden_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"lora_dropout must be at least 0 and below 1, not {self.lora_dropout}")
+        for target in self.lora_target_modules:
+            try:
+                re.compile(target)
+            except re.error as error:
+                raise InputError(
+                    f"lora_target_modules {target!r} is neither a name nor a regular expression ({error})"
+                ) from error
 
     def peft_config(self) -> Any:
         """PEFT's `LoraConfig`, or None where nothing is adapted."""
@@ -170,14 +186,16 @@ class PRMConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if self.loss not in ("bce", "first_error"):
             raise InputError(f"loss must be bce or first_error, not {self.loss!r}")
-        for name in (
-            "max_length",
-            "max_tokens_per_batch",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
+        for name, least in (
+            ("max_length", 2),  # a token of the prompt and one of a step
+            ("max_tokens_per_batch", 1),
+            ("per_device_train_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
         ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.learning_rate < math.inf:  # NaN, too
+            raise InputError(f"learning_rate must be a number from 0 up, not {self.learning_rate}")
         for name, instead in IGNORED.items():
             if getattr(self, name):
                 raise InputError(f"{name} has no effect here; {instead}")
@@ -209,7 +227,8 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
 
     Raises:
         InputError: no such file, not a flat mapping, a key that stands twice or is unknown (names the
-            nearest), a required key that is missing, or a value of a wrong type; with the line in the file.
+            nearest), a required key that is missing, a value of a wrong type or out of its range, or an
+            evaluation without data; with the line in the file.
     """
     argv = list(argv)
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
@@ -238,10 +257,15 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
     )
     parser.set_defaults(**nulls)
     try:
-        return parser.parse_args_into_dataclasses(args=[*arguments, *argv], look_for_args_file=False)
+        model, data, args = parser.parse_args_into_dataclasses(
+            args=[*arguments, *argv], look_for_args_file=False
+        )
+        if args.eval_strategy != "no" and not data.eval_data:
+            raise InputError("eval_strategy needs eval_data: give traces, or eval_strategy: no")
+        return model, data, args
     except (ValueError, TypeError, ImportError, argparse.ArgumentError) as error:
         message = _plain(" ".join(str(error).split()))
-        key = message.partition(":")[0]
+        key = re.split("[: ]", message)[0]
         in_file = key in lines and key not in overridden
         raise InputError(
             message, file=recipe if in_file else None, line=lines.get(key) if in_file else None

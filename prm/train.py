@@ -56,8 +56,10 @@ def run(argv: Sequence[str]) -> None:
             f"launched with {processes} processes, but this one sees {args.world_size}; check the file that "
             "accelerate launch was given"
         )
-    from prm.modeling import ProcessRewardModel
-    from prm.training.trainer import PRMTrainer
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_dir {args.output_dir} cannot be made ({error.strerror})") from error
 
     with args.main_process_first(desc="reading data"):
         train = _load(data.train_data, data)
@@ -67,19 +69,7 @@ def run(argv: Sequence[str]) -> None:
         train = choose_questions(train, data.max_train_traces, seed=args.seed)
 
     set_seed(args.seed)
-    model = ProcessRewardModel.from_backbone(
-        model_config.model_name_or_path,
-        revision=model_config.model_revision,
-        backbone=model_config.backbone,
-        backbone_layers=model_config.backbone_layers,
-        dtype=model_config.dtype,
-        attn_implementation=model_config.attn_implementation,
-        trust_remote_code=model_config.trust_remote_code,
-        head_hidden_size=model_config.head_hidden_size,
-        peft_config=model_config.peft_config(),
-        loss=args.loss,
-    )
-    trainer = PRMTrainer(model, args, train_dataset=train, eval_dataset=dev or None)
+    trainer = build_trainer(model_config, args, train=train, dev=dev)
     if args.should_log:
         _announce(trainer, processes)
     checkpoint = _resume_from(args)
@@ -93,6 +83,39 @@ def run(argv: Sequence[str]) -> None:
     elif args.should_log:
         print("prm: this run had finished training already; measuring it again", flush=True)
     finish(trainer, dev=dev, test=test)
+
+
+def build_trainer(model_config, args, *, train: list, dev: list):
+    """The trainer of a recipe.
+
+    Raises:
+        InputError: the model cannot be loaded or adapted as the recipe wants, or a package is missing.
+    """
+    from prm.modeling import ProcessRewardModel
+    from prm.training.trainer import PRMTrainer
+
+    try:
+        model = ProcessRewardModel.from_backbone(
+            model_config.model_name_or_path,
+            revision=model_config.model_revision,
+            backbone=model_config.backbone,
+            backbone_layers=model_config.backbone_layers,
+            dtype=model_config.dtype,
+            attn_implementation=model_config.attn_implementation,
+            trust_remote_code=model_config.trust_remote_code,
+            head_hidden_size=model_config.head_hidden_size,
+            peft_config=model_config.peft_config(),
+            loss=args.loss,
+        )
+        trainer = PRMTrainer(model, args, train_dataset=train, eval_dataset=dev or None)
+        # Else a missing package would show only once the features of a frozen backbone are computed.
+        PRMTrainer.get_optimizer_cls_and_kwargs(args, model)
+    except InputError:
+        raise
+    except (ValueError, ImportError, OSError, RuntimeError) as error:  # libraries' words about the settings
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"this training cannot be set up: {reason}") from error
+    return trainer
 
 
 def finish(trainer, *, dev: list, test: list) -> None:

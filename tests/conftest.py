@@ -96,24 +96,33 @@ def _tiny_causal_lm(family, **changes):
 
 @pytest.fixture(scope="session")
 def make_model(tiny_model_dir):
-    """`make_model(family, backbone=…, dtype=…, lora_dropout=…, **config)`: a `ProcessRewardModel` whose head
+    """`make_model(family, backbone=…, dtype=…, lora={…}, **config)`: a `ProcessRewardModel` whose head
     (and adapter) are far from their near-zero beginning, so that its scores differ from step to step.
     """
 
-    def make(family="llama", *, backbone="full", dtype="float32", lora_dropout=0.0, changes=None, **config):
+    def make(
+        family="llama",
+        *,
+        backbone="full",
+        dtype="float32",
+        lora_dropout=0.0,
+        lora=None,
+        changes=None,
+        **config,
+    ):
         import torch
         from peft import LoraConfig
 
         from prm.modeling import ProcessRewardModel
 
-        lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=lora_dropout, target_modules="all-linear")
+        adapter = {"r": 4, "lora_alpha": 8, "lora_dropout": lora_dropout, "target_modules": "all-linear"}
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = ProcessRewardModel.from_backbone(
                 str(tiny_model_dir(family, **changes or {})),
                 backbone=backbone,
                 dtype=dtype,
-                peft_config=lora if backbone == "lora" else None,
+                peft_config=LoraConfig(**adapter | (lora or {})) if backbone == "lora" else None,
                 **config,
             )
             torch.nn.init.normal_(model.head.out.weight, std=0.5)

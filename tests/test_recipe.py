@@ -114,7 +114,7 @@ def test_no_file_at_all():
         ("eval_strategy: sometimes", "recipe.yaml:4: eval_strategy: invalid choice: 'sometimes'"),
         ("a: [", "recipe.yaml:4: is not YAML: "),
         ("\tbf16: true", "recipe.yaml:4: is not YAML: "),
-        ("max_length: 0", "max_length must be at least 1, not 0"),
+        ("max_length: 0", "recipe.yaml:4: max_length must be at least 2, not 0"),
         (
             "load_best_model_at_end: true\nsave_strategy: epoch",
             "requires the save and eval strategy to match",

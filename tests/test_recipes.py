@@ -34,7 +34,8 @@ def arguments(tmp_path, tiny_model_dir, traces):
         write_traces(traces, tmp_path / "traces.jsonl")
         sources = [key for key in ("train_data", "eval_data", "test_data") if key in settings(recipe)]
         data = [word for key in sources for word in (f"--{key}", str(tmp_path / "traces.jsonl"))]
-        model = str(tiny_model_dir(family(recipe)))
+        layers = (settings(recipe).get("backbone_layers") or 1) + 1
+        model = str(tiny_model_dir(family(recipe), num_hidden_layers=layers))
         places = ["--model_name_or_path", model, "--output_dir", str(tmp_path / "run"), *data]
         return [str(ROOT / recipe), *places, "--use_cpu", "true", *more]
 
@@ -79,22 +80,18 @@ def test_the_frozen_recipe_for_7b():
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.endswith("qlora.yaml")])
 def test_trainer_is_built_and_takes_a_step(recipe, arguments, traces):
     """On a tiny model of the same family: built, a step, an evaluation, a checkpoint, the best loaded."""
-    from prm.modeling import ProcessRewardModel
-    from prm.training.trainer import PRMTrainer
+    from prm.train import build_trainer
 
     # The first step of a warm-up has rate 0, so there is none.
     short = ("--max_steps", "1", "--warmup_steps", "0", "--eval_steps", "1", "--save_steps", "1")
     model_config, _, args = read_recipe(arguments(recipe, *short))
-    model = ProcessRewardModel.from_backbone(
-        model_config.model_name_or_path,
-        backbone=model_config.backbone,
-        dtype=model_config.dtype,
-        peft_config=model_config.peft_config(),
-        loss=args.loss,
-    )
+    trainer = build_trainer(model_config, args, train=traces, dev=traces)
+    model = trainer.model
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    trainer = PRMTrainer(model, args, train_dataset=traces, eval_dataset=traces)
     assert trainer.tensorboard is not None
+    values = settings(recipe)
+    assert model.backbone.config.num_hidden_layers == values.get("backbone_layers", 2)
+    assert model.head.dense.out_features == values.get("head_hidden_size", model.config.hidden_size)
     learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
     parts = {"frozen": ("head.",), "lora": ("head.", "lora_"), "full": ("head.", "backbone.")}
     assert {name for name in before if any(p in name for p in parts[model_config.backbone])} == learning

@@ -137,7 +137,10 @@ def set_config(folder, **changes):
         (lambda f: (f / "tokenizer.json").unlink(), "cannot load the tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "cannot load the tokenizer"),
         (lambda f: (f / "head.safetensors").unlink(), "is no PRM checkpoint"),
-        (lambda f: set_config(f, base_model_name_or_path="/nowhere/base"), "/nowhere/base is gone"),
+        (
+            lambda f: set_config(f, base_model_name_or_path="/nowhere/base"),
+            "/nowhere/base is gone; give its folder or Hub id as base_model_name_or_path (--base-model)",
+        ),
     ],
 )
 def test_damaged_checkpoints_end_with_2_and_one_line(checkpoint, traces, tmp_path, capsys, damage, message):
@@ -175,6 +178,60 @@ def test_prm_score_writes_the_lines_back_in_order_with_scores(
     assert [replace(t, scores=None) for t in scored] == [
         replace(t, scores=None) for t in [*shuffled, traces[1]]
     ]
+
+
+@pytest.mark.parametrize("verb", ["score", "evaluate"])
+def test_a_base_model_that_has_moved(checkpoint, traces, tiny_model_dir, one_by_one, tmp_path, verb):
+    folder = damaged(checkpoint, tmp_path, lambda f: set_config(f, base_model_name_or_path="/nowhere/base"))
+    write_traces(traces, tmp_path / "t.jsonl")
+    output = tmp_path / "o"
+    base = ["--base-model", str(tiny_model_dir("qwen2"))]
+    assert command(verb, folder, [tmp_path / "t.jsonl"], output, *base) == 0
+    close(
+        [t.scores for t in load_traces(output / "predictions.jsonl" if verb == "evaluate" else output)],
+        one_by_one,
+    )
+
+
+def test_trusted_code(checkpoint, traces, tmp_path, capsys):
+    """`--trust-remote-code` reaches the model and the tokenizer; without it nothing of theirs runs."""
+    folder = with_own_tokenizer(checkpoint, tmp_path / "own")
+    write_traces(traces, tmp_path / "t.jsonl")
+    places = folder, [tmp_path / "t.jsonl"], tmp_path / "o.jsonl"
+    assert command("score", *places) == 2
+    message = f"prm: {folder} brings code of its own: pass trust_remote_code only if you trust it\n"
+    assert capsys.readouterr().err.endswith(message) and not (tmp_path / "ran").exists()
+    assert command("score", *places, "--trust-remote-code") == 0
+    assert (tmp_path / "ran").exists()
+
+
+def with_own_tokenizer(source, folder):
+    """A copy whose tokenizer is code in the folder, which leaves a file `ran` beside it."""
+    shutil.copytree(source, folder)
+    (folder / "own_tokenizer.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n"
+        f"open({str(folder.parent / 'ran')!r}, 'w').close()\n"
+        "class OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    file = folder / "tokenizer_config.json"
+    own = {
+        "tokenizer_class": "OwnTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "own_tokenizer.OwnTokenizer"]},
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    return folder
+
+
+def test_the_trainer_trusts_the_tokenizer_as_the_model(tiny_model_dir, traces, tmp_path):
+    from prm import PRMConfig, PRMTrainer, ProcessRewardModel
+
+    base = str(with_own_tokenizer(tiny_model_dir("qwen2"), tmp_path / "own"))
+    args = PRMConfig(output_dir=str(tmp_path / "run"), use_cpu=True, save_strategy="no")
+    for trusted in (False, True):
+        model = ProcessRewardModel.from_backbone(base, backbone="frozen", trust_remote_code=trusted)
+        trainer = PRMTrainer(model, args, train_dataset=traces)
+        assert (type(trainer.processing_class).__name__ == "OwnTokenizer") == trusted
+        assert (tmp_path / "ran").exists() == trusted
 
 
 def test_an_output_that_cannot_be_written_is_found_before_the_work(
@@ -242,7 +299,7 @@ def test_prm_evaluate_gives_what_scoring_first_gives(checkpoint, traces, tmp_pat
         (["--threshold", "0.5", "--threshold-data", "{t}"], "both set the threshold; give one of them"),
         (["--rule", "most-likely", "--threshold", "0.5"], "--rule most-likely uses no threshold"),
         (["--threshold-data", "{u}"], "{u}: no trace has a label to choose a threshold by"),
-        (["--all-checkpoints"], "no checkpoint-* folders; --all-checkpoints wants the run folder"),
+        (["--all-checkpoints"], "no complete checkpoint-* folders; --all-checkpoints wants the run folder"),
         (["--predictions", "{t}"], "wants either --model with --data, or --predictions"),
     ],
 )
@@ -264,7 +321,8 @@ def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces,
     for step in (2, 10):
         shutil.copytree(checkpoint, run / f"checkpoint-{step}")
         set_config(run / f"checkpoint-{step}", threshold=step / 20)
-    (run / "checkpoint-12").mkdir()  # begun, not written
+        (run / f"checkpoint-{step}" / "complete.json").write_text("{}")
+    shutil.copytree(checkpoint, run / "checkpoint-12")  # looks whole, but is not known to be
     (run / "checkpoint-best").mkdir()
     write_traces(traces, data)
     assert command("evaluate", run, [data], output, "--all-checkpoints") == 0
@@ -283,5 +341,8 @@ def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces,
     assert [(point.step, pytest.approx(point.value)) for point in curve] == [
         (int(step), row["step_auc"]) for step, row in rows.items()
     ]
-    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    skipped = [line for line in err.splitlines() if line.startswith("prm: ")]
+    assert skipped == [f"prm: {run / 'checkpoint-12'} is not complete; skipped"]
+    table = [line.split() for line in out.splitlines()]
     assert [words[1] for words in table if words[:1] == ["│"]] == ["2", "10"]

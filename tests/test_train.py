@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,8 +115,8 @@ def test_a_run(recipe, tmp_path, capfd):
     out, err = capfd.readouterr()
     run = tmp_path / "run"
     assert {f.name for f in run.iterdir()} == {
-        "all_results.json", "train_results.json", "score_results.json", "checkpoint", "checkpoint-6", "checkpoint-8", "eval",
-        "tensorboard",
+        "all_results.json", "train_results.json", "score_results.json", "checkpoint", "checkpoint-6",
+        "checkpoint-8", "eval", "tensorboard",
     } | {f"checkpoint-{best_step(run)}"}  # fmt: skip
     assert {f.name for f in (run / "eval").iterdir()} == {"metrics.json", "predictions.jsonl", "report.html"}
     files = {str(f.relative_to(run / "checkpoint")) for f in (run / "checkpoint").rglob("*") if f.is_file()}
@@ -213,15 +214,48 @@ def test_choose_questions():
         choose_questions([t for t in traces if sizes[t.question_key] > 1], 1, seed=1)
 
 
-# Two processes
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval_data": None, "model_name_or_path": "/nowhere"}, "eval_strategy needs eval_data"),
+        (
+            {"model_name_or_path": "/nowhere"},
+            "/nowhere is gone; give its folder or Hub id as model_name_or_path",
+        ),
+        ({"lora_r": 0}, "lora_r must be at least 1, not 0"),
+        ({"lora_dropout": 2}, "lora_dropout must be at least 0 and below 1, not 2"),
+        ({"lora_dropout": -0.1}, "lora_dropout must be at least 0 and below 1, not -0.1"),
+        ({"lora_target_modules": "nope_proj"}, "this training cannot be set up: Target modules"),
+        ({"lora_target_modules": "'.*(q_proj'"}, "'.*(q_proj' is neither a name nor a regular expression"),
+        ({"head_hidden_size": 0}, "head_hidden_size must be at least 1, not 0"),
+        ({"head_hidden_size": -3}, "head_hidden_size must be at least 1, not -3"),
+        ({"learning_rate": -1}, "learning_rate must be a number from 0 up, not -1"),
+        ({"learning_rate": "nan"}, "learning_rate must be a number from 0 up, not nan"),
+        ({"learning_rate": "inf"}, "learning_rate must be a number from 0 up, not inf"),
+        ({"max_length": 1}, "max_length must be at least 2, not 1"),
+        ({"max_tokens_per_batch": 0}, "max_tokens_per_batch must be at least 1, not 0"),
+        ({"model_name_or_path": "{no_tokenizer}"}, "cannot load the tokenizer"),
+        ({"report_to": "clearml"}, "this training cannot be set up: ClearMLCallback requires"),
+        ({"optim": "galore_adamw", "optim_target_modules": "all-linear"}, "galore"),
+        ({"output_dir": "{file}"}, "cannot be made (File exists)"),
+        ({"output_dir": "{file}/run"}, "cannot be made (Not a directory)"),
+    ],
+)
+def test_bad_settings_end_with_2_and_one_line(recipe, tmp_path, tiny_model_dir, capsys, changes, message):
+    """Before anything is computed or written."""
+    (tmp_path / "file").write_text("")
+    shutil.copytree(tiny_model_dir(), tmp_path / "base", ignore=shutil.ignore_patterns("tok*"))
+    places = {"file": tmp_path / "file", "no_tokenizer": tmp_path / "base"}
+    changes = {k: v.format(**places) if isinstance(v, str) else v for k, v in changes.items()}
+    file = recipe(**changes)
+    capsys.readouterr()
+    assert prm(["train", file]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("prm: ")] == lines[-1:] and message in lines[-1]
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
 
-DDP = """\
-compute_environment: LOCAL_MACHINE
-distributed_type: MULTI_GPU
-mixed_precision: 'no'
-num_machines: 1
-num_processes: 2
-"""
+
+# Two processes
 
 
 @pytest.mark.parametrize("backbone", ["lora", "frozen"])
@@ -234,13 +268,9 @@ def test_two_processes_equal_one(recipe, tmp_path, backbone):
     write_traces(make_traces(1, seed=8)[:1], tmp_path / "test.jsonl")
     changes = {"backbone": backbone, "lora_dropout": 0, "optim": "sgd", "learning_rate": 0.3}
     main([recipe(**changes, max_tokens_per_batch=300)])
-    ddp = REPO / "accelerate_configs" / "ddp.yaml"
-    if not ddp.exists():
-        ddp = tmp_path / "ddp.yaml"
-        ddp.write_text(DDP)
     words = [
         "--config_file",
-        str(ddp),
+        str(REPO / "accelerate_configs" / "ddp.yaml"),
         "--num_processes",
         "2",
         str(REPO / "prm" / "train.py"),
@@ -288,30 +318,35 @@ def test_two_processes_equal_one(recipe, tmp_path, backbone):
 
 # Killed
 
-#: Ends the process by signal `KILL_BY` at its moment number `KILL_AT`; moments lie before and after each step
-#: and each writing, renaming and removing of files.
+#: Ends the process by signal `KILL_BY` at its moment number `KILL_AT`, and says inside which calls. Moments
+#: lie before and after each step, each forward in it, and each writing, renaming and removing of files; with
+#: `KILL_IN` only those inside calls of this name count.
 KILLED = """
 import os, pathlib, shutil, signal, sys, torch
 import safetensors.torch, prm.training.trainer, prm.modeling.process_reward_model as model, prm.train
 
-count = 0
+count, inside = 0, []
 
 def moment():
     global count
-    count += 1
+    count += os.environ.get("KILL_IN", "") in ["", *inside]
     if count == int(os.environ["KILL_AT"]):
+        print("killed inside", inside, file=sys.stderr, flush=True)
         os.kill(os.getpid(), int(os.environ["KILL_BY"]))
 
 def watched(function):
     def call(*args, **kwargs):
         moment()
+        inside.append(function.__name__)
         result = function(*args, **kwargs)
+        inside.pop()
         moment()
         return result
     return call
 
 trainer = prm.training.trainer.PRMTrainer
 trainer.training_step = watched(trainer.training_step)
+trainer.compute_loss = watched(trainer.compute_loss)
 torch.save, shutil.rmtree = watched(torch.save), watched(shutil.rmtree)
 model.save_file = watched(model.save_file)
 pathlib.Path.write_text = watched(pathlib.Path.write_text)
@@ -358,8 +393,10 @@ def test_killed_while_saving_and_run_again(recipe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_five_random_moments(recipe, tmp_path, seed):
-    """In steps, while saving, while clearing away, after training: the end is the same to the bit."""
+def test_killed_at_random_moments(recipe, tmp_path, seed):
+    """Once in a step, then five times wherever it is (steps, saving, clearing away, after training): the end
+    is the same to the bit.
+    """
     whole = launch(
         recipe(save_total_limit=1),
         "--output_dir",
@@ -372,6 +409,9 @@ def test_killed_at_five_random_moments(recipe, tmp_path, seed):
     moments = int(re.search(r"moments (\d+)", whole.stdout)[1])
     assert moments > 60
     rng = random.Random(seed)
+    in_a_step = {"KILL_IN": "training_step", "KILL_AT": str(rng.randint(5, 12)), "KILL_BY": "9"}
+    stopped = launch(recipe(save_total_limit=1), code=KILLED, **in_a_step)
+    assert stopped.returncode == -9 and "killed inside ['training_step']" in stopped.stderr, stopped.stderr
     ended = []
     for signal_number in (9, 9, 2, 9, 9):
         at = str(rng.randint(1, moments // 2))

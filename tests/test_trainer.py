@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from prm import PRMConfig, PRMTrainer, ProcessRewardModel, Scorer, Step, Trace
 from prm.errors import InputError
 from prm.evaluation.metrics import best_threshold, first_error_metrics
 from prm.training.batching import QuestionBatches
-from prm.training.trainer import COMPLETE_FILE, last_complete_checkpoint
+from prm.training.trainer import COMPLETE_FILE, INCOMPLETE_FILE, last_complete_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -596,6 +597,20 @@ def test_the_best_checkpoint_is_loaded_and_its_thresholds_saved(make_trainer, tm
     ]
 
 
+def test_the_threshold_is_that_of_the_best_checkpoint(make_trainer):
+    """Also after train() alone; the worst loss counts as best here, so that the last checkpoint is not it."""
+    trainer = make_trainer(
+        dev=make_traces(6, seed=3), eval_strategy="epoch", save_strategy="epoch", learning_rate=3e-2,
+        load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    evaluations = {e["step"]: e["eval_threshold"] for e in trainer.state.log_history if "eval_f1" in e}
+    best, last = trainer.state.best_global_step, trainer.state.global_step
+    assert best != last and evaluations[best] != evaluations[last]
+    assert trainer.model.config.threshold == evaluations[best]
+    assert trainer.model.config.threshold_from == f"best on the dev split at step {best}"
+
+
 # TensorBoard
 
 
@@ -733,6 +748,10 @@ def test_a_longer_run_goes_on(make_trainer):
         ("training data", {"train": make_traces(8, seed=5)}),
         ("backbone", {"backbone": "full"}),
         ("head_hidden_size", {"model": {"head_hidden_size": 8}}),
+        ("lora_r", {"model": {"lora": {"r": 2}}}),
+        ("lora_alpha", {"model": {"lora": {"lora_alpha": 16}}}),
+        ("lora_dropout", {"backbone": "dropout"}),
+        ("lora_target_modules", {"model": {"lora": {"target_modules": ["q_proj"]}}}),
     ],
 )
 def test_another_run_is_not_gone_on_with(make_trainer, key, change):
@@ -762,33 +781,61 @@ def test_half_written_checkpoints_count_for_nothing(make_trainer, tmp_path):
     run = tmp_path / "run"
     half = run / "checkpoint-6"
     shutil.copytree(run / "checkpoint-4", half)
-    (half / COMPLETE_FILE).unlink()
+    (half / COMPLETE_FILE).rename(half / INCOMPLETE_FILE)
     (half / "optimizer.pt").unlink()
+    (run / "checkpoint-8").mkdir()  # killed even before it was marked
     (run / "checkpoint-best").mkdir()
     assert last_complete_checkpoint(run, clean=False) == str(run / "checkpoint-4") and half.exists()
     with pytest.raises(InputError, match="is no complete checkpoint"):
         make_trainer(**RESUMABLE).train(resume_from_checkpoint=str(half))
     assert last_complete_checkpoint(run) == str(run / "checkpoint-4")
-    assert not half.exists() and (run / "checkpoint-best").exists()
+    assert not half.exists() and not (run / "checkpoint-8").exists() and (run / "checkpoint-best").exists()
     assert last_complete_checkpoint(tmp_path / "nowhere") is None
     with pytest.raises(InputError, match="holds no complete checkpoint"):
         make_trainer(output_dir=str(tmp_path / "nowhere")).train(resume_from_checkpoint=True)
 
 
+def test_checkpoints_of_another_program_are_left_alone(make_trainer, tmp_path):
+    """Neither removed, nor written over, nor gone on from."""
+    foreign = tmp_path / "run" / "checkpoint-2"
+    foreign.mkdir(parents=True)
+    (foreign / "model.safetensors").write_bytes(b"weeks of work")
+    message = "checkpoint-2 was not written by this toolkit; give another output_dir"
+    for clean in (True, False):
+        with pytest.raises(InputError, match=message):
+            last_complete_checkpoint(tmp_path / "run", clean=clean)
+    for resume in (True, None):
+        with pytest.raises(InputError, match=message):
+            make_trainer(**RESUMABLE).train(resume_from_checkpoint=resume)
+    assert [file.name for file in foreign.iterdir()] == ["model.safetensors"]
+    make_trainer(max_steps=1).train()  # saves no checkpoints
+
+
 def test_a_checkpoint_is_marked_last_and_unmarked_first(make_trainer, tmp_path, monkeypatch):
-    """At every moment of saving and of clearing away, the marked folders are whole."""
+    """At every moment of saving and of clearing away, the marked folders are whole, all others known as
+    halves.
+    """
     files = []
     real = shutil.rmtree
 
     def look(folder, **options):
-        files.append((str(folder), (tmp_path / "run" / folder / COMPLETE_FILE).exists()))
+        checkpoint = next(f for f in (folder, *folder.parents) if f.name.startswith("checkpoint-"))
+        files.append([(checkpoint / name).exists() for name in (COMPLETE_FILE, INCOMPLETE_FILE)])
         real(folder, **options)
 
     monkeypatch.setattr(shutil, "rmtree", look)
+    save, saving = torch.save, []
+
+    def save_and_look(content, file, **options):
+        saving.append([(Path(file).parent / name).exists() for name in (COMPLETE_FILE, INCOMPLETE_FILE)])
+        save(content, file, **options)
+
+    monkeypatch.setattr(torch, "save", save_and_look)
     trainer = make_trainer(**RESUMABLE | {"save_total_limit": 1})
     trainer.train()
-    assert len(files) >= 2 and not any(marked for _, marked in files)
+    assert len(files) >= 2 and len(saving) >= 4
+    assert all(state == [False, True] for state in files + saving)
     for folder in (tmp_path / "run").glob("checkpoint-*"):
         newest = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_mtime_ns)
-        assert newest.name == COMPLETE_FILE
+        assert newest.name == COMPLETE_FILE and not (folder / INCOMPLETE_FILE).exists()
         assert json.loads(newest.read_text())["traces of a step"] == 8

@@ -7,6 +7,7 @@ that share a prefix share its computation, which changes nothing) nor on its lat
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from prm.errors import InputError
 from prm.evaluation.report import check_threshold_options, choose_threshold, evaluate_traces, print_metrics
-from prm.modeling.process_reward_model import ProcessRewardModel
+from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.traces.encoding import Encoder
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Trace
@@ -74,7 +75,7 @@ class Scorer:
             InputError: the checkpoint, its base model or its tokenizer cannot be loaded.
         """
         model = ProcessRewardModel.from_pretrained(path_or_id, revision=revision, dtype=dtype, **kwargs)
-        tokenizer = _tokenizer(path_or_id, revision=revision, **kwargs)
+        tokenizer = load_tokenizer(path_or_id, revision=revision, **kwargs)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         if model.config.backbone != "qlora":  # bitsandbytes places its own weights
@@ -108,20 +109,6 @@ class Scorer:
         return scores
 
 
-def _tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
-    names = ("revision", "token", "local_files_only", "trust_remote_code")
-    try:
-        # Without its files, AutoTokenizer would make up an empty tokenizer from the kind of the model.
-        if os.path.isdir(path_or_id) and not (Path(path_or_id) / "tokenizer_config.json").is_file():
-            raise FileNotFoundError("tokenizer_config.json is missing")
-        return AutoTokenizer.from_pretrained(path_or_id, **{k: kwargs[k] for k in names if k in kwargs})
-    except Exception as error:  # broken files surface as whatever the tokenizer's own reader raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path_or_id}: cannot load the tokenizer ({reason}); save the base model's tokenizer there"
-        ) from error
-
-
 def score_file(
     model: str,
     data: Sequence[str],
@@ -130,13 +117,20 @@ def score_file(
     max_tokens_per_batch: int,
     dtype: str,
     revision: str | None,
+    base_model: str | None,
+    trust_remote_code: bool,
     labels: str,
     on_bad_rows: str,
 ) -> None:
     """`prm score`: the traces of `data` with their `scores`, in the same order."""
     traces = load_traces(list(data), labels=labels, on_bad_rows=on_bad_rows)
     scorer = Scorer.from_pretrained(
-        model, revision=revision, dtype=dtype, max_tokens_per_batch=max_tokens_per_batch
+        model,
+        revision=revision,
+        dtype=dtype,
+        max_tokens_per_batch=max_tokens_per_batch,
+        base_model_name_or_path=base_model,
+        trust_remote_code=trust_remote_code,
     )
     n = write_traces(_scored(scorer, traces), output)
     print(f"{n:,} scored traces -> {output}")
@@ -154,21 +148,31 @@ def evaluate_model(
     max_tokens_per_batch: int,
     dtype: str,
     revision: str | None,
+    base_model: str | None,
+    trust_remote_code: bool,
     labels: str,
     on_bad_rows: str,
 ) -> None:
     """`prm evaluate --model`: score, then measure as `prm.evaluation.report` does.
 
     The threshold is the given one, else the best on `threshold_data`, else the one in the checkpoint. With
-    `all_checkpoints`, every `checkpoint-N` of the run folder `model` is measured into a folder of its own
-    below `output`, beside a table (`checkpoints.json`) and TensorBoard curves over the steps.
+    `all_checkpoints`, every complete `checkpoint-N` of the run folder `model` is measured into a folder of
+    its own below `output`, beside a table (`checkpoints.json`) and TensorBoard curves over the steps.
     """
+    from prm.training.trainer import COMPLETE_FILE
+
     check_threshold_options(threshold, threshold_data, rule)
     traces = load_traces(list(data), labels=labels, on_bad_rows=on_bad_rows)
     dev = (
         load_traces(list(threshold_data), labels=labels, on_bad_rows=on_bad_rows) if threshold_data else None
     )
-    options = {"revision": revision, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch}
+    options = {
+        "revision": revision,
+        "dtype": dtype,
+        "max_tokens_per_batch": max_tokens_per_batch,
+        "base_model_name_or_path": base_model,
+        "trust_remote_code": trust_remote_code,
+    }
 
     def measure(checkpoint: str, folder: str | Path) -> dict[str, Any]:
         scorer = Scorer.from_pretrained(checkpoint, **options)
@@ -192,14 +196,16 @@ def evaluate_model(
     if not all_checkpoints:
         print_metrics(measure(model, output), output)
         return
-    steps = {
-        int(number): folder
-        for folder in Path(model).glob("checkpoint-*")
-        if (number := folder.name.removeprefix("checkpoint-")).isdigit() and (folder / "config.json").exists()
-    }
+    steps = {}
+    for folder in Path(model).glob("checkpoint-*"):
+        if (number := folder.name.removeprefix("checkpoint-")).isdigit():
+            if (folder / COMPLETE_FILE).is_file():
+                steps[int(number)] = folder
+            else:
+                print(f"prm: {folder} is not complete; skipped", file=sys.stderr)
     if not steps:
         raise InputError(
-            f"{model}: no checkpoint-* folders; --all-checkpoints wants the run folder of a training"
+            f"{model}: no complete checkpoint-* folders; --all-checkpoints wants the run folder of a training"
         )
     results = {step: measure(str(steps[step]), Path(output) / steps[step].name) for step in sorted(steps)}
     _compare_checkpoints(results, Path(output))

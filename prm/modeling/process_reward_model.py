@@ -39,8 +39,10 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import ModelOutput
 
@@ -49,6 +51,7 @@ from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
 
 HEAD_FILE = "head.safetensors"
 ADAPTER_FOLDER = "adapter"
+UNTRUSTED = " brings code of its own: pass trust_remote_code only if you trust it"
 BACKBONES = ("frozen", "lora", "qlora", "full")
 
 
@@ -143,7 +146,7 @@ class PRMHead(nn.Module):
 
     def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
         super().__init__()
-        width = head_hidden_size or hidden_size
+        width = hidden_size if head_hidden_size is None else head_hidden_size
         self.dense = _Float32Linear(hidden_size, width, dtype=torch.float32)
         self.out = _Float32Linear(width, 1, dtype=torch.float32)
         self.register_buffer("shift", torch.zeros(hidden_size))
@@ -196,6 +199,7 @@ class ProcessRewardModel(PreTrainedModel):
     base_model_prefix = "backbone"
     # Tells Trainer that the loss is a sum over num_items_in_batch, so that accumulation does not change it.
     accepts_loss_kwargs = True
+    trust_remote_code = False  # whether the base model's own code may run: its tokenizer's, too
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -333,6 +337,9 @@ class ProcessRewardModel(PreTrainedModel):
             )
         if config.get("loss", "bce") not in SCORE_KINDS:
             raise InputError(f"loss must be one of {', '.join(SCORE_KINDS)}, not {config['loss']!r}")
+        width = config.get("head_hidden_size")
+        if width is not None and width < 1:
+            raise InputError(f"head_hidden_size must be at least 1, not {width}")
         name = base.config._name_or_path if isinstance(base, PreTrainedModel) else base
         name = os.path.abspath(name) if os.path.isdir(name) else name
         if isinstance(base, PreTrainedModel):
@@ -342,6 +349,7 @@ class ProcessRewardModel(PreTrainedModel):
         else:
             model = _load_base(
                 name,
+                given_as="model_name_or_path",
                 revision=revision,
                 layers=backbone_layers,
                 dtype=dtype,
@@ -362,7 +370,9 @@ class ProcessRewardModel(PreTrainedModel):
             model.requires_grad_(False)
         elif peft_config is not None:
             model = _add_adapter(model, peft_config)
-        return cls(ProcessRewardConfig(**settings | config), model)
+        prm = cls(ProcessRewardConfig(**settings | config), model)
+        prm.trust_remote_code = trust_remote_code
+        return prm
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -406,6 +416,7 @@ class ProcessRewardModel(PreTrainedModel):
         own = config.backbone == "full"  # the backbone's weights are in the checkpoint itself
         model = _load_base(
             str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
+            given_as=None if own else "base_model_name_or_path (--base-model)",
             revision=None if own or base_model_name_or_path else config.base_model_revision,
             layers=None if own else config.backbone_layers,
             dtype=config.backbone_dtype if dtype in (None, "auto") else dtype,
@@ -420,7 +431,7 @@ class ProcessRewardModel(PreTrainedModel):
             raise InputError(
                 f"{model.config._name_or_path}: this backbone has hidden size {model.config.hidden_size}, "
                 f"the checkpoint {folder} was trained on one with {config.hidden_size}; give that one as "
-                "base_model_name_or_path"
+                "base_model_name_or_path (--base-model)"
             )
         with _readable(folder):
             if config.backbone in ("lora", "qlora"):
@@ -435,6 +446,7 @@ class ProcessRewardModel(PreTrainedModel):
                 model.requires_grad_(False)
             prm = cls(config, model)
             prm.head.load_state_dict(load_file(folder / HEAD_FILE))
+        prm.trust_remote_code = trust_remote_code
         return prm.eval()
 
     def load_checkpoint(self, folder: str | os.PathLike[str]) -> None:
@@ -497,6 +509,7 @@ class ProcessRewardModel(PreTrainedModel):
 def _load_base(
     name: str,
     *,
+    given_as: str | None,
     revision: str | None,
     layers: int | None,
     dtype: str | torch.dtype,
@@ -509,18 +522,18 @@ def _load_base(
 ) -> PreTrainedModel:
     """A headless model; with `config`, from a checkpoint of ours, which must hold every weight.
 
+    `given_as` is what the caller calls its name, for the mend of an error.
+
     Raises:
         InputError: there is no such model, a file is broken, or bitsandbytes is missing for `quantize`.
     """
     if not name:
         raise InputError(
             "the checkpoint does not say which base model it stands on; give its folder or Hub id as "
-            "base_model_name_or_path"
+            f"{given_as}"
         )
     if os.path.isabs(name) and not os.path.isdir(name):
-        raise InputError(
-            f"the base model {name} is gone; give its folder or Hub id as base_model_name_or_path"
-        )
+        raise InputError(f"the base model {name} is gone; give its folder or Hub id as {given_as}")
     options: dict[str, Any] = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) else dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -567,10 +580,8 @@ def _load_base(
         raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
-            raise InputError(
-                f"{name} brings code of its own: pass trust_remote_code only if you trust it"
-            ) from error
-        mend = "; give its folder or Hub id as base_model_name_or_path" if config is None else ""
+            raise InputError(f"{name}{UNTRUSTED}") from error
+        mend = f"; give its folder or Hub id as {given_as}" if given_as else ""
         raise InputError(f"cannot load the model {name} ({_reason(error)}){mend}") from error
     finally:
         log.removeFilter(_worth_reporting)
@@ -581,6 +592,25 @@ def _load_base(
         )
     # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantize else model
+
+
+def load_tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id; `kwargs` as in `ProcessRewardModel.from_pretrained`.
+
+    Raises:
+        InputError: there is none, or it is broken.
+    """
+    names = ("revision", "token", "local_files_only", "trust_remote_code")
+    try:
+        # Without its files, AutoTokenizer would make up an empty tokenizer from the kind of the model.
+        if os.path.isdir(path_or_id) and not (Path(path_or_id) / "tokenizer_config.json").is_file():
+            raise FileNotFoundError("tokenizer_config.json is missing")
+        return AutoTokenizer.from_pretrained(path_or_id, **{k: kwargs[k] for k in names if k in kwargs})
+    except Exception as error:  # broken files surface as whatever the tokenizer's own reader raises
+        if "trust_remote_code" in str(error):
+            raise InputError(f"{path_or_id}{UNTRUSTED}") from error
+        reason = f"cannot load the tokenizer ({_reason(error)})"
+        raise InputError(f"{path_or_id}: {reason}; save the base model's tokenizer there") from error
 
 
 def _first_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:

@@ -34,7 +34,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
@@ -44,7 +44,7 @@ from prm.evaluation.calibration import fit_temperature
 from prm.evaluation.metrics import best_threshold, position_means
 from prm.modeling.hub import push_checkpoint, write_card
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
-from prm.modeling.process_reward_model import ProcessRewardModel
+from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.recipe import PRMConfig
 from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
@@ -60,8 +60,9 @@ from prm.training.batching import (
 from prm.training.callbacks import PRMTensorBoardCallback
 from prm.training.features import add_features
 
-#: Written into a checkpoint folder last of all: without it the folder is half a checkpoint.
-COMPLETE_FILE = "complete.json"
+#: Stands in a checkpoint folder from the first moment on, and at last is renamed to `COMPLETE_FILE`. A folder
+#: with the first is half a checkpoint and is cleared away, one with neither is not ours and is not touched.
+INCOMPLETE_FILE, COMPLETE_FILE = "incomplete", "complete.json"
 
 #: How many training traces show the head the scale of its input where the backbone is not frozen.
 STANDARDISE_TRACES = 64
@@ -89,7 +90,7 @@ class PRMTrainer(Trainer):
         processing_class: the tokenizer; by default the backbone's.
         peft_config: a PEFT config for the backbone; the head is always trained whole and always saved.
         compute_metrics: takes an `EvalPrediction` of (n_traces, n_steps) scores and labels, padded by -100;
-            by default the metrics of DESIGN at the best threshold, through `evaluate`.
+            by default the metrics of the README at the best threshold, through `evaluate`.
     """
 
     def __init__(
@@ -116,8 +117,10 @@ class PRMTrainer(Trainer):
         model = _as_prm(model, args, peft_config)
         config = model.config
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                config.base_model_name_or_path, revision=config.base_model_revision
+            processing_class = load_tokenizer(
+                config.base_model_name_or_path,
+                revision=config.base_model_revision,
+                trust_remote_code=model.trust_remote_code,
             )
         self.encoder = Encoder(
             processing_class,
@@ -458,14 +461,18 @@ class PRMTrainer(Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            _mark_incomplete(folder)
+        self.accelerator.wait_for_everyone()
         with self._keeping_all():  # nothing old goes before this one is whole
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            (folder / COMPLETE_FILE).write_text(
-                json.dumps(self._what_is_trained(), indent=1), encoding="utf-8"
-            )
+            text = json.dumps(self._what_is_trained(), indent=1)
+            (folder / INCOMPLETE_FILE).write_text(text, encoding="utf-8")
+            (folder / INCOMPLETE_FILE).rename(folder / COMPLETE_FILE)
             self._rotate()
 
     def _rotate(self) -> None:
@@ -476,8 +483,7 @@ class PRMTrainer(Trainer):
         best = f"checkpoint-{self.state.best_global_step}"
         for folder in _complete_checkpoints(self.args.output_dir)[:-limit]:
             if folder.name != best:
-                (folder / COMPLETE_FILE).unlink()  # first: if this is interrupted, the rest is no checkpoint
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     @contextlib.contextmanager
     def _keeping_all(self) -> Iterator[None]:
@@ -503,8 +509,11 @@ class PRMTrainer(Trainer):
 
         Raises:
             InputError: the checkpoint is incomplete, or comes from another model, data set or optimisation
-                than this trainer's: going on would give neither run's result.
+                than this trainer's: going on would give neither run's result; or `output_dir` holds
+                checkpoints of another program.
         """
+        if self.args.save_strategy != "no":
+            _check_ours(self.args.output_dir)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(
                 self.args.output_dir, clean=self.args.should_save
@@ -554,6 +563,7 @@ class PRMTrainer(Trainer):
             "backbone_layers": config.backbone_layers,
             "dtype": config.backbone_dtype,
             "head_hidden_size": config.head_hidden_size,
+            **_lora_settings(self._prm),
             "learning parameters": sum(p.numel() for p in self._prm.parameters() if p.requires_grad),
             "traces of a step": args.per_device_train_batch_size
             * args.gradient_accumulation_steps
@@ -593,6 +603,10 @@ class PRMTrainer(Trainer):
             super()._load_best_model()
         else:
             self._prm.load_checkpoint(self.state.best_model_checkpoint)
+        file = Path(self.state.best_model_checkpoint) / "config.json"
+        best = json.loads(file.read_text(encoding="utf-8"))
+        for name in ("threshold", "threshold_from"):  # those of the weights, not of the last evaluation
+            setattr(self._prm.config, name, best[name])
 
     # ---- the Hub
 
@@ -644,14 +658,46 @@ def _checkpoint_folders(output_dir: str | Path) -> Iterator[tuple[Path, str]]:
             yield folder, step
 
 
+def _mark_incomplete(folder: Path) -> None:
+    if (folder / COMPLETE_FILE).exists():
+        (folder / COMPLETE_FILE).rename(folder / INCOMPLETE_FILE)
+    else:
+        (folder / INCOMPLETE_FILE).write_text("", encoding="utf-8")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; if this is interrupted, what is left is marked as half a checkpoint, or empty."""
+    _mark_incomplete(folder)
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != INCOMPLETE_FILE:
+            entry.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_ours(output_dir: str | Path) -> None:
+    """Raises InputError where a checkpoint-N is none of ours: it might be removed or written over."""
+    for folder, _ in _checkpoint_folders(output_dir):
+        if (folder / COMPLETE_FILE).exists() or (folder / INCOMPLETE_FILE).exists():
+            continue
+        with contextlib.suppress(FileNotFoundError):  # the main process clears away meanwhile
+            if any(folder.iterdir()):
+                raise InputError(f"{folder} was not written by this toolkit; give another output_dir")
+
+
 def last_complete_checkpoint(output_dir: str | Path, *, clean: bool = True) -> str | None:
     """The newest checkpoint-N below `output_dir` that was written to its end; `clean` removes half-written
     ones.
+
+    Raises:
+        InputError: a checkpoint-N is not of this toolkit.
     """
+    _check_ours(output_dir)
     if clean:
         for folder, _ in list(_checkpoint_folders(output_dir)):
             if not (folder / COMPLETE_FILE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
     complete = _complete_checkpoints(output_dir)
     return str(complete[-1]) if complete else None
 
@@ -700,6 +746,17 @@ def _traces(data: Data) -> list[Trace]:
     if isinstance(data, list) and all(isinstance(trace, Trace) for trace in data):
         return data
     return traces_from_dataset(data)
+
+
+def _lora_settings(model: ProcessRewardModel) -> dict[str, Any]:
+    """What the size of the adapter does not tell, `lora_alpha` above all."""
+    settings: dict[str, Any] = {}
+    for adapter in getattr(model.backbone, "peft_config", {}).values():
+        for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
+            value = getattr(adapter, name, None)
+            key = name if name.startswith("lora_") else f"lora_{name}"
+            settings[key] = sorted(value) if isinstance(value, (set, list)) else value
+    return settings
 
 
 def _disable_dropout(model: ProcessRewardModel) -> None:
