@@ -184,7 +184,7 @@ def race(
             "max-length": 4 * config.max_length, "prompt-field": "prompt",
         }  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        words += ["--fp32"] if model.dtype == "float32" else []
+        words += [] if config.bf16 else ["--fp32"]
         _, printed = run([*shlex.split(args.peer), *words])
         (folder / "time.json").write_text(printed.strip().splitlines()[-1])
     scored = load_traces(scores)

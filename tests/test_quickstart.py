@@ -41,7 +41,7 @@ def test_quickstart_in_a_fresh_clone(tmp_path):
     assert metrics["step_auc"] >= baselines["position_only"]["step_auc"] + 0.08
     for path in ("checkpoint/head.safetensors", "eval/report.html", "eval/predictions.jsonl", "tensorboard"):
         assert (run / path).exists()
-    closing = done.stdout[-3000:]
+    closing = done.stdout[-4000:]
     for words in (
         "first_error_acc",
         "never",

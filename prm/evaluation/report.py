@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -236,12 +237,20 @@ def _first_line_without_scores(path: Path) -> int | None:
 def metrics_table(metrics: dict[str, Any], title: str | None = None) -> Table:
     """The metrics with their intervals beside the three baselines, to be printed by rich."""
     caption = Text(threshold_words(metrics))  # Text, for brackets in file names are no markup
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    # Without side borders everything fits into 80 columns, the width of output that goes to a file.
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("metric", no_wrap=True)
     table.add_column("model", justify="right", no_wrap=True, style="bold")
     table.add_column("95 % interval", justify="right", no_wrap=True)
     for words in BASELINES.values():
-        table.add_column(words, justify="right")
+        table.add_column(words.replace(" ", "\n"), justify="right", no_wrap=True)
     for name, (arrow, _) in HEADLINES.items():
         interval = (metrics.get("ci") or {}).get(name)
         table.add_row(
