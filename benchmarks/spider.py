@@ -162,7 +162,7 @@ def race(
     """Train and score with the peer on the same text, then measure its scores as ours."""
     from transformers import AutoTokenizer
 
-    model, _, config = read_recipe([RECIPE, *overrides])
+    model, _, config = read_recipe([RECIPE, *overrides, "--use_cpu", "true"])
     encoder = Encoder(
         AutoTokenizer.from_pretrained(model.model_name_or_path),
         max_length=config.max_length,
