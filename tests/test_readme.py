@@ -137,7 +137,7 @@ def test_both_readmes_have_the_same_code_and_structure():
     for language in ("bash", "python", "json"):
         assert blocks(english, language) == blocks(chinese, language) != []
     assert sorted(commands(english)) == sorted(commands(chinese))
-    for pattern in (r"^(#+) ", r"^\| `([\w-]+)`", r"\]\((docs/[^)]+|LICENSE)\)", r"<!-- figures -->"):
+    for pattern in (r"^(#+) ", r"^\| `([\w-]+)`", r"\]\((docs/[^)]+|LICENSE)\)", r"0\.\d{3}"):
         assert re.findall(pattern, read(english), re.M) == re.findall(pattern, read(chinese), re.M) != []
     assert f"]({chinese})" in read(english) and f"]({english})" in read(chinese)
 
@@ -159,3 +159,8 @@ def test_python_example_runs(make_model, tokenizer, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     scored = [line for line in lines if re.match(r"[01]\.\d{3}  From ", line)]
     assert len(scored) == 2
+
+
+@pytest.mark.parametrize("name", [*READMES, "docs/results.md"])
+def test_no_figure_is_left_open(name):
+    assert not re.search(r"<!--|^[A-Z]{5,}$", read(name), re.M)

@@ -65,7 +65,7 @@ from prm.training.features import add_features
 INCOMPLETE_FILE, COMPLETE_FILE = "incomplete", "complete.json"
 
 #: How many training traces show the head the scale of its input where the backbone is not frozen.
-STANDARDISE_TRACES = 64
+STANDARDISE_TRACES = 24
 
 #: Fields of `PRMConfig` that the weights depend on; a run does not resume with another value in one of them.
 RUN_FIELDS = (
