@@ -468,6 +468,7 @@ def test_a_frozen_backbone_runs_once(make_trainer, tmp_path):
     assert 0 < once <= 6 < cached.state.global_step
     anew = make_trainer("frozen", **options)
     anew._add_features = lambda dataset: None
+    anew.model.head.standardise(torch.cat(cached.train_dataset.features))  # by all states, not by a sample
     calls = count_calls(anew)
     anew.train()
     assert len(calls) > 3 * once
