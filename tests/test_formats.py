@@ -358,8 +358,8 @@ def test_rows_are_read_one_at_a_time(tmp_path):
         ("e.jsonl", b"", "holds no traces"),
         ("e.json", b" \n", "holds no traces"),
         ("e.json", b"[]", "holds no traces"),
-        ("e.jsonl.gz", gzip.compress(b""), "holds no traces"),
-        ("e.jsonl.gz", gzip.compress(GOOD * 1000)[:-20], "the gzip stream is cut or broken"),
+        ("e.jsonl.gz", gzip.compress(b"", mtime=0), "holds no traces"),
+        ("e.jsonl.gz", gzip.compress(GOOD * 1000, mtime=0)[:-20], "the gzip stream is cut or broken"),
         ("e.jsonl.gz", b"\x1f\x8b" + b"x" * 30, "the gzip stream is cut or broken"),
         ("e.parquet", b"PAR1 and nothing more PAR1", "is not a whole Parquet file"),
         ("e.parquet", GOOD, "is not a whole Parquet file"),
@@ -397,8 +397,8 @@ def test_where_all_rows_are_skipped_there_are_no_traces(tmp_path):
         ("a.json", b"[" + GOOD + b",\n" + GOOD + b"]\n", 2),
         ("a.json", b"\xef\xbb\xbf [\r\n" + GOOD + b"\r\n]", 1),
         ("a.txt", GOOD, 1),
-        ("a.jsonl.gz", gzip.compress(GOOD + b"\n" + GOOD), 2),
-        ("a.json.gz", gzip.compress(b"[" + GOOD + b"," + GOOD + b"]"), 2),
+        ("a.jsonl.gz", gzip.compress(GOOD + b"\n" + GOOD, mtime=0), 2),
+        ("a.json.gz", gzip.compress(b"[" + GOOD + b"," + GOOD + b"]", mtime=0), 2),
     ],
 )
 def test_kinds_of_json_files(tmp_path, name, content, lines):
@@ -455,7 +455,7 @@ def test_spoilt_files_raise_nothing_but_input_errors(tmp_path, name):
     whole = {
         "f.jsonl": lines,
         "f.json": json.dumps(rows, indent=1).encode(),
-        "f.jsonl.gz": gzip.compress(lines),
+        "f.jsonl.gz": gzip.compress(lines, mtime=0),
         "f.parquet": (tmp_path / "f.parquet").read_bytes(),
     }[name]
     refused = 0
