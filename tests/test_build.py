@@ -12,7 +12,8 @@ import pytest
 
 from prm.cli import main
 from prm.errors import InputError
-from prm.labeling.build import build, read_questions
+from prm.labeling.build import build
+from prm.labeling.questions import read_questions
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import open_database
 from prm.sql.decompose import assemble, decompose
