@@ -11,7 +11,8 @@ the same renderer, names of steps and columns follow the same rules, the changed
 over the steps, and the category evenly over what the step allows.
 
 The same bytes come out for any number of workers: each question has a random generator of its own, seeded
-by `--seed` and its id, and lines are written in the order of the questions.
+by `--seed` and its id, and lines are written in the order of the questions. A build that was killed goes on
+where it stopped (`prm.labeling.journal`).
 """
 
 from __future__ import annotations
@@ -19,19 +20,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
+import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,6 +36,9 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
+from prm.labeling.journal import CANNOT_GO_ON, Journal
+from prm.labeling.pool import each_finished
+from prm.labeling.provenance import command, data_card, fingerprint, made_by, versions
 from prm.labeling.questions import Question, read_questions
 from prm.sql.chain import Known, Link, known_at, links_of, respelled, tables_of, with_variant
 from prm.sql.compare import is_ordered, results_equal
@@ -81,19 +81,22 @@ def build(
     limit: int | None = None,
     timeout: float = 5.0,
 ) -> dict[str, Any]:
-    """Write the labelled traces of a data set to `output` (JSONL) and its statistics to
-    `<output>.stats.json`.
+    """Write the labelled traces of a data set to `output` (JSONL), its statistics to `<output>.stats.json`
+    and a data card to `<output>.md`.
 
     `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1
     on division by n (so that the shards together are the whole), of the first `limit`. `timeout` is in
     seconds a statement. With more than one worker, processes are started afresh: a script that calls this
     needs the usual `if __name__ == "__main__":`.
 
+    What is finished stands in `<output>.journal` until all is; the same call goes on from there.
+
     Returns the statistics.
 
     Raises:
         InputError: the layout is not there, an entry is malformed, a database is missing, no question falls
-            into the shard, or none gives a trace (the statistics then say why, and `output` is not written).
+            into the shard, the output cannot be written (a full disk, too), or no question gives a trace
+            (the statistics then say why, and `output` is not written).
     """
     questions = read_questions(layout, root, split)[:limit]
     part = questions[shard[0] - 1 :: shard[1]]
@@ -104,26 +107,73 @@ def build(
         )
     if timeout <= 0:
         raise InputError("--timeout must be more than 0 seconds")
+    output = Path(output).expanduser()
+    if output.is_dir():
+        raise InputError("is a folder; name a file to write", file=str(output))
+    if output.exists() and not output.is_file():
+        raise InputError("is no regular file; a build keeps a journal beside its output", file=str(output))
     job = _Job(seed, wrong_per_question, timeout)
-    statistics = Statistics()
-    with atomic_write(output) as stream:
-        for labelled in _progress(_label_all(part, job, workers), len(part)):
-            statistics.add(labelled)
-            for line in labelled.lines:
-                stream.write(line + "\n")
-        summary = statistics.summary() | {"seed": seed, "shard": f"{shard[0]}/{shard[1]}"}
-        with atomic_write(f"{output}.stats.json") as beside:
-            json.dump(summary, beside, indent=2)
-            beside.write("\n")
-        if not statistics.traces:  # inside the block: an empty file of traces is of use to nobody
-            reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
-            raise InputError(
-                f"none of {len(part)} questions gives a trace ({reasons}), so nothing was written; "
-                f"see {output}.stats.json and check the gold SQL and the databases",
-                file=str(root),
-            )
+    options = {
+        "layout": layout, "root": Path(root), "split": split, **asdict(job),
+        "shard": f"{shard[0]}/{shard[1]}", "limit": limit, "output": output,
+    }  # fmt: skip
+    about = {key: value for key, value in options.items() if key not in ("root", "output")}
+    about |= {"versions": versions()}
+    with Journal(f"{output}.journal", about | fingerprint(part)) as journal:
+        if len(journal):
+            print(f"prm: {len(journal)} of {len(part)} questions are done already: going on", file=sys.stderr)
+        todo = [(i, question) for i, question in enumerate(part) if i not in journal]
+        for i, labelled in _progress(_label_all(todo, job, workers), len(part), len(journal)):
+            journal.add(i, asdict(labelled))
+        summary = _write(output, journal, about | {"command": command("build", options)})
+        journal.remove()
+    if not summary["traces"]:  # an empty file of traces is of use to nobody
+        reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
+        raise InputError(
+            f"none of {len(part)} questions gives a trace ({reasons}), so nothing was written; "
+            f"see {output}.stats.json and check the gold SQL and the databases",
+            file=str(root),
+        )
     _show(summary, str(output))
     return summary
+
+
+def _write(output: Path, journal: Journal, about: dict[str, Any]) -> dict[str, Any]:
+    """The output out of the journal, in the order of the questions, with its statistics and its card (no
+    output and no card where there is no trace). Returns the statistics.
+
+    The journal's lock keeps others away, so unfinished files have fixed names: those of a killed run are
+    overwritten.
+    """
+
+    def written(path: str) -> contextlib.AbstractContextManager[IO[str]]:
+        return atomic_write(path, part=f".{Path(path).name}.part")
+
+    statistics, digest = Statistics(), hashlib.sha256()
+    try:
+        with contextlib.suppress(_NoTrace), written(str(output)) as stream:
+            for result in journal.results():
+                labelled = Labelled(**result)
+                statistics.add(labelled)
+                for line in labelled.lines:
+                    stream.write(line + "\n")
+                    digest.update(line.encode() + b"\n")
+            summary = statistics.summary() | about | {"sha256": digest.hexdigest()}
+            with written(f"{output}.stats.json") as beside:
+                json.dump(summary, beside, indent=2)
+                beside.write("\n")
+            if not statistics.traces:
+                raise _NoTrace  # out of the block that would put the empty file in its place
+            with written(f"{output}.md") as beside:
+                beside.write(data_card(summary, output))
+    except OSError as error:
+        message = f"cannot be written ({error.strerror or error}); {CANNOT_GO_ON}"
+        raise InputError(message, file=str(output)) from None
+    return summary
+
+
+class _NoTrace(Exception):
+    """No question gives a trace."""
 
 
 # --- labelling questions ------------------------------------------------------------------------------------
@@ -138,11 +188,12 @@ class _Job:
 
 @dataclass
 class Labelled:
-    """What came of one question: its traces as JSON lines, (steps, first error, category) of each, or why
-    there are none."""
+    """What came of one question: its traces as JSON lines, what the statistics count of each (steps, first
+    error, category, label source), or why there are none."""
 
+    db_id: str
     lines: list[str] = dataclass_field(default_factory=list)
-    traces: list[tuple[int, int, str | None]] = dataclass_field(default_factory=list)
+    traces: list[tuple[int, int, str | None, str | None]] = dataclass_field(default_factory=list)
     skipped: str | None = None
     unexpected: str | None = None  # the error that nobody foresaw, if that is why
 
@@ -359,35 +410,40 @@ def _gold_rows(sql: str, place: _Workplace) -> Rows:
 class _Worker:
     """What a process keeps between chunks: the databases that it has used last."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.made_by = made_by("build", job.seed)
         self.places: OrderedDict[Path, _Workplace] = OrderedDict()
 
-    def place(self, path: Path, timeout: float) -> _Workplace:
-        place = self.places.pop(path, None) or _Workplace(path, timeout)
+    def place(self, path: Path) -> _Workplace:
+        place = self.places.pop(path, None) or _Workplace(path, self.job.timeout)
         self.places[path] = place
         if len(self.places) > _OPEN_DATABASES:
             _, oldest = self.places.popitem(last=False)
             oldest.database.close()
         return place
 
-    def label(self, questions: list[Question], job: _Job) -> list[Labelled]:
-        return [self._label(question, job) for question in questions]
+    def __call__(self, chunk: list[tuple[int, Question]]) -> list[tuple[int, Labelled]]:
+        return [(i, self._label(question)) for i, question in chunk]
 
-    def _label(self, question: Question, job: _Job) -> Labelled:
-        place = self.place(question.database, job.timeout)
+    def _label(self, question: Question) -> Labelled:
+        place = self.place(question.database)
         try:
-            traces = label_question(question, place, job)
+            traces = label_question(question, place, self.job)
         except _Skip as skip:
-            return Labelled(skipped=str(skip))
+            return Labelled(question.db_id, skipped=str(skip))
         except RecursionError:  # thousands of nested terms
-            return Labelled(skipped="not_decomposed")
+            return Labelled(question.db_id, skipped="not_decomposed")
         except (InputError, OSError):  # of the database or the machine, not of this query
             raise
         except Exception as error:  # SQL has more forms than anyone foresees: one must not end hours of work
             text = f"{question.id}: {type(error).__name__}: {error}"
-            return Labelled(skipped="not_decomposed", unexpected=text)
+            return Labelled(question.db_id, skipped="not_decomposed", unexpected=text)
+        for trace in traces:
+            trace.extra["made_by"] = self.made_by
         lines = [json.dumps(trace.to_dict(), ensure_ascii=False) for trace in traces]
-        return Labelled(lines, [(len(t.steps), t.first_error, _category(t)) for t in traces])
+        counted = [(len(t.steps), t.first_error, _category(t), t.label_source) for t in traces]
+        return Labelled(question.db_id, lines, counted)
 
     def close(self) -> None:
         for place in self.places.values():
@@ -399,58 +455,14 @@ def _category(trace: Trace) -> str | None:
     return None if trace.first_error < 0 else trace.steps[trace.first_error].error
 
 
-_worker: _Worker | None = None  # of this process, where it is one of the pool
-
-
-def _start_worker() -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
-    _worker = _Worker()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool's worker that waits for work does not notice by itself that its parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _label_chunk(questions: list[Question], job: _Job) -> list[Labelled]:
-    assert _worker is not None
-    return _worker.label(questions, job)
-
-
-def _label_all(questions: list[Question], job: _Job, workers: int) -> Iterator[Labelled]:
-    """What came of every question, in their order."""
-    chunks = [questions[i : i + _CHUNK] for i in range(0, len(questions), _CHUNK)]
-    if workers == 1 or len(chunks) < 2:
-        worker = _Worker()
-        try:
-            for chunk in chunks:
-                for question in chunk:
-                    yield from worker.label([question], job)
-        finally:
-            worker.close()
-        return
-    # Fresh processes, not forks: the progress bar has a thread, and forking beside threads can deadlock.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
-    waiting: deque[Future[list[Labelled]]] = deque()
-    try:
-        # A window of chunks, so that one slow chunk does not make the results of all others pile up in
-        # memory.
-        for chunk in chunks:
-            waiting.append(pool.submit(_label_chunk, chunk, job))
-            if len(waiting) >= 4 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise RuntimeError("a worker process died (out of memory?); run with fewer --workers") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _label_all(
+    questions: list[tuple[int, Question]], job: _Job, workers: int
+) -> Iterator[tuple[int, Labelled]]:
+    """What came of every question beside its index, as it is finished."""
+    size = _CHUNK if workers > 1 else 1
+    chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
+    for done in each_finished(partial(_Worker, job), chunks, min(workers, len(chunks)) or 1):
+        yield from done
 
 
 class Statistics:
@@ -461,6 +473,8 @@ class Statistics:
         self.positions: Counter[int] = Counter()
         self.lengths: Counter[int] = Counter()
         self.categories: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self.databases: set[str] = set()
         self.skipped: Counter[str] = Counter()
         self.without_wrong = 0
         self.unexpected: str | None = None
@@ -472,7 +486,9 @@ class Statistics:
             self.unexpected = self.unexpected or labelled.unexpected
             return
         self.without_wrong += len(labelled.traces) == 1
-        for steps, first_error, category in labelled.traces:
+        self.databases.add(labelled.db_id)
+        for steps, first_error, category, source in labelled.traces:
+            self.sources[source or "not given"] += 1
             self.traces += 1
             self.steps += steps
             self.lengths[steps] += 1
@@ -487,12 +503,14 @@ class Statistics:
             "questions": self.questions,
             "questions_with_traces": self.questions - sum(self.skipped.values()),
             "questions_without_wrong_trace": self.without_wrong,
+            "databases": len(self.databases),
             "traces": self.traces,
             "steps": self.steps,
             "share_wrong": self.wrong / self.traces if self.traces else None,
             "traces_by_steps": {str(k): v for k, v in sorted(self.lengths.items())},
             "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
             "categories": dict(sorted(self.categories.items(), key=lambda item: (-item[1], item[0]))),
+            "label_sources": dict(sorted(self.sources.items())),
             "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
             "first_unexpected_error": self.unexpected,
         }
@@ -531,15 +549,15 @@ def _show(summary: dict[str, Any], output: str) -> None:
         )
 
 
-def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
-    """Hand the items on with a progress bar on stderr, if that is a terminal."""
+def _progress(items: Iterator[tuple[int, Labelled]], total: int, done: int) -> Iterator[tuple[int, Labelled]]:
+    """Hand the items on with a progress bar on stderr, if that is a terminal; `done` were there before."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
         disable=not console.is_terminal,
     )  # fmt: skip
     with contextlib.closing(items), bar:
-        task = bar.add_task("questions", total=total)
+        task = bar.add_task("questions", total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)

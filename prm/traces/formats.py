@@ -664,12 +664,13 @@ def _encodable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", *, part: str | None = None) -> Iterator[IO[Any]]:
     """Open a file that appears under `path` only once it is complete.
 
     It is written beside `path`, flushed to the disk and renamed; on an error, an interrupt or a full disk the
     old file stays and the half-written one is removed. Parent folders are made. Devices and pipes
-    (`/dev/stdout`) are written directly. `mode` is `w` (UTF-8, `\\n`) or `wb`.
+    (`/dev/stdout`) are written directly. `mode` is `w` (UTF-8, `\\n`) or `wb`. `part` names
+    the half-written file, for callers who let nobody else write `path`: what a killed run left is overwritten.
 
     Raises:
         InputError: `path` is a folder or cannot be written.
@@ -677,7 +678,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     name, text = str(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     given = Path(path).expanduser()
     target = Path(os.path.realpath(given))  # through links: they stay links
-    part = target.parent / f".{secrets.token_hex(8)}.tmp"
+    new = "x" if part is None else "w"
+    unfinished = target.parent / (part or f".{secrets.token_hex(8)}.tmp")
     try:
         if given.is_dir():
             raise InputError("is a folder; name a file to write", file=name)
@@ -688,7 +690,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             handle = open(given, mode, **text)  # noqa: SIM115 (closed below)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(part, mode.replace("w", "x"), **text)  # noqa: SIM115 (closed below)
+            handle = open(unfinished, mode.replace("w", new), **text)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=name) from None
     if stream:
@@ -701,10 +703,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             handle.flush()
             os.fsync(handle.fileno())
         if target.exists():
-            shutil.copymode(target, part)
-        os.replace(part, target)
+            shutil.copymode(target, unfinished)
+        os.replace(unfinished, target)
     except BaseException:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
 
