@@ -56,6 +56,19 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    if args.databases is not None:
+        from prm.labeling.verify import verify
+
+        verify(
+            args.files,
+            args.databases,
+            workers=args.workers,
+            timeout=args.timeout,
+            split=args.split,
+            labels=args.labels,
+            json_output=args.json,
+        )
+        return
     from prm.traces.inspection import inspect
 
     inspect(
@@ -223,6 +236,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", metavar="FILE", help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
     sub.add_argument("--json", metavar="FILE", help="write the statistics for programs, too")
+    sub.add_argument(
+        "--databases",
+        metavar="DIR",
+        help="run every answer and its gold again, and check that the labels hold",
+    )
+    sub.add_argument("--workers", type=_positive, default=1, help="processes (--databases)")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run (--databases)")
     rows(sub)
 
     sub = verb("score", _score, "score every step of the traces in a file")

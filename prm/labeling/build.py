@@ -264,7 +264,7 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         rows = place.run(sql)
     except SQLError:
         raise _Skip("chain_fails") from None
-    if not results_equal(gold, rows, ordered=ordered):
+    if not same_answer(gold, rows, ordered=ordered, category=None):
         raise _Skip("chain_differs")
     schema = schema_text(place.schema, question.question)
 
@@ -294,7 +294,7 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
     rng = Random(int.from_bytes(digest[:8], "big"))
     traces = [trace(0, right, -1, None)]
-    for at, category, texts in _wrong_chains(chain, right, rows, ordered, place, rng, job):
+    for at, category, texts in _wrong_chains(chain, right, gold, ordered, place, rng, job):
         traces.append(trace(len(traces), texts, at, category))
     return traces
 
@@ -307,10 +307,21 @@ _EVERYWHERE = frozenset({"column", "extra_column", "condition_extra", "table"})
 _TRIES = 8  # statements run for each wrong trace wanted
 
 
+def same_answer(gold: Rows, rows: Rows, *, ordered: bool, category: str | None) -> bool:
+    """Whether `rows` count as gold's answer: when `prm build` labels, and when `prm inspect` checks it.
+
+    Where gold orders (`ordered`), order counts, ties included: a right answer shows gold's very rows. But an
+    answer whose first error (`category`, None for right ones) is of another kind is not proved wrong by an
+    order that gold's ORDER BY may leave open.
+    """
+    about_order = category not in CATEGORIES or category in _ABOUT_ORDER
+    return results_equal(gold, rows, ordered=ordered and about_order)
+
+
 def _wrong_chains(
     chain: list[Link],
     right: list[tuple[str, str]],
-    rows: Rows,
+    gold: Rows,
     ordered: bool,
     place: _Workplace,
     rng: Random,
@@ -349,7 +360,7 @@ def _wrong_chains(
                 continue
             seen.add(key)
             tries -= 1
-            if _is_wrong(category, links, chain, texts, rows, ordered, place):
+            if _is_wrong(category, links, chain, texts, gold, ordered, place):
                 yield at, category, texts
                 found += 1
                 turn.append(at)
@@ -366,14 +377,14 @@ def _is_wrong(
     links: list[Link],
     chain: list[Link],
     texts: list[tuple[str, str]],
-    rows: Rows,
+    gold: Rows,
     ordered: bool,
     place: _Workplace,
 ) -> bool:
     """Whether the changed chain runs and its result differs from gold's for certain."""
     try:
         result = place.run(assemble([fragment for _, fragment in texts]))
-        if results_equal(rows, result, ordered=ordered and category in _ABOUT_ORDER):
+        if same_answer(gold, result, ordered=ordered, category=category):
             return False
         if category not in _ABOUT_ORDER | {"limit"} and all(
             c[-1].tree.args.get("limit") for c in (links, chain)
