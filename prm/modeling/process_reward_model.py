@@ -363,7 +363,8 @@ class ProcessRewardModel(PreTrainedModel):
             "base_config": model.config.to_dict(),
             "backbone": backbone,
             "backbone_layers": backbone_layers,
-            "backbone_dtype": str(model.dtype).removeprefix("torch."),
+            # Of 4-bit weights the dtype of the arithmetic: `model.dtype` is that of the norms.
+            "backbone_dtype": str(dtype if backbone == "qlora" else model.dtype).removeprefix("torch."),
             "score_kind": SCORE_KINDS[config.get("loss", "bce")],
         }
         if backbone == "frozen":
@@ -590,8 +591,15 @@ def _load_base(
         raise InputError(
             f"{name}: {len(missing)} weights are missing ({missing[0]} …); copy the checkpoint again"
         )
-    # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantize else model
+    if quantize:
+        for module in model.modules():
+            # On CPUs with AVX512-BF16, a forward without gradients would repack the weights in place, and
+            # every gradient after it would be wrong.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model
 
 
 def load_tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
