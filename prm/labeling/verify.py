@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -147,7 +149,7 @@ def check_traces(
 
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
-        waiting: dict[tuple[Path, str | None], list[_Answer]] = {}
+        waiting: dict[tuple[Path, str | None, str | None], list[_Answer]] = {}
         folders = _folders(databases)
         places: dict[str | None, Path | None] = {}
         for file, line, trace in traces:
@@ -172,12 +174,13 @@ def check_traces(
             at = trace.first_error
             category = trace.steps[at].error if at >= 0 else None
             answer = _Answer(file, line, trace.gold_sql, trace.sql, trace.labels[-1] == 1, category)
-            where = (path, variant_of(trace))
+            variant = variant_of(trace)  # made for one gold query
+            where = (path, variant, None if variant is None else trace.gold_sql)
             waiting.setdefault(where, []).append(answer)
             if len(waiting[where]) == _BATCH:
-                yield _Batch(*where, waiting.pop(where))
-        for where, answers in waiting.items():
-            yield _Batch(*where, answers)
+                yield _Batch(path, variant, waiting.pop(where))
+        for (path, variant, _), answers in waiting.items():
+            yield _Batch(path, variant, answers)
 
     with _progress(total) as advance:
         for verdicts in each_finished(partial(_Runner, timeout), read(advance), workers):
@@ -335,15 +338,24 @@ def _folders(root: Path) -> list[Path]:
 
 
 def variant_of(trace: Trace) -> str | None:
-    """The variant of its database that a trace claims to be labelled on, as `open_variant` wants it; None:
-    on the database itself."""
+    """The name of the variant on which a trace claims to be labelled; None: on the database itself."""
     source = trace.label_source or ""
     return source if source.startswith("variant") else None
 
 
-def open_variant(path: Path, variant: str, timeout: float) -> Database | None:
-    """The variant of the database `path` that a trace names, made again; None where nobody here can."""
-    return None
+def open_variant(
+    path: Path, gold_sql: str, name: str, folder: Path, timeout: float
+) -> tuple[Database, Rows, bool]:
+    """The variant of a database that a trace names, made again in `folder` (the caller closes and deletes
+    it), gold's rows there, and whether their order counts.
+
+    Raises:
+        InputError: it cannot be made again.
+    """
+    from prm.sql.variants import remake
+
+    variant = remake(path, gold_sql, name, folder, timeout)
+    return open_database(variant.path, timeout), variant.gold, variant.ordered
 
 
 @dataclass(frozen=True)
@@ -372,31 +384,34 @@ class _Runner:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.databases: OrderedDict[tuple[Path, str | None], Database] = OrderedDict()
+        self.databases: OrderedDict[Path, Database] = OrderedDict()
 
     def __call__(self, batch: _Batch) -> list[_Verdict]:
-        database = self.database(batch.path, batch.variant)
-        if database is None:
-            return [(answer, None, "a variant that cannot be made here") for answer in batch.answers]
+        if batch.variant is not None:
+            return self._on_variant(batch, batch.variant)
+        database = self._database(batch.path)
         verdicts: list[_Verdict] = []
-        gold: Rows | SQLError | None = None
-        before = None
-        for answer in sorted(batch.answers, key=lambda answer: answer.gold_sql):
-            if gold is None or answer.gold_sql != before:
-                gold, before = _rows(database, answer.gold_sql), answer.gold_sql
-            verdicts.append((answer, *_judge(answer, gold, _rows(database, answer.sql))))
+        by_gold = sorted(batch.answers, key=lambda answer: answer.gold_sql)
+        for gold_sql, answers in groupby(by_gold, key=lambda answer: answer.gold_sql):
+            gold, ordered = _rows(database, gold_sql), is_ordered(gold_sql)
+            verdicts += [(a, *_judge(a, gold, _rows(database, a.sql), ordered)) for a in answers]
         return verdicts
 
-    def database(self, path: Path, variant: str | None) -> Database | None:
-        database = self.databases.pop((path, variant), None)
-        if database is None:
-            timeout = self.timeout
-            database = (
-                open_database(path, timeout) if variant is None else open_variant(path, variant, timeout)
-            )
-            if database is None:
-                return None
-        self.databases[path, variant] = database
+    def _on_variant(self, batch: _Batch, name: str) -> list[_Verdict]:
+        with TemporaryDirectory(prefix="prm-variant-") as folder:
+            gold_sql = batch.answers[0].gold_sql
+            try:
+                database, gold, ordered = open_variant(batch.path, gold_sql, name, Path(folder), self.timeout)
+            except InputError as error:
+                return [(answer, str(error), None) for answer in batch.answers]
+            with database:
+                return [
+                    (a, *_judge(a, gold, _rows(database, a.sql), ordered, on=name)) for a in batch.answers
+                ]
+
+    def _database(self, path: Path) -> Database:
+        database = self.databases.pop(path, None) or open_database(path, timeout=self.timeout)
+        self.databases[path] = database
         if len(self.databases) > _OPEN_DATABASES:
             self.databases.popitem(last=False)[1].close()
         return database
@@ -414,7 +429,9 @@ def _rows(database: Database, sql: str) -> Rows | SQLError:
         return error
 
 
-def _judge(answer: _Answer, gold: Rows | SQLError, rows: Rows | SQLError) -> tuple[str | None, str | None]:
+def _judge(
+    answer: _Answer, gold: Rows | SQLError, rows: Rows | SQLError, ordered: bool, on: str = "the database"
+) -> tuple[str | None, str | None]:
     """(what is violated, why it cannot be told): at most one of both."""
     if isinstance(gold, SQLError):
         if gold.kind == "timeout":
@@ -426,13 +443,13 @@ def _judge(answer: _Answer, gold: Rows | SQLError, rows: Rows | SQLError) -> tup
         if rows.kind == "timeout":
             return None, "an answer labelled right outlives --timeout"
         return f"labelled right, but does not run ({_short(str(rows))}): {_short(answer.sql)}", None
-    same = same_answer(gold, rows, ordered=is_ordered(answer.gold_sql), category=answer.category)
+    same = same_answer(gold, rows, ordered=ordered, category=answer.category)
     if same == answer.right:
         return None, None
-    counts = f"{len(rows)} rows, gold {len(gold)}"
-    if answer.right:
-        return f"labelled right, but its result is not gold's ({counts}): {_short(answer.sql)}", None
-    return f"labelled wrong, but its result is gold's ({counts}): {_short(answer.sql)}", None
+    told = "labelled right, but its result is not gold's" if answer.right else (
+        "labelled wrong, but its result is gold's"
+    )  # fmt: skip
+    return f"{told} on {on} ({len(rows)} rows, gold {len(gold)}): {_short(answer.sql)}", None
 
 
 # --- showing ------------------------------------------------------------------------------------------------
