@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -312,7 +313,8 @@ def test_other_settings_and_other_data_are_not_mixed_in(corpus, tmp_path, capsys
 
 def test_an_interrupt_says_how_to_go_on(corpus, tmp_path):
     output = tmp_path / "whole.jsonl"
-    process = start(corpus, output, "--workers", "2")
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job does not
+    process = start(corpus, output, "--workers", "2", preexec_fn=listening)
     while lines_of(Path(f"{output}.journal")) < 10 and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
