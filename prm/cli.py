@@ -36,7 +36,12 @@ def _build(args: argparse.Namespace) -> None:
         seed=args.seed,
         workers=args.workers,
         shard=args.shard,
+        right_per_question=args.right_per_question,
         wrong_per_question=args.wrong_per_question,
+        errors=args.errors,
+        max_errors=args.max_errors,
+        hard_negatives=args.hard_negatives,
+        styles=args.styles,
         limit=args.limit,
         timeout=args.timeout,
     )
@@ -215,7 +220,30 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="this machine's part of the questions"
     )
     sub.add_argument(
+        "--right-per-question",
+        type=_positive,
+        default=2,
+        help="right traces at most for each question: gold's steps, and equal ones written otherwise",
+    )
+    sub.add_argument(
         "--wrong-per-question", type=_positive, default=4, help="wrong traces at most for each question"
+    )
+    sub.add_argument(
+        "--errors",
+        choices=["natural", "uniform"],
+        default="natural",
+        help="kinds of errors as often as in real wrong answers (default), or all alike",
+    )
+    sub.add_argument("--max-errors", type=_positive, default=2, help="errors at most in one wrong trace")
+    sub.add_argument(
+        "--hard-negatives", action="store_true", help="prefer wrong traces whose result is close to gold's"
+    )
+    sub.add_argument(
+        "--styles",
+        nargs="+",
+        choices=["both", "sql", "english"],
+        default=["both", "sql", "english"],
+        help="texts of steps: a sentence with its SQL, only one of the two; drawn for each question",
     )
     sub.add_argument("--limit", type=_positive, help="only the first questions")
     sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")

@@ -24,7 +24,7 @@ import prm
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
-from prm.labeling.journal import Journal
+from prm.labeling.build_journal import BuildJournal
 from prm.labeling.provenance import data_card, made_by
 from prm.traces.formats import load_traces
 
@@ -40,14 +40,14 @@ RESULTS = [{"lines": ['{"a": "ä\\n"}', "\u2028"] * k, "skipped": None} for k in
 def journal(tmp_path):
     """The path of a journal with the results of 0, 2, 1 and 3, in this order; the offsets where lines end."""
     path = tmp_path / "j"
-    with Journal(path, RUN) as made:
+    with BuildJournal(path, RUN) as made:
         for index in (0, 2, 1, 3):
             made.add(index, RESULTS[index])
     return path
 
 
 def test_results_come_back_in_order(journal):
-    with Journal(journal, RUN) as again:
+    with BuildJournal(journal, RUN) as again:
         assert len(again) == 4 and 2 in again and 4 not in again
         assert list(again.results()) == RESULTS
         again.remove()
@@ -60,7 +60,7 @@ def test_whatever_is_cut_off_the_rest_is_there(journal):
     ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
     for cut in range(len(whole)):
         journal.write_bytes(whole[:cut])
-        with Journal(journal, RUN) as again:
+        with BuildJournal(journal, RUN) as again:
             left = max(sum(end <= cut for end in ends) - 1, 0)
             assert list(again.results()) == [RESULTS[i] for i in sorted([0, 2, 1, 3][:left])]
             for index in (0, 2, 1, 3)[left:]:
@@ -71,37 +71,46 @@ def test_whatever_is_cut_off_the_rest_is_there(journal):
 def test_a_changed_byte_is_never_taken_for_a_result(journal):
     whole = bytearray(journal.read_bytes())
     rng = random.Random(0)
-    for at in rng.sample(range(len(whole)), 60):
+    header = whole.index(b"\n") + 1
+    for at in rng.sample(range(header, len(whole)), 60):
         spoilt = whole.copy()
         spoilt[at] ^= 1 << rng.randrange(8)
         journal.write_bytes(spoilt)
-        with Journal(journal, RUN) as again:
+        with BuildJournal(journal, RUN) as again:
             assert len(again) < 4
             assert all(result in RESULTS for result in again.results())
+
+
+def test_another_file_by_that_name_is_left_alone(tmp_path):
+    path = tmp_path / "whole.jsonl.journal"
+    path.write_text("my diary\n")
+    with pytest.raises(InputError, match=r"journal: is no journal of prm build; remove it, or give another"):
+        BuildJournal(path, RUN)
+    assert path.read_text() == "my diary\n"
 
 
 def test_zeros_that_a_power_cut_leaves_are_cut_off(journal):
     whole = journal.read_bytes()
     journal.write_bytes(whole + bytes(5000))
-    with Journal(journal, RUN) as again:
+    with BuildJournal(journal, RUN) as again:
         assert len(again) == 4
     assert journal.read_bytes() == whole
 
 
 def test_another_run_begins_anew_and_says_what_differs(journal, capsys):
-    with Journal(journal, {"seed": 1, "versions": {"prm": "0"}, "limit": 3}) as other:
+    with BuildJournal(journal, {"seed": 1, "versions": {"prm": "0"}, "limit": 3}) as other:
         assert len(other) == 0
         other.add(0, {})
     assert capsys.readouterr().err == (
         f"prm: {journal} is of an unfinished build with other settings (limit, seed): starting afresh\n"
     )
-    with Journal(journal, RUN) as back:
+    with BuildJournal(journal, RUN) as back:
         assert len(back) == 0
 
 
 def test_two_programs_cannot_write_the_same(journal):
-    with Journal(journal, RUN) as one:
-        code = f"from prm.labeling.journal import Journal; Journal({str(journal)!r}, {RUN!r})"
+    with BuildJournal(journal, RUN) as one:
+        code = f"from prm.labeling.build_journal import BuildJournal; BuildJournal({str(journal)!r}, {RUN!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
         assert "another prm build writes this output right now" in done.stderr
         assert len(one) == 4
@@ -109,11 +118,11 @@ def test_two_programs_cannot_write_the_same(journal):
 
 
 def test_a_journal_without_results_leaves_nothing(tmp_path):
-    with Journal(tmp_path / "deep" / "j", RUN):
+    with BuildJournal(tmp_path / "deep" / "j", RUN):
         assert (tmp_path / "deep" / "j").exists()
     assert list((tmp_path / "deep").iterdir()) == []
     with pytest.raises(InputError, match="cannot be written"):
-        Journal(Path("/dev/null/j"), RUN)
+        BuildJournal(Path("/dev/null/j"), RUN)
 
 
 # Builds that are killed
@@ -391,6 +400,9 @@ A question's gold SQL was cut into a chain of steps, which was run: .+
 \| traces \| \d{3}, \d\d\.\d% of them wrong \|
 \| traces by number of steps \| 1: \d+, 2: \d+.* \|
 \| first errors by step \(from 0\) \| 0: \d+, 1: \d+.* \|
+\| right answers beside the first of a question \| \d+ \|
+\| wrong traces by number of errors \| 1: \d+, 2: \d+ \|
+\| styles of the steps' text \| \w+: \d+, \w+: \d+, \w+: \d+ \|
 \| kinds of errors \| (\w+: \d+(, )?)+ \|
 
 ## How it was made

@@ -294,15 +294,15 @@ def test_databases_are_found_where_data_sets_keep_them(tmp_path, place):
 def test_the_command_says_where_and_ends_with_2(root, rows, tmp_path, capsys):
     file = tmp_path / "bad.jsonl"
     i, _ = wrong_is_called_right(rows)
-    rows[2] = {"question": "q", "steps": []}
+    rows[i + 1] = {"question": "q", "steps": []}
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     report = tmp_path / "report.json"
     assert main(["inspect", "--databases", str(root), str(file), "--json", str(report)]) == 2
     out, err = capsys.readouterr()
-    assert f"{file}:3: malformed: 'steps' must be a non-empty list" in out
+    assert f"{file}:{i + 2}: malformed: 'steps' must be a non-empty list" in out
     assert f"{file}:{i + 1}: answer: labelled right, but its result is not gold's on the database (" in out
     assert err.splitlines()[-1] == (
-        f"prm: {file}:{min(i + 1, 3)}: answer violated first here; in all 2 violations "
+        f"prm: {file}:{i + 1}: answer violated first here; in all 2 violations "
         "(1 answer, 1 malformed), listed above; build the file anew, or take these traces out"
     )
     told = json.loads(report.read_text())

@@ -21,11 +21,12 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import IO, Any
@@ -33,19 +34,18 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sqlglot import exp
 
 from prm.errors import InputError
-from prm.labeling.journal import CANNOT_GO_ON, Journal
+from prm.labeling.build_journal import CANNOT_GO_ON, BuildJournal
+from prm.labeling.chains import Chain, Errors, right_chains, same_answer, written, wrong_chains
 from prm.labeling.pool import each_finished
 from prm.labeling.provenance import command, data_card, fingerprint, made_by, versions
 from prm.labeling.questions import Question, read_questions
-from prm.sql.chain import Known, Link, known_at, links_of, respelled, tables_of, with_variant
-from prm.sql.compare import is_ordered, results_equal
+from prm.sql.chain import Known, Link, links_of, respelled, tables_of
+from prm.sql.compare import is_ordered
 from prm.sql.database import Rows, SQLError, open_database
-from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
-from prm.sql.describe import describe
-from prm.sql.mutate import CATEGORIES, variants
+from prm.sql.decompose import DecomposeError, decompose, parse_fragment
+from prm.sql.mutate import CATEGORIES
 from prm.sql.schema import quote, read_schema, schema_text
 from prm.traces.formats import atomic_write
 from prm.traces.trace import Step, Trace
@@ -60,6 +60,9 @@ SKIP_REASONS = {
     "chain_fails": "the chain of steps does not run",
     "chain_differs": "the chain of steps gives another result than gold",
 }
+
+#: How the text of a step is made of its sentence and its SQL fragment.
+STYLES = {"both": "{}\n{}", "sql": "{1}", "english": "{0}"}
 
 _CHUNK = 16  # questions a worker takes at once
 _OPEN_DATABASES = 4  # kept open by a worker; questions come mostly database by database
@@ -77,7 +80,12 @@ def build(
     seed: int = 0,
     workers: int = 1,
     shard: tuple[int, int] = (1, 1),
+    right_per_question: int = 2,
     wrong_per_question: int = 4,
+    errors: str = "natural",
+    max_errors: int = 2,
+    hard_negatives: bool = False,
+    styles: Sequence[str] = tuple(STYLES),
     limit: int | None = None,
     timeout: float = 5.0,
 ) -> dict[str, Any]:
@@ -85,8 +93,11 @@ def build(
     and a data card to `<output>.md`.
 
     `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1
-    on division by n (so that the shards together are the whole), of the first `limit`. `timeout` is in
-    seconds a statement. With more than one worker, processes are started afresh: a script that calls this
+    on division by n (so that the shards together are the whole), of the first `limit`. `errors` is "natural"
+    (kinds of errors as often as in real wrong answers, as far as a step allows them) or "uniform"; up to
+    `max_errors` of them stand in one wrong trace, in different steps; `hard_negatives` prefers wrong results
+    close to gold's; `styles` are keys of `STYLES`, one is drawn for each question. `timeout` is in seconds a
+    statement. With more than one worker, processes are started afresh: a script that calls this
     needs the usual `if __name__ == "__main__":`.
 
     What is finished stands in `<output>.journal` until all is; the same call goes on from there.
@@ -112,14 +123,24 @@ def build(
         raise InputError("is a folder; name a file to write", file=str(output))
     if output.exists() and not output.is_file():
         raise InputError("is no regular file; a build keeps a journal beside its output", file=str(output))
-    job = _Job(seed, wrong_per_question, timeout)
+    job = _Job(
+        seed,
+        right_per_question,
+        wrong_per_question,
+        errors,
+        max_errors,
+        hard_negatives,
+        tuple(dict.fromkeys(styles)),
+        timeout,
+    )
     options = {
         "layout": layout, "root": Path(root), "split": split, **asdict(job),
         "shard": f"{shard[0]}/{shard[1]}", "limit": limit, "output": output,
     }  # fmt: skip
-    about = {key: value for key, value in options.items() if key not in ("root", "output")}
-    about |= {"versions": versions()}
-    with Journal(f"{output}.journal", about | fingerprint(part)) as journal:
+    settings = {key: value for key, value in options.items() if key not in ("root", "output")}
+    settings |= {"versions": versions()} | fingerprint(part)
+    about = {"seed": seed, "shard": options["shard"], "versions": versions()}
+    with BuildJournal(f"{output}.journal", settings) as journal:
         if len(journal):
             print(f"prm: {len(journal)} of {len(part)} questions are done already: going on", file=sys.stderr)
         todo = [(i, question) for i, question in enumerate(part) if i not in journal]
@@ -138,7 +159,7 @@ def build(
     return summary
 
 
-def _write(output: Path, journal: Journal, about: dict[str, Any]) -> dict[str, Any]:
+def _write(output: Path, journal: BuildJournal, about: dict[str, Any]) -> dict[str, Any]:
     """The output out of the journal, in the order of the questions, with its statistics and its card (no
     output and no card where there is no trace). Returns the statistics.
 
@@ -181,19 +202,24 @@ class _NoTrace(Exception):
 
 @dataclass(frozen=True)
 class _Job:
-    seed: int
-    wrong_per_question: int
-    timeout: float
+    seed: int = 0
+    right_per_question: int = 2
+    wrong_per_question: int = 4
+    errors: str = "natural"
+    max_errors: int = 2
+    hard_negatives: bool = False
+    styles: tuple[str, ...] = ("both", "sql", "english")
+    timeout: float = 5.0
 
 
 @dataclass
 class Labelled:
     """What came of one question: its traces as JSON lines, what the statistics count of each (steps, first
-    error, category, label source), or why there are none."""
+    error, categories of its errors, style, label source), or why there are none."""
 
     db_id: str
     lines: list[str] = dataclass_field(default_factory=list)
-    traces: list[tuple[int, int, str | None, str | None]] = dataclass_field(default_factory=list)
+    traces: list[tuple[int, int, list[str], str, str | None]] = dataclass_field(default_factory=list)
     skipped: str | None = None
     unexpected: str | None = None  # the error that nobody foresaw, if that is why
 
@@ -246,7 +272,12 @@ class _Workplace:
 
 
 def label_question(question: Question, place: _Workplace, job: _Job) -> list[Trace]:
-    """The right trace of a question and up to `wrong_per_question` wrong ones.
+    """The traces of a question: up to `right_per_question` right ones (the decomposition of gold, and
+    rewrites of it), then up to `wrong_per_question` wrong ones.
+
+    All of them have their text in one style, drawn for the question: if styles were mixed within a group, a
+    wrong trace and the right one it was made from could not share their first steps, and a style that
+    chance gave to the wrong ones of a group would tell them apart.
 
     Raises:
         _Skip: the question gives no traces.
@@ -256,152 +287,48 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         steps = decompose(question.sql, place.columns)
     except DecomposeError:
         raise _Skip("not_decomposed") from None
-    chain = respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known)
-    right = [_written(link) for link in chain]
-    sql = assemble([fragment for _, fragment in right])
+    first = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
     ordered = is_ordered(question.sql)
     try:
-        rows = place.run(sql)
+        rows = place.run(first.sql)
     except SQLError:
         raise _Skip("chain_fails") from None
-    if not same_answer(gold, rows, ordered=ordered, category=None):
+    if not same_answer(gold, rows, ordered=ordered):
         raise _Skip("chain_differs")
+    digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
+    rng = Random(int.from_bytes(digest[:8], "big"))
+    style = rng.choice(job.styles)
+    rights = right_chains(first, gold, place, rng, n=job.right_per_question, ordered=ordered)
+    errors = Errors(job.errors, job.max_errors, job.hard_negatives)
+    wrongs = wrong_chains(rights, gold, place, rng, n=job.wrong_per_question, ordered=ordered, errors=errors)
     schema = schema_text(place.schema, question.question)
-
-    def trace(k: int, texts: list[tuple[str, str]], first_error: int, category: str | None) -> Trace:
-        made = [
-            Step(
-                f"{sentence}\n{fragment}",
-                0 if 0 <= first_error <= i else 1,
-                fragment,
-                category if i == first_error else None,
-            )
-            for i, (sentence, fragment) in enumerate(texts)
-        ]
-        return Trace(
+    return [
+        Trace(
             question.question,
-            made,
+            _steps(chain, style),
             id=f"{question.id}-{k}",
             group=question.id,
             db_id=question.db_id,
             schema=schema,
             evidence=question.evidence,
-            sql=assemble([fragment for _, fragment in texts]),
+            sql=chain.sql,
             gold_sql=question.sql,
             label_source="execution",
+            extra={"style": style}
+            | ({} if chain.parent is None else {"parent": f"{question.id}-{chain.parent}"}),
         )
-
-    digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
-    rng = Random(int.from_bytes(digest[:8], "big"))
-    traces = [trace(0, right, -1, None)]
-    for at, category, texts in _wrong_chains(chain, right, gold, ordered, place, rng, job):
-        traces.append(trace(len(traces), texts, at, category))
-    return traces
+        for k, chain in enumerate([*rights, *wrongs])
+    ]
 
 
-#: Errors that are nothing but an order of rows; for all others an order of tied rows that differs proves
-#: nothing.
-_ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
-#: Errors that nearly every step allows; they are drawn less often, so that the others are not rare.
-_EVERYWHERE = frozenset({"column", "extra_column", "condition_extra", "table"})
-_TRIES = 8  # statements run for each wrong trace wanted
-
-
-def same_answer(gold: Rows, rows: Rows, *, ordered: bool, category: str | None) -> bool:
-    """Whether `rows` count as gold's answer: when `prm build` labels, and when `prm inspect` checks it.
-
-    Where gold orders (`ordered`), order counts, ties included: a right answer shows gold's very rows. But an
-    answer whose first error (`category`, None for right ones) is of another kind is not proved wrong by an
-    order that gold's ORDER BY may leave open.
-    """
-    about_order = category not in CATEGORIES or category in _ABOUT_ORDER
-    return results_equal(gold, rows, ordered=ordered and about_order)
-
-
-def _wrong_chains(
-    chain: list[Link],
-    right: list[tuple[str, str]],
-    gold: Rows,
-    ordered: bool,
-    place: _Workplace,
-    rng: Random,
-    job: _Job,
-) -> Iterator[tuple[int, str, list[tuple[str, str]]]]:
-    """(changed step, category, sentence and fragment of every step) of the wrong chains.
-
-    Steps take turns in random order, and within a step the categories do, so that neither has a preference;
-    a step or category without a variant that changes the result drops out.
-    """
-    seen = {tuple(fragment for _, fragment in right)}
-    untried: list[deque[tuple[str, Iterator[exp.Expression]]]] = []
-    for at, link in enumerate(chain):
-        known = known_at(chain, at, place.known)
-        drawn = {name: rng.random() * (0.3 if name in _EVERYWHERE else 1.0) for name in CATEGORIES}
-        names = sorted(drawn, key=lambda name: -drawn[name])
-        untried.append(deque((name, variants(name, link.tree, known, rng)) for name in names))
-    steps = list(range(len(chain)))
-    rng.shuffle(steps)
-    turn, found, tries = deque(steps), 0, _TRIES * job.wrong_per_question
-    while turn and found < job.wrong_per_question and tries > 0:
-        at = turn.popleft()
-        while untried[at] and tries > 0:
-            category, makers = untried[at].popleft()
-            variant = next(makers, None)
-            if variant is None:
-                continue
-            untried[at].append((category, makers))
-            links = with_variant(chain, at, variant, place.known)
-            if links is None:
-                continue
-            pairs = zip(chain[at:], links[at:], right[at:], strict=True)
-            texts = right[:at] + [was if new is old else _written(new) for old, new, was in pairs]
-            key = tuple(fragment for _, fragment in texts)
-            if key in seen or texts[at][0] == right[at][0]:
-                continue
-            seen.add(key)
-            tries -= 1
-            if _is_wrong(category, links, chain, texts, gold, ordered, place):
-                yield at, category, texts
-                found += 1
-                turn.append(at)
-                break
-
-
-def _written(link: Link) -> tuple[str, str]:
-    """The sentence and the fragment of a step: right ones and wrong ones come from here."""
-    return describe(link.tree, link.name or None), render_fragment(link.name, link.tree)
-
-
-def _is_wrong(
-    category: str,
-    links: list[Link],
-    chain: list[Link],
-    texts: list[tuple[str, str]],
-    gold: Rows,
-    ordered: bool,
-    place: _Workplace,
-) -> bool:
-    """Whether the changed chain runs and its result differs from gold's for certain."""
-    try:
-        result = place.run(assemble([fragment for _, fragment in texts]))
-        if same_answer(gold, result, ordered=ordered, category=category):
-            return False
-        if category not in _ABOUT_ORDER | {"limit"} and all(
-            c[-1].tree.args.get("limit") for c in (links, chain)
-        ):
-            # Which of several tied rows LIMIT keeps is chance: the results must differ without it, too.
-            return not results_equal(_unlimited(chain, place), _unlimited(links, place), ordered=False)
-    except SQLError:
-        return False
-    return True
-
-
-def _unlimited(links: list[Link], place: _Workplace) -> Rows:
-    last = links[-1].tree.copy()
-    last.set("limit", None)
-    last.set("offset", None)
-    fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
-    return place.run(assemble([*fragments, render_fragment("", last)]))
+def _steps(chain: Chain, style: str) -> list[Step]:
+    at = chain.first_error
+    return [
+        Step(
+            STYLES[style].format(sentence, fragment), 0 if 0 <= at <= i else 1, fragment, chain.errors.get(i)
+        )
+        for i, (sentence, fragment) in enumerate(chain.written)
+    ]
 
 
 def _gold_rows(sql: str, place: _Workplace) -> Rows:
@@ -453,8 +380,7 @@ class _Worker:
         for trace in traces:
             trace.extra["made_by"] = self.made_by
         lines = [json.dumps(trace.to_dict(), ensure_ascii=False) for trace in traces]
-        counted = [(len(t.steps), t.first_error, _category(t), t.label_source) for t in traces]
-        return Labelled(question.db_id, lines, counted)
+        return Labelled(question.db_id, lines, [_counted(trace) for trace in traces])
 
     def close(self) -> None:
         for place in self.places.values():
@@ -462,8 +388,9 @@ class _Worker:
         self.places.clear()
 
 
-def _category(trace: Trace) -> str | None:
-    return None if trace.first_error < 0 else trace.steps[trace.first_error].error
+def _counted(trace: Trace) -> tuple[int, int, list[str], str, str | None]:
+    categories = [step.error for step in trace.steps if step.error is not None]
+    return len(trace.steps), trace.first_error, categories, trace.extra["style"], trace.label_source
 
 
 def _label_all(
@@ -484,8 +411,11 @@ class Statistics:
         self.positions: Counter[int] = Counter()
         self.lengths: Counter[int] = Counter()
         self.categories: Counter[str] = Counter()
+        self.errors: Counter[int] = Counter()
+        self.styles: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
         self.databases: set[str] = set()
+        self.alternatives = 0
         self.skipped: Counter[str] = Counter()
         self.without_wrong = 0
         self.unexpected: str | None = None
@@ -496,17 +426,21 @@ class Statistics:
             self.skipped[labelled.skipped] += 1
             self.unexpected = self.unexpected or labelled.unexpected
             return
-        self.without_wrong += len(labelled.traces) == 1
+        right = sum(not categories for _, _, categories, _, _ in labelled.traces)
+        self.alternatives += right - 1
+        self.without_wrong += right == len(labelled.traces)
         self.databases.add(labelled.db_id)
-        for steps, first_error, category, source in labelled.traces:
+        for steps, first_error, categories, style, source in labelled.traces:
             self.sources[source or "not given"] += 1
             self.traces += 1
             self.steps += steps
             self.lengths[steps] += 1
-            if category is not None:
+            self.styles[style] += 1
+            if categories:
                 self.wrong += 1
                 self.positions[first_error] += 1
-                self.categories[category] += 1
+                self.categories.update(categories)
+                self.errors[len(categories)] += 1
 
     def summary(self) -> dict[str, Any]:
         """What `<output>.stats.json` holds."""
@@ -518,13 +452,32 @@ class Statistics:
             "traces": self.traces,
             "steps": self.steps,
             "share_wrong": self.wrong / self.traces if self.traces else None,
+            "right_alternatives": self.alternatives,
             "traces_by_steps": {str(k): v for k, v in sorted(self.lengths.items())},
             "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
-            "categories": dict(sorted(self.categories.items(), key=lambda item: (-item[1], item[0]))),
+            "errors_per_wrong_trace": {str(k): v for k, v in sorted(self.errors.items())},
+            "categories": _by_count(self.categories),
+            "error_types": {
+                kind: _by_count(subtypes) for kind, subtypes in sorted(_taxonomy(self.categories).items())
+            },
+            "styles": _by_count(self.styles),
             "label_sources": dict(sorted(self.sources.items())),
             "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
             "first_unexpected_error": self.unexpected,
         }
+
+
+def _by_count(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _taxonomy(categories: Counter[str]) -> dict[str, Counter[str]]:
+    """Type -> subtype -> errors, after NL2SQL-BUGs."""
+    found: dict[str, Counter[str]] = {}
+    for category, n in categories.items():
+        kind, subtype = CATEGORIES[category]
+        found.setdefault(kind, Counter())[subtype] += n
+    return found
 
 
 def _show(summary: dict[str, Any], output: str) -> None:
@@ -538,13 +491,24 @@ def _show(summary: dict[str, Any], output: str) -> None:
         soft_wrap=True,
         markup=False,
     )
-    table = Table("first error at step", "traces", "kind of error", "traces ", box=None, pad_edge=False)
-    positions = list(summary["first_error_positions"].items())
-    categories = list(summary["categories"].items())
-    for i in range(max(len(positions), len(categories))):
-        left = positions[i] if i < len(positions) else ("", "")
-        right = categories[i] if i < len(categories) else ("", "")
-        table.add_row(*map(str, (*left, *right)))
+    table = Table(
+        "first error at step", "traces", "kind of error", "errors", "type (NL2SQL-BUGs)", "errors ",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    types = Counter(
+        {
+            kind.removesuffix(" Errors"): sum(subtypes.values())
+            for kind, subtypes in summary["error_types"].items()
+        }
+    )
+    columns = [summary["first_error_positions"], summary["categories"], _by_count(types)]
+    for cells in zip_longest(*(counts.items() for counts in columns), fillvalue=("", "")):
+        table.add_row(*(str(cell) for pair in cells for cell in pair))
+    console.print(
+        f"{summary['right_alternatives']} right traces are rewrites; wrong traces by number of errors: "
+        f"{_counts(summary['errors_per_wrong_trace'])}; traces by style: {_counts(summary['styles'])}",
+        soft_wrap=True,
+    )
     if table.row_count:
         console.print(table)
     for reason, n in summary["skipped"].items():
@@ -558,6 +522,10 @@ def _show(summary: dict[str, Any], output: str) -> None:
             f"{summary['questions_without_wrong_trace']} questions have a right trace only: "
             "no error changed their result"
         )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
 
 
 def _progress(items: Iterator[tuple[int, Labelled]], total: int, done: int) -> Iterator[tuple[int, Labelled]]:

@@ -101,9 +101,9 @@ def data_card(summary: dict[str, Any], output: str | Path) -> str:
         "models.",
         "## How the labels came to be",
         "A question's gold SQL was cut into a chain of steps, which was run: it gives gold's result, so all "
-        "of its steps are right. Wrong answers change the syntax tree of a right one (`steps[].error` names "
-        "the kind, `parent` the answer it was made from, where it is given) and were kept only where the "
-        "result is another one by execution. Nobody labelled by hand, no model judged.",
+        "of its steps are right; so are those of rewrites of the chain that give this result. Wrong answers "
+        "change the syntax tree of a right one, their `parent` (`steps[].error` names the kind), and were "
+        "kept only where the result is another one by execution. Nobody labelled by hand, no model judged.",
         _table(
             ("label_source", "traces", "meaning"),
             [(s, f"{k:,}", SOURCES.get(s.split(":")[0], "")) for s, k in summary["label_sources"].items()],
@@ -118,6 +118,9 @@ def data_card(summary: dict[str, Any], output: str | Path) -> str:
                 ("traces", f"{n:,}, {summary['share_wrong']:.1%} of them wrong"),
                 ("traces by number of steps", _counts(summary["traces_by_steps"])),
                 ("first errors by step (from 0)", _counts(summary["first_error_positions"])),
+                ("right answers beside the first of a question", f"{summary['right_alternatives']:,}"),
+                ("wrong traces by number of errors", _counts(summary["errors_per_wrong_trace"])),
+                ("styles of the steps' text", _counts(summary["styles"])),
                 ("kinds of errors", _counts(summary["categories"])),
             ],
         ),
@@ -130,7 +133,7 @@ def data_card(summary: dict[str, Any], output: str | Path) -> str:
         "## Limits",
         "- A label is a fact about results on these databases. Where two queries give the same result by "
         "accident, the changed one is missing here; where gold itself is wrong, so are the labels.\n"
-        "- Wrong answers are made by changing right ones. Models make other mistakes, and more at once.\n"
+        "- Wrong answers are made by changing right ones. Models make other mistakes, too.\n"
         "- Gold queries without rows, and those that could not be cut into an equal chain, are left out, so "
         "the rest is somewhat easier than the whole.",
     ]

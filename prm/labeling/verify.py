@@ -33,7 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from prm.errors import InputError
-from prm.labeling.build import same_answer
+from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
 from prm.sql.compare import is_ordered
 from prm.sql.database import Database, Rows, SQLError, open_database
@@ -171,9 +171,8 @@ def check_traces(
                 findings.unchecked["answer"][reason] += 1
                 advance(1)
                 continue
-            at = trace.first_error
-            category = trace.steps[at].error if at >= 0 else None
-            answer = _Answer(file, line, trace.gold_sql, trace.sql, trace.labels[-1] == 1, category)
+            errors = tuple(step.error for step in trace.steps if step.error is not None)
+            answer = _Answer(file, line, trace.gold_sql, trace.sql, trace.labels[-1] == 1, errors)
             variant = variant_of(trace)  # made for one gold query
             where = (path, variant, None if variant is None else trace.gold_sql)
             waiting.setdefault(where, []).append(answer)
@@ -365,7 +364,7 @@ class _Answer:
     gold_sql: str
     sql: str
     right: bool  # says its last label
-    category: str | None  # of its first error
+    errors: tuple[str, ...]  # kinds of its errors
 
 
 @dataclass(frozen=True)
@@ -443,7 +442,7 @@ def _judge(
         if rows.kind == "timeout":
             return None, "an answer labelled right outlives --timeout"
         return f"labelled right, but does not run ({_short(str(rows))}): {_short(answer.sql)}", None
-    same = same_answer(gold, rows, ordered=ordered, category=answer.category)
+    same = same_answer(gold, rows, ordered=ordered, errors=answer.errors)
     if same == answer.right:
         return None, None
     told = "labelled right, but its result is not gold's" if answer.right else (

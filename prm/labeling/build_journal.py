@@ -30,14 +30,15 @@ from prm.errors import InputError
 CANNOT_GO_ON = "make room and run the same command again: it goes on where it stopped"
 
 
-class Journal:
+class BuildJournal:
     """Results by index (from 0) of the run that `run` describes; use it as a context manager.
 
     A lock is held until it is left: two programs that write the same output would spoil it. Left without
     any result, the file is removed.
 
     Raises:
-        InputError: the file cannot be written there, or another program writes it right now.
+        InputError: the file cannot be written there, another program writes it right now, or it is something
+            else by that name.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: dict[str, Any]) -> None:
@@ -56,7 +57,7 @@ class Journal:
         try:
             self._open(json.loads(json.dumps(run)))
         except BaseException:
-            self.__exit__(None, None, None)
+            self._file.close()
             raise
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class Journal:
         """The output is there: nothing is left to go on with."""
         self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> BuildJournal:
         return self
 
     def __exit__(
@@ -117,6 +118,11 @@ class Journal:
             for line in lines:
                 body = _checked(line)
                 if body is None:
+                    if before is None and line.endswith(b"\n"):
+                        raise InputError(
+                            "is no journal of prm build; remove it, or give another --output",
+                            file=str(self.path),
+                        )
                     break
                 if before is None:
                     before = json.loads(body)
