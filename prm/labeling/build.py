@@ -230,19 +230,8 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     Raises:
         _Skip: the question gives no traces.
     """
-    gold = _gold_rows(question.sql, place)
-    try:
-        steps = decompose(question.sql, place.columns)
-    except DecomposeError:
-        raise _Skip("not_decomposed") from None
-    first = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
+    first, gold = right_chain(question, place)
     ordered = is_ordered(question.sql)
-    try:
-        rows = place.run(first.sql)
-    except SQLError:
-        raise _Skip("chain_fails") from None
-    if not results_equal(gold, rows, ordered=ordered):
-        raise _Skip("chain_differs")
     digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
     rng = Random(int.from_bytes(digest[:8], "big"))
     style = rng.choice(job.styles)
@@ -267,6 +256,27 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         )
         for k, chain in enumerate([*rights, *wrongs])
     ]
+
+
+def right_chain(question: Question, place: _Workplace) -> tuple[Chain, Rows]:
+    """The gold query taken apart, with its rows.
+
+    Raises:
+        _Skip: it cannot be, or the steps give another result.
+    """
+    gold = _gold_rows(question.sql, place)
+    try:
+        steps = decompose(question.sql, place.columns)
+    except DecomposeError:
+        raise _Skip("not_decomposed") from None
+    chain = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
+    try:
+        rows = place.run(chain.sql)
+    except SQLError:
+        raise _Skip("chain_fails") from None
+    if not results_equal(gold, rows, ordered=is_ordered(question.sql)):
+        raise _Skip("chain_differs")
+    return chain, gold
 
 
 def _steps(chain: Chain, style: str) -> list[Step]:
