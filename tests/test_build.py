@@ -213,6 +213,27 @@ def test_styles_are_drawn_for_each_question(built):
     assert sum(built[2]["styles"].values()) == len(built[1])
 
 
+@pytest.mark.parametrize("options", [{"styles": []}, {"styles": ["french"]}, {"errors": "rare"}])
+def test_settings_that_are_not_there_are_refused(spider, tmp_path, options):
+    with pytest.raises(InputError, match=r"one or more of both, sql, english|'natural' or 'uniform'"):
+        build("spider", spider, "train", tmp_path / "a.jsonl", **options)
+
+
+def test_the_command_takes_the_settings(spider, tmp_path):
+    arguments = ["build", "--layout", "spider", "--root", str(spider), "--split", "train"]
+    settings = ["--right-per-question", "3", "--wrong-per-question", "3", "--errors", "uniform"]
+    more = ["--max-errors", "1", "--hard-negatives", "--styles", "sql", "both"]
+    assert main([*arguments, "--output", str(tmp_path / "a.jsonl"), *settings, *more]) == 0
+    options = {"errors": "uniform", "max_errors": 1, "hard_negatives": True, "styles": ["sql", "both"]}
+    build(
+        "spider", spider, "train", tmp_path / "b.jsonl", right_per_question=3, wrong_per_question=3, **options
+    )
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--output", str(tmp_path / "a.jsonl"), "--styles", "french"])
+    assert caught.value.code == 2
+
+
 def test_one_right_trace_one_error(spider, tmp_path):
     summary = build("spider", spider, "train", tmp_path / "a.jsonl", right_per_question=1, max_errors=1)
     assert summary["right_alternatives"] == 0 and set(summary["errors_per_wrong_trace"]) == {"1"}

@@ -43,6 +43,11 @@ from prm.sql.mutate import is_star, qualified
 
 _SITES = 30  # in a step: conditions of hundreds of terms exist
 
+#: How likely a rewrite is drawn where it is possible, against 1 for the others. A needless join and a
+#: needless DISTINCT are common errors, so they have to be common where they do no harm, too; and coarser
+#: steps, which nearly every chain allows, would be half of all rewrites.
+_WEIGHTS = {"needless_join": 4.0, "distinct_group": 3.0, "one_step": 0.5, "derived_table": 0.3, "alias": 0.5}
+
 _FLIPPED: dict[type[Tree], type[Tree]] = {
     exp.EQ: exp.EQ, exp.NEQ: exp.NEQ, exp.GT: exp.LT, exp.LT: exp.GT, exp.GTE: exp.LTE, exp.LTE: exp.GTE,
 }  # fmt: skip
@@ -72,10 +77,8 @@ def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[l
 
 def _rewritten(chain: list[Link], known: Known, rng: Random) -> list[Link] | None:
     """The chain with one rewrite, any that is possible."""
-    kinds = [*REWRITES, *CHAIN_REWRITES]
-    rng.shuffle(kinds)
-    if rng.random() < 0.6:  # coarser steps, which nearly every chain allows, would be half of all rewrites
-        kinds.sort(key=lambda kind: kind in ("one_step", "derived_table"))
+    late = {kind: rng.expovariate(_WEIGHTS.get(kind, 1.0)) for kind in (*REWRITES, *CHAIN_REWRITES)}
+    kinds = sorted(late, key=lambda kind: late[kind])
     for kind in kinds:
         found = next(chain_rewrites(kind, chain, known, rng), None)
         if found is not None:
@@ -230,7 +233,7 @@ def needless_join(tree: Tree, known: Known) -> Iterator[Tree]:
             continue
         if any(n is not select for n in select.find_all(exp.Select)):
             continue
-        used = {relation.name.lower() for _, relation in sources}
+        used = {node.name.lower() for node in tree.find_all(exp.Table)}  # also of queries around a subquery
         for alias, relation in sources:
             for attribute in relation.attributes:
                 origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
@@ -487,7 +490,8 @@ def distinct_group(tree: Tree, known: Known) -> Iterator[Tree]:
         relation = _whole_table(select, known)
         first = relation.attributes[0] if relation is not None and relation.attributes else None
         keyed = first is not None and first.key and any(c.name.lower() == first.name.lower() for c in columns)
-        looked_into = isinstance(select.parent, (exp.In, exp.Intersect, exp.Except))
+        parent = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
+        looked_into = isinstance(parent, (exp.In, exp.Intersect, exp.Except))
         if (keyed or looked_into) and not select.args.get("limit"):
             new = select.copy()
             new.set("distinct", exp.Distinct())
@@ -542,7 +546,7 @@ def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
         if isinstance(node.this, exp.Star) or node.find_ancestor(exp.Join, exp.Group):
             continue
         attribute = _attribute(node, known)
-        if attribute is None:
+        if attribute is None or attribute.origin is None:  # what a computed column holds is not known
             continue
         compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered))
         if attribute.kind == "number" and not attribute.key and compared:
