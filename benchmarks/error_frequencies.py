@@ -1,6 +1,6 @@
-"""How often real wrong answers go wrong how: the table `FREQUENCIES` of `prm.labeling.chains`.
+"""How often real wrong answers go wrong how: the tables at the end of `prm.labeling.chains`.
 
-Two sources, neither of which is part of this project:
+`FREQUENCIES` and `ERRORS_PER_ANSWER` come from two sources, neither of which is part of this project:
 
 - the annotations of NL2SQL-BUGs (Liu et al. 2025): people named the types of error in wrong SQL of models for
   BIRD's questions, by a taxonomy of 31 subtypes. They give the weight of every subtype, and how many errors
@@ -10,10 +10,13 @@ Two sources, neither of which is part of this project:
   the kinds of error that do not run. And where several of our categories share a subtype, the clauses in
   which wrong answers differ from gold say how the subtype's weight is divided among them.
 
-    python benchmarks/error_frequencies.py --bugs nl2sql_bugs.jsonl --answers predictions_dev.jsonl \
-        --gold dev.json
+`REACH` says in how many steps a kind of error is possible at all, tried on every n-th train question of
+Spider.
 
-prints both tables as Python.
+    python benchmarks/error_frequencies.py --bugs nl2sql_bugs.jsonl --answers predictions_dev.jsonl \
+        --gold dev.json --root SPIDER
+
+prints the tables as Python.
 """
 
 from __future__ import annotations
@@ -24,11 +27,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import sqlglot
 from sqlglot import exp
 
+from prm.labeling.build import _Skip as Skip
+from prm.labeling.build import _Workplace as Workplace
+from prm.labeling.build import right_chain
+from prm.labeling.chains import Errors, Mill
+from prm.labeling.questions import read_questions
+from prm.sql.compare import is_ordered
 from prm.sql.decompose import to_sql
 from prm.sql.mutate import CATEGORIES, FAILING
 
@@ -47,7 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bugs", type=Path, required=True, help="NL2SQL-BUGs as JSONL with error_types")
     parser.add_argument("--answers", type=Path, required=True, help="JSONL with id, sql, exec, correct")
-    parser.add_argument("--gold", type=Path, required=True, help="the questions as a JSON list, with id and query")
+    parser.add_argument("--gold", type=Path, required=True, help="the questions: a list with id and query")
+    parser.add_argument("--root", type=Path, required=True, help="Spider's folder")
+    parser.add_argument("--every", type=int, default=20, help="which train questions are tried")
     args = parser.parse_args()
     bugs = rows(args.bugs)
     gold = {row["id"]: row["query"] for row in json.loads(args.gold.read_text(encoding="utf-8"))}
@@ -78,6 +90,30 @@ def main() -> None:
     for name, weight in weights.items():
         print(f'    "{name}": {100 * weight:.2f},')
     print("}\nERRORS_PER_ANSWER =", dict(sorted(annotated.items())))
+    print("REACH =", reach(args.root, args.every))
+
+
+def reach(root: Path, every: int) -> dict[str, float]:
+    """Share of the steps in which one of the first four variants of a category makes a wrong chain."""
+    steps, found = 0, Counter()
+    places: dict[Path, Workplace] = {}
+    for question in read_questions("spider", root, "train")[::every]:
+        place = places.get(question.database)
+        if place is None:
+            place = places[question.database] = Workplace(question.database, 5.0)
+        try:
+            first, rows = right_chain(question, place)
+        except Skip:
+            continue
+        mill = Mill([first], rows, place, Random(0), is_ordered(question.sql), Errors())
+        for at in range(len(first.links)):
+            steps += 1
+            for category in CATEGORIES:
+                mill.tries = 4
+                found[category] += mill.next(0, at, category) is not None
+    for place in places.values():
+        place.database.close()
+    return {category: round(found[category] / steps, 2) for category in CATEGORIES}
 
 
 def rows(file: Path) -> list[dict[str, Any]]:

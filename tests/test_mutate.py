@@ -45,6 +45,7 @@ def all_variants(category, sql, known, seeds=20):
     for seed in range(seeds):
         found |= {to_sql(v) for v in variants(category, tree, known, random.Random(seed))}
     assert to_sql(tree) == to_sql(parse_fragment(sql)[1]), "the tree that was given has been changed"
+    assert all(child.parent is node for node in tree.walk() for child in node.iter_expressions()), sql
     return found
 
 

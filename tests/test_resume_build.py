@@ -380,7 +380,7 @@ configs:
 
 # Step-labelled text-to-SQL traces \(whole\.jsonl\)
 
-\d{3} answers to 50 questions over 1 databases, each cut into reasoning steps \([\d,]+ in all\), and each .+
+\d{3} answers to \d\d questions over 1 databases, each cut into reasoning steps \([\d,]+ in all\), and each .+
 
 ## How the labels came to be
 
@@ -395,13 +395,13 @@ A question's gold SQL was cut into a chain of steps, which was run: .+
 \|  \|  \|
 \| --- \| --- \|
 \| questions asked \| 60 \|
-\| questions that gave no trace \| 10 \(gold_fails: 5, gold_empty: 5\) \|
+\| questions that gave no trace \| \d+ \(gold_fails: 5, gold_empty: 5.*\) \|
 \| questions with a right answer only \| 0 \|
 \| traces \| \d{3}, \d\d\.\d% of them wrong \|
 \| traces by number of steps \| 1: \d+, 2: \d+.* \|
 \| first errors by step \(from 0\) \| 0: \d+, 1: \d+.* \|
 \| right answers beside the first of a question \| \d+ \|
-\| wrong traces by number of errors \| 1: \d+, 2: \d+ \|
+\| wrong traces by number of errors \| 1: \d+.* \|
 \| styles of the steps' text \| \w+: \d+, \w+: \d+, \w+: \d+ \|
 \| kinds of errors \| (\w+: \d+(, )?)+ \|
 

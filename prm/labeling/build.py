@@ -1,18 +1,19 @@
 """Labelled traces out of databases, questions and gold SQL: nobody has to label a step by hand.
 
 A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its
-result equals gold's does it become the question's right trace. A wrong trace is made from the right one by
-changing the syntax tree inside ONE step (`prm.sql.mutate`) and is kept only if its result differs from
-gold's by execution. So both labels are facts about the database, not opinions: up to the changed step
-everything is right, from it on the answer can no longer be.
+result equals gold's does it become a right trace of the question. Rewrites of it with the same result
+(`prm.sql.rewrite`) are right traces, too, so that another form is not taken for an error. A wrong trace is
+made from a right one (its `parent`) by changing the syntax tree inside one step, or two (`prm.sql.mutate`),
+and is kept only if its result differs from gold's by execution, or if the database refuses it. So all labels
+are facts about the database, not opinions: up to the changed step everything is right, from it on the answer
+can no longer be. How the chains are chosen is said in `prm.labeling.chains`.
 
-What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from
-the same renderer, names of steps and columns follow the same rules, the changed position is drawn evenly
-over the steps, and the category evenly over what the step allows.
+The text of a step is an English sentence with the SQL, or one of the two: a PRM should read steps as policies
+write them, not the template of this builder.
 
 The same bytes come out for any number of workers: each question has a random generator of its own, seeded
 by `--seed` and its id, and lines are written in the order of the questions. A build that was killed goes on
-where it stopped (`prm.labeling.journal`).
+where it stopped (`prm.labeling.build_journal`).
 """
 
 from __future__ import annotations
@@ -118,6 +119,10 @@ def build(
         )
     if timeout <= 0:
         raise InputError("--timeout must be more than 0 seconds")
+    if not styles or set(styles) - set(STYLES):
+        raise InputError(f"styles are one or more of {', '.join(STYLES)}, not {list(styles)}")
+    if errors not in ("natural", "uniform"):
+        raise InputError(f"errors are 'natural' or 'uniform', not {errors!r}")
     output = Path(output).expanduser()
     if output.is_dir():
         raise InputError("is a folder; name a file to write", file=str(output))
@@ -282,19 +287,8 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     Raises:
         _Skip: the question gives no traces.
     """
-    gold = _gold_rows(question.sql, place)
-    try:
-        steps = decompose(question.sql, place.columns)
-    except DecomposeError:
-        raise _Skip("not_decomposed") from None
-    first = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
+    first, gold = right_chain(question, place)
     ordered = is_ordered(question.sql)
-    try:
-        rows = place.run(first.sql)
-    except SQLError:
-        raise _Skip("chain_fails") from None
-    if not same_answer(gold, rows, ordered=ordered):
-        raise _Skip("chain_differs")
     digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
     rng = Random(int.from_bytes(digest[:8], "big"))
     style = rng.choice(job.styles)
@@ -319,6 +313,27 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         )
         for k, chain in enumerate([*rights, *wrongs])
     ]
+
+
+def right_chain(question: Question, place: _Workplace) -> tuple[Chain, Rows]:
+    """The gold query taken apart, with its rows.
+
+    Raises:
+        _Skip: it cannot be, or the steps give another result.
+    """
+    gold = _gold_rows(question.sql, place)
+    try:
+        steps = decompose(question.sql, place.columns)
+    except DecomposeError:
+        raise _Skip("not_decomposed") from None
+    chain = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
+    try:
+        rows = place.run(chain.sql)
+    except SQLError:
+        raise _Skip("chain_fails") from None
+    if not same_answer(gold, rows, ordered=is_ordered(question.sql)):
+        raise _Skip("chain_differs")
+    return chain, gold
 
 
 def _steps(chain: Chain, style: str) -> list[Step]:

@@ -10,8 +10,10 @@ the same renderer and have names by the same rules. The steps of a chain take tu
 that the first error stands evenly over the positions. And right chains are rewritten with what errors bring
 in, too: NOT, OR, CAST, DISTINCT, LEFT JOIN, CASE, windows.
 
-Which error a step gets is drawn by weight from what the step allows. The weights of `errors="natural"` are
-those of real wrong answers; "uniform" weighs all kinds alike.
+Which error a step gets is drawn from what the step allows, weighed so that the errors of a whole file come
+out about as often as in real wrong answers (`errors="natural"`), or about equally often ("uniform"), as far
+as the queries allow it: few have a CASE to get wrong. Natural is the default: a PRM should know the errors
+that policies make, and rare kinds (a needless LOWER, a window) are those that words give away most easily.
 """
 
 from __future__ import annotations
@@ -77,10 +79,11 @@ class Chain:
 
 def written(links: list[Link]) -> Chain:
     """The chain with its sentences and fragments: right and wrong ones come from here."""
-    texts = [
-        (describe(link.tree, link.name or None), render_fragment(link.name, link.tree)) for link in links
-    ]
-    return Chain(links, texts)
+    return Chain(links, [_text(link) for link in links])
+
+
+def _text(link: Link) -> tuple[str, str]:
+    return describe(link.tree, link.name or None), render_fragment(link.name, link.tree)
 
 
 def same_answer(gold: Rows, rows: Rows, *, ordered: bool, errors: Collection[str] = ()) -> bool:
@@ -135,14 +138,22 @@ class Errors:
 
     @property
     def weights(self) -> dict[str, float]:
-        return FREQUENCIES if self.kind == "natural" else dict.fromkeys(CATEGORIES, 1.0)
+        """Kind of error -> how likely it is drawn where it is possible."""
+        wanted = FREQUENCIES if self.kind == "natural" else dict.fromkeys(CATEGORIES, 1.0)
+        return {name: wanted[name] / max(REACH[name], _RARE) for name in CATEGORIES}
+
+    @property
+    def failing(self) -> float:
+        """The share of errors that do not run."""
+        wanted = FREQUENCIES if self.kind == "natural" else dict.fromkeys(CATEGORIES, 1.0)
+        return sum(wanted[name] for name in FAILING) / sum(wanted.values())
 
 
 def wrong_chains(
     rights: list[Chain], rows: Rows, place: Place, rng: Random, *, n: int, ordered: bool, errors: Errors
 ) -> Iterator[Chain]:
     """Up to `n` wrong chains, made from the right ones in turn."""
-    mill = _Mill(rights, rows, place, rng, ordered, errors)
+    mill = Mill(rights, rows, place, rng, ordered, errors)
     parents = deque(range(len(rights)))
     rng.shuffle(parents)
     mill.tries = _TRIES * n * (_CHOICE if errors.hard else 1)
@@ -155,7 +166,7 @@ def wrong_chains(
             parents.append(parent)
 
 
-class _Mill:
+class Mill:
     """Makes wrong chains of one question; remembers what has been tried."""
 
     def __init__(
@@ -193,22 +204,12 @@ class _Mill:
         return None
 
     def _at(self, parent: int, at: int) -> Chain | None:
-        right, found = self.rights[parent], []
+        found = []
         for category in self._drawn(failing=None):
-            key = (parent, at, category)
-            if key not in self.variants:
-                self.variants[key] = chain_variants(category, right.links, at, self.place.known, self.rng)
-            for links in self.variants[key]:
-                chain = self._changed(right, parent, links, {at: category})
-                if chain is None:
-                    continue
-                self.tries -= 1
-                result = self._wrong_result(chain, category)
-                if result is not None:
-                    found.append((closeness(self.rows, result) if self.errors.hard else 0.0, chain))
-                    break
-                if self.tries <= 0:
-                    break
+            made = self.next(parent, at, category)
+            if made is not None:
+                chain, result = made
+                found.append((closeness(self.rows, result) if self.errors.hard else 0.0, chain))
             if self.tries <= 0 or len(found) >= (_CHOICE if self.errors.hard else 1):
                 break
         if not found:
@@ -216,13 +217,29 @@ class _Mill:
         best = max(found, key=lambda item: item[0])[1]
         return self._with_more(best)
 
+    def next(self, parent: int, at: int, category: str) -> tuple[Chain, Rows] | None:
+        """The next wrong chain, with its rows, by one kind of error in one step of a right chain."""
+        right, key = self.rights[parent], (parent, at, category)
+        if key not in self.variants:
+            self.variants[key] = chain_variants(category, right.links, at, self.place.known, self.rng)
+        for links in self.variants[key]:
+            chain = self._changed(right, parent, links, {at: category})
+            if chain is None:
+                continue
+            self.tries -= 1
+            result = self._wrong_result(chain, category)
+            if result is not None:
+                return chain, result
+            if self.tries <= 0:
+                break
+        return None
+
     def _drawn(self, failing: bool | None) -> list[str]:
         """The kinds of errors in a random order by weight; with `failing=None` chance decides whether those
         that do not run come first or not at all."""
         weights = {name: self.weights[name] * _AGAIN ** self.used[name] for name in CATEGORIES}
         if failing is None:
-            share = sum(w for name, w in self.weights.items() if name in FAILING) / sum(self.weights.values())
-            failing = self.rng.random() < share and not self.errors.hard
+            failing = self.rng.random() < self.errors.failing and not self.errors.hard
         late = {name: self.rng.expovariate(weight) for name, weight in weights.items()}
         names = [name for name in CATEGORIES if failing or name not in FAILING]
         return sorted(names, key=lambda name: (failing and name not in FAILING, late[name]))
@@ -230,9 +247,9 @@ class _Mill:
     def _changed(self, base: Chain, parent: int, links: list[Link], errors: dict[int, str]) -> Chain | None:
         """The chain of `links`, equal to `base` before its last error; None if it has been made before, or
         reads there like a right one."""
-        at = max(errors)
-        texts = list(written(links).written)
-        texts[:at] = base.written[:at]
+        at = max(errors)  # a chain that ends early has fewer steps, never more
+        pairs = zip(links, base.links, base.written, strict=False)
+        texts = [text if link is was else _text(link) for link, was, text in pairs]
         chain = Chain(links, texts, errors, parent)
         changed = at < len(base.written) and texts[at][0] != base.written[at][0]
         if not changed or chain.sentences in self.seen:
@@ -308,10 +325,10 @@ def closeness(gold: Rows, rows: Rows) -> float:
 
 # --- how often real answers go wrong how --------------------------------------------------------------------
 
-#: Kind of error -> weight (per cent of all errors), from benchmarks/error_frequencies.py: the subtypes as people
-#: annotated them 1,079 times in 574 wrong answers of models to BIRD's questions (NL2SQL-BUGs, Liu et al. 2025);
-#: within a subtype, and for SQL that does not run (8.3 %), 1,147 wrong answers of 14 published systems to
-#: Spider's dev questions.
+#: Kind of error -> per cent of all errors, from benchmarks/error_frequencies.py: the subtypes as people
+#: annotated them 1,079 times in 574 wrong answers of models to BIRD's questions (NL2SQL-BUGs, Liu et al.
+#: 2025); within a subtype, and for SQL that does not run (8.3 %), 1,147 wrong answers of 14 published systems
+#: to Spider's dev questions.
 FREQUENCIES: dict[str, float] = {
     "column": 9.68, "order_key": 3.02, "group_key": 5.48, "unknown_column": 6.21, "ambiguous_column": 0.17,
     "missing_column": 3.15, "extra_column": 2.38, "table": 4.93, "unknown_table": 0.66,
@@ -325,6 +342,24 @@ FREQUENCIES: dict[str, float] = {
     "limit_extra": 0.13, "subquery": 0.43, "subquery_missing": 2.21, "partial_query": 0.26,
     "order_direction": 0.60, "distinct": 4.00, "set_operation": 2.13,
 }  # fmt: skip
+
+#: Kind of error -> share of the steps (of Spider's train questions) in which it makes a wrong chain, by the
+#: same benchmark. Nearly every step can show another column, few have a LIMIT: what is drawn for a step is
+#: weighed by the inverse, so that the errors of a file come out about as often as they should.
+REACH: dict[str, float] = {
+    "column": 0.62, "order_key": 0.12, "group_key": 0.09, "unknown_column": 0.95, "ambiguous_column": 0.19,
+    "missing_column": 0.19, "extra_column": 0.37, "table": 0.39, "unknown_table": 1.00,
+    "join_missing": 0.01, "join_extra": 0.32, "join_key": 0.20, "join_kind": 0.01, "value": 0.26,
+    "like_pattern": 0.01, "limit": 0.08, "data_format": 0.26, "comparison": 0.15, "logic": 0.05,
+    "negation": 0.04, "condition_column": 0.13, "having": 0.00, "condition_missing": 0.13,
+    "condition_extra": 0.52, "implicit_condition_missing": 0.00, "aggregate": 0.12,
+    "aggregate_misuse": 0.19, "conditional": 0.00, "conversion": 0.09, "date_time": 0.06,
+    "unknown_function": 0.08, "arithmetic": 0.00, "rounding": 0.03, "string_function": 0.64, "window": 0.09,
+    "group_missing": 0.12, "order_missing": 0.09, "limit_missing": 0.08, "group_extra": 0.17,
+    "limit_extra": 0.05, "subquery": 0.03, "subquery_missing": 0.03, "partial_query": 0.37,
+    "order_direction": 0.13, "distinct": 0.14, "set_operation": 0.03,
+}  # fmt: skip
+_RARE = 0.02  # kinds that are possible still more rarely are weighed like these
 
 #: Errors in one wrong answer -> answers, by the same annotations.
 ERRORS_PER_ANSWER: dict[int, int] = {1: 210, 2: 250, 3: 89, 4: 23, 5: 2}

@@ -905,7 +905,8 @@ def group_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             new = written_like(select, alias, attribute.name, known)
             if to_sql(new) not in keys:
                 wider = select.copy()
-                wider.set("group", exp.Group(expressions=[*(group.expressions if group else ()), new]))
+                old_keys = [key.copy() for key in group.expressions] if group else []
+                wider.set("group", exp.Group(expressions=[*old_keys, new]))
                 yield edited(tree, (select, wider))
 
 
@@ -1054,7 +1055,7 @@ def join_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """A table is joined that the answer does not need: it repeats rows, or drops those without a partner."""
     for select in _shuffled(_outer_selects(tree), rng):
         sources = sources_of(select, known)
-        if len(sources) != len(source_nodes(select)) or any(_is_star(p) for p in select.expressions):
+        if len(sources) != len(source_nodes(select)) or any(is_star(p) for p in select.expressions):
             continue
         used = {relation.name.lower() for _, relation in sources}
         found = []
@@ -1068,18 +1069,18 @@ def join_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             if other is None or key is None or table_name in used:
                 continue
             on = exp.EQ(this=column_node(attribute.name, alias), expression=column_node(key.name, other.name))
-            wider = _qualified(select, known)
+            wider = qualified(select, known)
             joins = wider.args.get("joins") or []
             wider.set("joins", [*joins, exp.Join(this=exp.Table(this=identifier(other.name)), on=on)])
             yield edited(tree, (select, wider))
 
 
-def _is_star(projection: Tree) -> bool:
+def is_star(projection: Tree) -> bool:
     inner = projection.unalias()
     return isinstance(inner, exp.Star) or (isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star))
 
 
-def _qualified(select: exp.Select, known: Known) -> exp.Select:
+def qualified(select: exp.Select, known: Known) -> exp.Select:
     """A copy whose own columns all say from which source they are."""
     own = {alias.lower() for alias, _ in sources_of(select, known)}
     edits: list[tuple[Tree, Tree | None]] = []
@@ -1093,54 +1094,60 @@ def _qualified(select: exp.Select, known: Known) -> exp.Select:
 # --- the errors: functions ----------------------------------------------------------------------------------
 
 
+Edits = Sequence[tuple[Tree, Tree | None]]
+
+
+def _each(tree: Tree, made: list[Edits], rng: Random) -> Iterator[Tree]:
+    """The variants by each of the edits, in a random order; a tree is copied only when it is asked for."""
+    return (edited(tree, *edits) for edits in _shuffled(made, rng))
+
+
 def conditional(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """CASE: the branches exchanged, ELSE forgotten, counted where a sum is meant (COUNT also counts the
     zeros); or NULLs counted as zero."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for case in tree.find_all(exp.Case):
         default, branches = case.args.get("default"), case.args["ifs"]
         if default is not None:
-            made.append(
-                edited(tree, (default, branches[0].args["true"]), (branches[0].args["true"], default))
-            )
+            made.append([(default, branches[0].args["true"]), (branches[0].args["true"], default)])
             without = case.copy()
             without.set("default", None)
-            made.append(edited(tree, (case, without)))
+            made.append([(case, without)])
         if isinstance(case.parent, exp.Sum):
-            made.append(edited(tree, (case.parent, exp.Count(this=case.copy()))))
+            made.append([(case.parent, exp.Count(this=case.copy()))])
         if len(branches) > 1:
-            made.append(edited(tree, (branches[rng.randrange(len(branches))], None)))
+            made.append([(branches[rng.randrange(len(branches))], None)])
     for node in tree.find_all(exp.Avg, exp.Min, exp.Count):
         if isinstance(node.this, exp.Column):
             zero = exp.Coalesce(this=node.this.copy(), expressions=[exp.Literal.number(0)])
-            made.append(edited(tree, (node.this, zero)))
+            made.append([(node.this, zero)])
     for select in _outer_selects(tree):
         where = select.args.get("where")
         counts = [p.unalias() for p in select.expressions]
         if where is not None and len(counts) == 1 and isinstance(counts[0], exp.Count):
             one, zero = exp.Literal.number(1), exp.Literal.number(0)
             case = exp.Case(ifs=[exp.If(this=where.this.copy(), true=one)], default=zero)
-            made.append(edited(tree, (counts[0], exp.Count(this=case)), (where, None)))
-    yield from _shuffled(made, rng)
+            made.append([(counts[0], exp.Count(this=case)), (where, None)])
+    yield from _each(tree, made, rng)
 
 
 def conversion(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """CAST forgotten (whole numbers are then divided without a fraction), to another type, or where it cuts
     fractions off or compares numbers as text."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for cast in tree.find_all(exp.Cast):
-        made.append(edited(tree, (cast, cast.this)))
+        made.append([(cast, cast.this)])
         other = "INTEGER" if cast.to.this != exp.DataType.Type.INT else "REAL"
-        made.append(edited(tree, (cast, _cast(cast.this, other))))
+        made.append([(cast, _cast(cast.this, other))])
     for node, where in _columns(tree, known, outside_joins=True):
         if where[1].kind == "number" and not where[1].key:
             if not isinstance(node.parent, (exp.Cast, exp.Count)) and not node.find_ancestor(exp.Group):
-                made.append(edited(tree, (node, _cast(node, "INTEGER"))))
+                made.append([(node, _cast(node, "INTEGER"))])
             if isinstance(node.parent, (*_COMPARISONS, exp.Ordered, exp.Max, exp.Min)):
-                made.append(edited(tree, (node, _cast(node, "TEXT"))))
+                made.append([(node, _cast(node, "TEXT"))])
         elif where[1].kind == "text" and isinstance(node.parent, (exp.Ordered, exp.Max, exp.Min)):
-            made.append(edited(tree, (node, _cast(node, "INTEGER"))))
-    yield from _shuffled(made, rng)
+            made.append([(node, _cast(node, "INTEGER"))])
+    yield from _each(tree, made, rng)
 
 
 def _cast(node: Tree, kind: str) -> exp.Cast:
@@ -1167,38 +1174,38 @@ _DATE_LIKE = re.compile(r"date|year|month|day|time|birth|since", re.IGNORECASE)
 def date_time(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """The wrong part of a date is taken, none where one is needed, or a part of what is no date (STRFTIME
     reads the number 2014 as the 2014th day of the Julian calendar)."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for call in tree.find_all(exp.TimeToStr, exp.Anonymous):
         texts = [node for node in call.find_all(exp.Literal) if node.is_string and "%" in node.name]
         for literal in texts[:1]:
             for part in ("%Y", "%m", "%d", "%H"):
                 if part != literal.name:
-                    made.append(edited(tree, (literal, exp.Literal.string(part))))
+                    made.append([(literal, exp.Literal.string(part))])
         inner = call.find(exp.Column)
         if texts and inner is not None:
-            made.append(edited(tree, (call, inner)))
+            made.append([(call, inner)])
     for node, where in _columns(tree, known, outside_joins=True):
         dated = where[1].kind == "date" or (_DATE_LIKE.search(where[1].name) and not where[1].key)
         if dated and not node.find_ancestor(exp.TimeToStr, exp.Anonymous, exp.Group):
             part = rng.choice(("%Y", "%Y", "%m", "%d"))
             call = exp.Anonymous(this="STRFTIME", expressions=[exp.Literal.string(part), node.copy()])
-            made.append(edited(tree, (node, call)))
-    yield from _shuffled(made, rng)
+            made.append([(node, call)])
+    yield from _each(tree, made, rng)
 
 
 def rounding(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """ROUND or ABS too many or forgotten, or rounded to other digits."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for node in tree.find_all(exp.Round):
-        made.append(edited(tree, (node, node.this)))
+        made.append([(node, node.this)])
         digits = 0 if node.args.get("decimals") else 1
-        made.append(edited(tree, (node, _rounded_to(node.this, digits))))
-    made += [edited(tree, (node, node.this)) for node in tree.find_all(exp.Abs)]
+        made.append([(node, _rounded_to(node.this, digits))])
+    made += [[(node, node.this)] for node in tree.find_all(exp.Abs)]
     for node in tree.find_all(exp.Avg, exp.Div):
         if not node.find_ancestor(exp.Round):
-            made.append(edited(tree, (node, _rounded_to(node, rng.choice((0, 0, 1))))))
-    made += [edited(tree, (node, exp.Abs(this=node.copy()))) for node in tree.find_all(exp.Sub)]
-    yield from _shuffled(made, rng)
+            made.append([(node, _rounded_to(node, rng.choice((0, 0, 1))))])
+    made += [[(node, exp.Abs(this=node.copy()))] for node in tree.find_all(exp.Sub)]
+    yield from _each(tree, made, rng)
 
 
 def _rounded_to(node: Tree, digits: int) -> exp.Round:
@@ -1208,26 +1215,24 @@ def _rounded_to(node: Tree, digits: int) -> exp.Round:
 def string_function(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """A text is changed, cut or measured: LENGTH for the text itself, SUBSTR off by one, two columns glued
     together, upper case."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for node in tree.find_all(exp.Length, exp.Upper, exp.Lower, exp.Trim):
-        made.append(edited(tree, (node, node.this)))
+        made.append([(node, node.this)])
     for node in tree.find_all(exp.Substring):
         for key in ("start", "length"):
             number = _numeric(node.args[key]) if node.args.get(key) is not None else None
             if number is not None:
-                made += [
-                    edited(tree, (node.args[key], _number(n))) for n in (number - 1, number + 1) if n >= 0
-                ]
+                made += [[(node.args[key], _number(n))] for n in (number - 1, number + 1) if n >= 0]
     for node in tree.find_all(exp.DPipe):
-        made += [edited(tree, (node, node.this)), edited(tree, (node, node.expression))]
+        made += [[(node, node.this)], [(node, node.expression)]]
     for node, where in _columns(tree, known, outside_joins=True):
         if where[1].kind != "text" or where[1].key or node.find_ancestor(exp.Group):
             continue
         if isinstance(node.parent, (exp.Ordered, exp.Max, exp.Min)):
-            made.append(edited(tree, (node, exp.Length(this=node.copy()))))
+            made.append([(node, exp.Length(this=node.copy()))])
         elif isinstance(node.parent, (exp.Select, exp.Alias, exp.EQ, exp.In)):
             kind = rng.choice((exp.Upper, exp.Lower))
-            made.append(edited(tree, (node, kind(this=node.copy()))))
+            made.append([(node, kind(this=node.copy()))])
     for select in _outer_selects(tree):
         texts = [
             p for p in select.expressions
@@ -1235,27 +1240,27 @@ def string_function(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         ]  # fmt: skip
         if len(texts) > 1 and known.last:
             glued = exp.DPipe(this=texts[0].copy(), expression=texts[1].copy())
-            made.append(edited(tree, (texts[0], glued), (texts[1], None)))
-    yield from _shuffled(made, rng)
+            made.append([(texts[0], glued), (texts[1], None)])
+    yield from _each(tree, made, rng)
 
 
 def window(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Window functions: the partition or order forgotten or turned, RANK for ROW_NUMBER, or a window in the
     place of groups, so that every row is kept."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for node in tree.find_all(exp.Window):
         if node.args.get("partition_by"):
             without = node.copy()
             without.set("partition_by", None)
-            made.append(edited(tree, (node, without)))
+            made.append([(node, without)])
         for key in node.args["order"].expressions if node.args.get("order") else ():
             turned = key.copy()
             turned.set("desc", not key.args.get("desc"))
             turned.set("nulls_first", bool(key.args.get("desc")))
-            made.append(edited(tree, (key, turned)))
+            made.append([(key, turned)])
         for kind in _RANKS:
             if isinstance(node.this, _RANKS) and not isinstance(node.this, kind):
-                made.append(edited(tree, (node.this, kind())))
+                made.append([(node.this, kind())])
     for select in _outer_selects(tree):
         group = select.args.get("group")
         if group is None or any(select.args.get(k) for k in ("having", "order", "limit")):
@@ -1263,14 +1268,9 @@ def window(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         calls = [node for p in select.expressions for node in p.find_all(*_AGGREGATES)]
         if calls and not any(node.find(exp.Distinct) for node in calls):
             keys = [key.copy() for key in group.expressions]
-            made.append(
-                edited(
-                    tree,
-                    *((node, exp.Window(this=node.copy(), partition_by=keys)) for node in calls),
-                    (group, None),
-                )
-            )
-    yield from _shuffled(made, rng)
+            windows = [(node, exp.Window(this=node.copy(), partition_by=keys)) for node in calls]
+            made.append([*windows, (group, None)])
+    yield from _each(tree, made, rng)
 
 
 _RANKS = (exp.RowNumber, exp.Rank, exp.DenseRank)
@@ -1330,7 +1330,7 @@ def ambiguous_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 def aggregate_misuse(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """An aggregate in WHERE, where there are no groups yet: `WHERE age = MAX(age)`."""
-    made: list[Tree] = []
+    made: list[Edits] = []
     for select in _outer_selects(tree):
         order, where = select.args.get("order"), select.args.get("where")
         if order is not None and select.args.get("limit") is not None and where is None:
@@ -1342,7 +1342,7 @@ def aggregate_misuse(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                 for clause in ("order", "limit", "offset"):
                     other.set(clause, None)
                 other.set("where", exp.Where(this=condition))
-                made.append(edited(tree, (select, other)))
+                made.append([(select, other)])
         for atom in _atoms(where) if where is not None else ():
             if not isinstance(atom, _COMPARISONS) or not isinstance(atom.this, exp.Column):
                 continue
@@ -1352,7 +1352,7 @@ def aggregate_misuse(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             if isinstance(atom.expression, exp.Subquery):
                 inner = atom.expression.find(*_AGGREGATES)
                 kind = type(inner) if inner is not None else rng.choice((exp.Avg, exp.Max, exp.Min))
-                made.append(edited(tree, (atom.expression, kind(this=atom.this.copy()))))
+                made.append([(atom.expression, kind(this=atom.this.copy()))])
             elif not attribute[1].key:
                 kind = rng.choice((exp.Avg, exp.Max, exp.Sum))
                 called = (
@@ -1360,8 +1360,8 @@ def aggregate_misuse(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                     if "count" in atom.this.name.lower()
                     else kind(this=atom.this.copy())
                 )
-                made.append(edited(tree, (atom.this, called)))
-    yield from _shuffled(made, rng)
+                made.append([(atom.this, called)])
+    yield from _each(tree, made, rng)
 
 
 def unknown_function(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:

@@ -7,7 +7,8 @@ one, names. What also stands in wrong steps (NOT, OR, CAST, DISTINCT, LEFT JOIN,
 right ones here, where it changes nothing.
 
 As in `prm.sql.mutate`, each rewrite is a small generator over syntax trees. Most are equivalences of SQL
-whatever the data; those that lean on what keys promise (no NULL, no second row) are tried on keys only.
+whatever the data; those that lean on what keys promise (no NULL, no second row) are tried on keys only, and
+two (`any_case`, TRIM) hold where the data is tidy.
 Nothing is taken on trust: `prm.labeling.build` runs every rewritten chain and drops it unless its result is
 gold's.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from itertools import islice
 from random import Random
 
 from sqlglot import exp
@@ -37,6 +39,14 @@ from prm.sql.chain import (
 )
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM
+from prm.sql.mutate import is_star, qualified
+
+_SITES = 30  # in a step: conditions of hundreds of terms exist
+
+#: How likely a rewrite is drawn where it is possible, against 1 for the others. A needless join and a
+#: needless DISTINCT are common errors, so they have to be common where they do no harm, too; and coarser
+#: steps, which nearly every chain allows, would be half of all rewrites.
+_WEIGHTS = {"needless_join": 4.0, "distinct_group": 3.0, "one_step": 0.5, "derived_table": 0.3, "alias": 0.5}
 
 _FLIPPED: dict[type[Tree], type[Tree]] = {
     exp.EQ: exp.EQ, exp.NEQ: exp.NEQ, exp.GT: exp.LT, exp.LT: exp.GT, exp.GTE: exp.LTE, exp.LTE: exp.GTE,
@@ -67,10 +77,8 @@ def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[l
 
 def _rewritten(chain: list[Link], known: Known, rng: Random) -> list[Link] | None:
     """The chain with one rewrite, any that is possible."""
-    kinds = [*REWRITES, *CHAIN_REWRITES]
-    rng.shuffle(kinds)
-    if rng.random() < 0.7:  # coarser steps, which nearly every chain allows, would be half of all rewrites
-        kinds.sort(key=lambda kind: kind in ("one_step", "derived_table"))
+    late = {kind: rng.expovariate(_WEIGHTS.get(kind, 1.0)) for kind in (*REWRITES, *CHAIN_REWRITES)}
+    kinds = sorted(late, key=lambda kind: late[kind])
     for kind in kinds:
         found = next(chain_rewrites(kind, chain, known, rng), None)
         if found is not None:
@@ -97,7 +105,7 @@ def chain_rewrites(kind: str, chain: Sequence[Link], known: Known, rng: Random) 
 def rewrites(kind: str, tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """The trees that one kind of rewrite makes of a step's SELECT or set operation, in a random order."""
     was = to_sql(tree)
-    found = list(REWRITES[kind](tree, known))
+    found = list(islice(REWRITES[kind](tree, known), _SITES))
     rng.shuffle(found)
     yield from (new for new in found if to_sql(new) != was)
 
@@ -138,11 +146,6 @@ def _attribute(node: Tree, known: Known) -> Attribute | None:
     return None if where is None else where[1]
 
 
-def _is_star(projection: Tree) -> bool:
-    inner = projection.unalias()
-    return isinstance(inner, exp.Star) or (isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star))
-
-
 def _inner_joins(select: exp.Select) -> list[Tree]:
     """Its joins, if all are plain INNER JOINs ON a condition between tables or steps."""
     joins = select.args.get("joins") or []
@@ -169,7 +172,7 @@ def join_order(tree: Tree, known: Known) -> Iterator[Tree]:
     """`b JOIN a` for `a JOIN b`."""
     for select in tree.find_all(exp.Select):
         joins = _inner_joins(select)
-        if joins and not any(_is_star(p) for p in select.expressions):
+        if joins and not any(is_star(p) for p in select.expressions):
             first = source_nodes(select)[0]
             yield edited(tree, (first, joins[0].this), (joins[0].this, first))
 
@@ -192,7 +195,7 @@ def join_in_where(tree: Tree, known: Known) -> Iterator[Tree]:
             where = select.args.get("where")
             if where is not None:
                 old = where.this
-                conditions.append(exp.Paren(this=old) if isinstance(old, exp.Or) else old)
+                conditions.append(exp.Paren(this=old.copy()) if isinstance(old, exp.Or) else old)
             new.set("where", exp.Where(this=exp.and_(*conditions, copy=True, wrap=False)))
             yield edited(tree, (select, new))
 
@@ -202,18 +205,51 @@ def left_join(tree: Tree, known: Known) -> Iterator[Tree]:
     for select in tree.find_all(exp.Select):
         for join in _inner_joins(select):
             on = join.args["on"]
-            if not isinstance(on, exp.EQ):
-                continue
-            for child, parent in ((on.this, on.expression), (on.expression, on.this)):
-                a, b = _attribute(child, known), _attribute(parent, known)
-                if not (a and b and a.origin and b.origin and parent.table == join.this.alias_or_name):
-                    continue
-                link = tuple(tuple(part.lower() for part in x.origin) for x in (a, b))
-                if link in known.links:
-                    new = join.copy()
-                    new.set("side", "LEFT")
-                    new.set("kind", None)
-                    yield edited(tree, (join, new))
+            sides_ = (on.this, on.expression) if isinstance(on, exp.EQ) else ()
+            joined = [resolve(s, known) for s in sides_ if isinstance(s, exp.Column)]
+            inner = [w for w in joined if w and w[0] == join.this.alias_or_name]
+            if (
+                len(joined) == 2
+                and len(inner) == 1
+                and _is_first(inner[0])
+                and not all(map(_is_first, joined))
+            ):
+                new = join.copy()
+                new.set("side", "LEFT")
+                new.set("kind", None)
+                yield edited(tree, (join, new))
+
+
+def _is_first(where: tuple[str, Attribute, Relation] | None) -> bool:
+    """Whether a column is the first one of its table and a key: the primary key nearly always."""
+    return where is not None and where[1].key and where[1] is where[2].attributes[0]
+
+
+def needless_join(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A join with the table that a foreign key refers to: every row has one partner there."""
+    for select in tree.find_all(exp.Select):
+        sources = sources_of(select, known)
+        if len(sources) != len(source_nodes(select)) or any(is_star(p) for p in select.expressions):
+            continue
+        if any(n is not select for n in select.find_all(exp.Select)):
+            continue
+        used = {node.name.lower() for node in tree.find_all(exp.Table)}  # also of queries around a subquery
+        for alias, relation in sources:
+            for attribute in relation.attributes:
+                origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
+                for there in sorted(b for a, b in known.links if a == origin):
+                    other = known.relations.get(there[0])
+                    first = other.attributes[0] if other is not None and other.attributes else None
+                    if first is None or first.name.lower() != there[1] or other.name.lower() in used:
+                        continue
+                    on = exp.EQ(
+                        this=column_node(attribute.name, alias),
+                        expression=column_node(first.name, other.name),
+                    )
+                    wider = qualified(select, known)
+                    join = exp.Join(this=exp.Table(this=identifier(other.name)), on=on)
+                    wider.set("joins", [*(wider.args.get("joins") or []), join])
+                    yield edited(tree, (select, wider))
 
 
 # --- rewrites of one step: subqueries -----------------------------------------------------------------------
@@ -275,7 +311,7 @@ def in_join(tree: Tree, known: Known) -> Iterator[Tree]:
             or not isinstance(node.this, exp.Column)
         ):
             continue
-        if inner.args.get("limit") or any(_is_star(p) for p in [*select.expressions, *inner.expressions]):
+        if inner.args.get("limit") or any(is_star(p) for p in [*select.expressions, *inner.expressions]):
             continue
         shown = inner.expressions[0]
         outer = resolve(node.this, known)
@@ -287,9 +323,7 @@ def in_join(tree: Tree, known: Known) -> Iterator[Tree]:
         on = exp.EQ(
             this=column_node(node.this.name, outer[0]), expression=column_node(shown.alias_or_name, "chosen")
         )
-        own = [c for c in select.find_all(exp.Column) if c.parent_select is select and not c.table]
-        edits = [(c, column_node(c.name, w[0])) for c in own if (w := resolve(c, known)) is not None]
-        new = edited(select, *edits)
+        new = qualified(select, known)
         new.set("joins", [exp.Join(this=source, on=on)])
         new.set("where", None)
         yield edited(tree, (select, new))
@@ -456,7 +490,8 @@ def distinct_group(tree: Tree, known: Known) -> Iterator[Tree]:
         relation = _whole_table(select, known)
         first = relation.attributes[0] if relation is not None and relation.attributes else None
         keyed = first is not None and first.key and any(c.name.lower() == first.name.lower() for c in columns)
-        looked_into = isinstance(select.parent, (exp.In, exp.Intersect, exp.Except))
+        parent = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
+        looked_into = isinstance(parent, (exp.In, exp.Intersect, exp.Except))
         if (keyed or looked_into) and not select.args.get("limit"):
             new = select.copy()
             new.set("distinct", exp.Distinct())
@@ -502,7 +537,7 @@ def group_window(tree: Tree, known: Known) -> Iterator[Tree]:
 
 def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
     """A function that changes nothing here: COALESCE of a count, CAST of a number to REAL where it is only
-    compared or sorted, a text with nothing added, ABS of a count."""
+    compared or sorted, a text with nothing added, ABS of a count, TRIM of a text without spaces around."""
     for node in tree.find_all(exp.Count):
         if isinstance(node.parent, (exp.Alias, exp.Select)):
             yield edited(tree, (node, exp.Coalesce(this=node.copy(), expressions=[exp.Literal.number(0)])))
@@ -511,7 +546,7 @@ def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
         if isinstance(node.this, exp.Star) or node.find_ancestor(exp.Join, exp.Group):
             continue
         attribute = _attribute(node, known)
-        if attribute is None:
+        if attribute is None or attribute.origin is None:  # what a computed column holds is not known
             continue
         compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered))
         if attribute.kind == "number" and not attribute.key and compared:
@@ -522,6 +557,24 @@ def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
             sides_ = (node.parent.this, node.parent.expression)
             if any(isinstance(side, exp.Literal) and side.is_string for side in sides_):
                 yield edited(tree, (node, exp.DPipe(this=node.copy(), expression=exp.Literal.string(""))))
+        elif attribute.kind == "text" and known.last and node.parent is tree:
+            yield edited(tree, (node, exp.Trim(this=node.copy())))
+
+
+def any_case(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`LOWER(country) = 'france'` for `country = 'France'`, where no other spelling is in the data."""
+    for node in _comparisons(tree):
+        text = node.expression
+        if not isinstance(node, exp.EQ) or not isinstance(node.this, exp.Column) or not _is_word(text):
+            continue
+        for kind, value in ((exp.Lower, text.name.lower()), (exp.Upper, text.name.upper())):
+            new = exp.EQ(this=kind(this=node.this.copy()), expression=exp.Literal.string(value))
+            yield edited(tree, (node, new))
+
+
+def _is_word(node: Tree) -> bool:
+    ascii_text = isinstance(node, exp.Literal) and node.is_string and node.name.isascii()
+    return ascii_text and any(c.isalpha() for c in node.name)
 
 
 def order_number(tree: Tree, known: Known) -> Iterator[Tree]:
@@ -530,7 +583,7 @@ def order_number(tree: Tree, known: Known) -> Iterator[Tree]:
         order = select.args.get("order")
         for key in order.expressions if order is not None else ():
             for i, shown in enumerate(select.expressions, 1):
-                if shown.unalias() == key.this and not any(_is_star(p) for p in select.expressions):
+                if shown.unalias() == key.this and not any(is_star(p) for p in select.expressions):
                     yield edited(tree, (key.this, _whole(i)))
 
 
@@ -538,7 +591,7 @@ def alias(tree: Tree, known: Known) -> Iterator[Tree]:
     """A table under a short name, or a column of the answer under another one."""
     for select in tree.find_all(exp.Select):
         sources = source_nodes(select)
-        if any(_is_star(p) and isinstance(p, exp.Column) for p in select.expressions):
+        if any(is_star(p) and isinstance(p, exp.Column) for p in select.expressions):
             continue
         nested = any(n is not select for n in select.find_all(exp.Select))
         if sources and all(isinstance(s, exp.Table) and not s.alias for s in sources) and not nested:
@@ -567,9 +620,9 @@ def alias(tree: Tree, known: Known) -> Iterator[Tree]:
 REWRITES: dict[str, Callable[[Tree, Known], Iterator[Tree]]] = {
     function.__name__: function
     for function in (
-        join_order, join_sides, join_in_where, left_join, in_exists, in_join, not_in_except, sides,
-        condition_order, between, in_list, negated, constant, count, average, distinct_group, case_count,
-        group_window, idle_function, order_number, alias,
+        join_order, join_sides, join_in_where, left_join, needless_join, in_exists, in_join, not_in_except,
+        sides, condition_order, between, in_list, negated, constant, count, average, distinct_group,
+        case_count, group_window, idle_function, any_case, order_number, alias,
     )
 }  # fmt: skip
 
@@ -600,7 +653,7 @@ def one_step(chain: Sequence[Link], at: int, known: Known) -> list[Link] | None:
     sources = source_nodes(reader)
     if len(sources) != 1 or not isinstance(sources[0], exp.Table) or not _reads(sources[0], chain[at].name):
         return None
-    if any(_is_star(p) for p in rows.expressions + reader.expressions) or sources[0].alias:
+    if any(is_star(p) for p in rows.expressions + reader.expressions) or sources[0].alias:
         return None
     shown = {p.alias_or_name.lower(): p.unalias() for p in rows.expressions}
     if any(True for _ in reader.find_all(exp.Subquery, exp.In, exp.Exists)):
