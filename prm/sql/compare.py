@@ -206,9 +206,7 @@ def _same_up_to_order(gold: list[tuple], other: list[tuple]) -> bool:
     return first is not None and search(first, (same, same))
 
 
-def _settled(
-    gold: list[tuple], other: list[tuple], left: Colours, right: Colours
-) -> list[tuple] | None:
+def _settled(gold: list[tuple], other: list[tuple], left: Colours, right: Colours) -> list[tuple] | None:
     """`other`'s columns in gold's order, where within every class of columns all are the same."""
     one_of: dict[int, tuple] = {}
     for column, colour in zip(other, right, strict=True):
