@@ -12,6 +12,8 @@ from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
 from prm.labeling.verify import check_traces, find_database, verify
+from prm.sql.database import open_database
+from prm.sql.variants import Suite
 from prm.traces.formats import located_traces
 
 
@@ -326,12 +328,9 @@ def test_what_cannot_be_checked_at_all_is_refused(root, tmp_path):
 
 def test_a_variant_is_made_again_and_asked(root, checked):
     """Equal on the database, different on the variant that the trace names."""
-    variants = pytest.importorskip("prm.sql.variants")
     gold, sql = "SELECT name FROM author WHERE born > 1950", "SELECT name FROM author WHERE born > 1951"
-    from prm.sql.database import open_database
-
     path = root / "database" / "library" / "library.sqlite"
-    with open_database(path) as database, variants.Suite(database, gold, folder=root) as suite:
+    with open_database(path) as database, Suite(database, gold, folder=root) as suite:
         suite.distil([sql])
         verdict = suite.verdict(sql)
     assert verdict.equal is False and verdict.on.startswith("variant:")

@@ -8,8 +8,8 @@ databases and code. A journal of another run is never mixed in.
 
 The output itself is written from the journal in the order of the questions, in one go, when all are done;
 so it is there whole or not at all, with the same bytes however often the work was cut off and by however
-many processes it was done. A line costs a single write without waiting for the disk, 20 µs beside some
-20 ms that the question took.
+many processes it was done. A line costs a single write without waiting for the disk, 0.1 ms beside
+the 20 ms and more that the question took.
 """
 
 from __future__ import annotations

@@ -35,9 +35,10 @@ from rich.table import Table
 from prm.errors import InputError
 from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
-from prm.sql.compare import is_ordered
+from prm.sql.compare import Undecided, is_ordered
 from prm.sql.database import Database, Rows, SQLError, open_database
 from prm.sql.decompose import assemble
+from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
 from prm.traces.inspection import inspect
 from prm.traces.trace import ReturningLabel, Trace
@@ -351,10 +352,9 @@ def open_variant(
     Raises:
         InputError: it cannot be made again.
     """
-    from prm.sql.variants import remake
-
-    variant = remake(path, gold_sql, name, folder, timeout)
-    return open_database(variant.path, timeout), variant.gold, variant.ordered
+    opener = partial(open_database, timeout=timeout)
+    variant = remake(path, gold_sql, name, folder, opener=opener)
+    return opener(variant.path), variant.gold, variant.ordered
 
 
 @dataclass(frozen=True)
@@ -442,7 +442,10 @@ def _judge(
         if rows.kind == "timeout":
             return None, "an answer labelled right outlives --timeout"
         return f"labelled right, but does not run ({_short(str(rows))}): {_short(answer.sql)}", None
-    same = same_answer(gold, rows, ordered=ordered, errors=answer.errors)
+    try:
+        same = same_answer(gold, rows, ordered=ordered, errors=answer.errors)
+    except Undecided as error:
+        return None, str(error)
     if same == answer.right:
         return None, None
     told = "labelled right, but its result is not gold's" if answer.right else (
