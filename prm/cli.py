@@ -36,7 +36,12 @@ def _build(args: argparse.Namespace) -> None:
         seed=args.seed,
         workers=args.workers,
         shard=args.shard,
+        right_per_question=args.right_per_question,
         wrong_per_question=args.wrong_per_question,
+        errors=args.errors,
+        max_errors=args.max_errors,
+        hard_negatives=args.hard_negatives,
+        styles=args.styles,
         limit=args.limit,
         timeout=args.timeout,
     )
@@ -56,6 +61,19 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    if args.databases is not None:
+        from prm.labeling.verify import verify
+
+        verify(
+            args.files,
+            args.databases,
+            workers=args.workers,
+            timeout=args.timeout,
+            split=args.split,
+            labels=args.labels,
+            json_output=args.json,
+        )
+        return
     from prm.traces.inspection import inspect
 
     inspect(
@@ -202,7 +220,30 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="this machine's part of the questions"
     )
     sub.add_argument(
+        "--right-per-question",
+        type=_positive,
+        default=2,
+        help="right traces at most for each question: gold's steps, and equal ones written otherwise",
+    )
+    sub.add_argument(
         "--wrong-per-question", type=_positive, default=4, help="wrong traces at most for each question"
+    )
+    sub.add_argument(
+        "--errors",
+        choices=["natural", "uniform"],
+        default="natural",
+        help="kinds of errors as often as in real wrong answers (default), or all alike",
+    )
+    sub.add_argument("--max-errors", type=_positive, default=2, help="errors at most in one wrong trace")
+    sub.add_argument(
+        "--hard-negatives", action="store_true", help="prefer wrong traces whose result is close to gold's"
+    )
+    sub.add_argument(
+        "--styles",
+        nargs="+",
+        choices=["both", "sql", "english"],
+        default=["both", "sql", "english"],
+        help="texts of steps: a sentence with its SQL, only one of the two; drawn for each question",
     )
     sub.add_argument("--limit", type=_positive, help="only the first questions")
     sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
@@ -223,6 +264,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", metavar="FILE", help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
     sub.add_argument("--json", metavar="FILE", help="write the statistics for programs, too")
+    sub.add_argument(
+        "--databases",
+        metavar="DIR",
+        help="run every answer and its gold again, and check that the labels hold",
+    )
+    sub.add_argument("--workers", type=_positive, default=1, help="processes (--databases)")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run (--databases)")
     rows(sub)
 
     sub = verb("score", _score, "score every step of the traces in a file")

@@ -133,6 +133,10 @@ class DataConfig:
         default=None,
         metadata={"help": "Train on a seeded choice of whole questions with at most so many traces."},
     )
+    allow_overlap: bool = field(
+        default=False,
+        metadata={"help": "Train even where the same or nearly the same question is in two of the three."},
+    )
 
 
 @dataclass

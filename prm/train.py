@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> None:
         logging.disable_progress_bar()
 
     from prm.recipe import read_recipe
+    from prm.traces.overlap import refuse_overlap
 
     # Recipes and accelerate's files are written for GPUs; without one, say so before devices are set up.
     on_cpu = not torch.accelerator.is_available() and "ACCELERATE_USE_DEEPSPEED" not in os.environ
@@ -67,6 +68,8 @@ def run(argv: Sequence[str]) -> None:
         test = _load(data.test_data, data)
     if data.max_train_traces is not None:
         train = choose_questions(train, data.max_train_traces, seed=args.seed)
+    if not data.allow_overlap:
+        refuse_overlap({"train_data": train, "eval_data": dev, "test_data": test})
 
     set_seed(args.seed)
     trainer = build_trainer(model_config, args, train=train, dev=dev)

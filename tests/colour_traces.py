@@ -26,6 +26,8 @@ def make_traces(questions, seed=0, *, soft=False):
                 steps.append(Step(f"Keep the {colour} rows, {i}.", given))
             question = f"How many {right} things of {q}?"
             traces.append(
-                Trace(question, steps, group=f"q{q}", db_id="d", schema="thing(id INTEGER, colour TEXT)")
+                Trace(
+                    question, steps, group=f"q{q}", db_id=f"d{seed}", schema="thing(id INTEGER, colour TEXT)"
+                )
             )
     return traces

@@ -173,6 +173,7 @@ def test_a_recipe_with_push_to_hub(hub, tmp_path, tiny_model_dir):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model_name_or_path: {tiny_model_dir()}\nbackbone: full\ntrain_data: {data}\neval_data: {data}\n"
+        "allow_overlap: true\n"
         f"output_dir: {run}\nmax_steps: 2\nsave_steps: 1\npush_to_hub: true\nhub_model_id: me/prm\n"
         "hub_private_repo: true\nreport_to: none\nuse_cpu: true\n"
     )

@@ -1,51 +1,52 @@
 """Labelled traces out of databases, questions and gold SQL: nobody has to label a step by hand.
 
 A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its
-result equals gold's does it become the question's right trace. A wrong trace is made from the right one by
-changing the syntax tree inside ONE step (`prm.sql.mutate`) and is kept only if its result differs from
-gold's by execution. So both labels are facts about the database, not opinions: up to the changed step
-everything is right, from it on the answer can no longer be.
+result equals gold's does it become a right trace of the question. Rewrites of it with the same result
+(`prm.sql.rewrite`) are right traces, too, so that another form is not taken for an error. A wrong trace is
+made from a right one (its `parent`) by changing the syntax tree inside one step, or two (`prm.sql.mutate`),
+and is kept only if its result differs from gold's by execution, or if the database refuses it. So all labels
+are facts about the database, not opinions: up to the changed step everything is right, from it on the answer
+can no longer be. How the chains are chosen is said in `prm.labeling.chains`.
 
-What would give a wrong trace away without reading its meaning is kept out: right and wrong steps come from
-the same renderer, names of steps and columns follow the same rules, the changed position is drawn evenly
-over the steps, and the category evenly over what the step allows.
+The text of a step is an English sentence with the SQL, or one of the two: a PRM should read steps as policies
+write them, not the template of this builder.
 
 The same bytes come out for any number of workers: each question has a random generator of its own, seeded
-by `--seed` and its id, and lines are written in the order of the questions.
+by `--seed` and its id, and lines are written in the order of the questions. A build that was killed goes on
+where it stopped (`prm.labeling.build_journal`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sqlglot import exp
 
 from prm.errors import InputError
-from prm.sql.chain import Known, Link, known_at, links_of, respelled, tables_of, with_variant
-from prm.sql.compare import is_ordered, results_equal
+from prm.labeling.build_journal import CANNOT_GO_ON, BuildJournal
+from prm.labeling.chains import Chain, Errors, right_chains, same_answer, written, wrong_chains
+from prm.labeling.pool import each_finished
+from prm.labeling.provenance import command, data_card, fingerprint, made_by, versions
+from prm.labeling.questions import Question, read_questions
+from prm.sql.chain import Known, Link, links_of, respelled, tables_of
+from prm.sql.compare import is_ordered
 from prm.sql.database import Rows, SQLError, open_database
-from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
-from prm.sql.describe import describe
-from prm.sql.mutate import CATEGORIES, variants
+from prm.sql.decompose import DecomposeError, decompose, parse_fragment
+from prm.sql.mutate import CATEGORIES
 from prm.sql.schema import quote, read_schema, schema_text
 from prm.traces.formats import atomic_write
 from prm.traces.trace import Step, Trace
@@ -61,24 +62,14 @@ SKIP_REASONS = {
     "chain_differs": "the chain of steps gives another result than gold",
 }
 
+#: How the text of a step is made of its sentence and its SQL fragment.
+STYLES = {"both": "{}\n{}", "sql": "{1}", "english": "{0}"}
+
 _CHUNK = 16  # questions a worker takes at once
 _OPEN_DATABASES = 4  # kept open by a worker; questions come mostly database by database
 _VALUES_ROWS = 5_000  # rows of a table that are looked at for frequent values
 _CACHED_RESULTS = 1_000  # results a worker remembers per database …
 _CACHED_ROWS = 200  # … of at most this many rows
-
-
-@dataclass(frozen=True)
-class Question:
-    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite
-    file."""
-
-    id: str
-    question: str
-    sql: str
-    db_id: str
-    database: Path
-    evidence: str | None = None
 
 
 def build(
@@ -90,23 +81,34 @@ def build(
     seed: int = 0,
     workers: int = 1,
     shard: tuple[int, int] = (1, 1),
+    right_per_question: int = 2,
     wrong_per_question: int = 4,
+    errors: str = "natural",
+    max_errors: int = 2,
+    hard_negatives: bool = False,
+    styles: Sequence[str] = tuple(STYLES),
     limit: int | None = None,
     timeout: float = 5.0,
 ) -> dict[str, Any]:
-    """Write the labelled traces of a data set to `output` (JSONL) and its statistics to
-    `<output>.stats.json`.
+    """Write the labelled traces of a data set to `output` (JSONL), its statistics to `<output>.stats.json`
+    and a data card to `<output>.md`.
 
     `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1
-    on division by n (so that the shards together are the whole), of the first `limit`. `timeout` is in
-    seconds a statement. With more than one worker, processes are started afresh: a script that calls this
+    on division by n (so that the shards together are the whole), of the first `limit`. `errors` is "natural"
+    (kinds of errors as often as in real wrong answers, as far as a step allows them) or "uniform"; up to
+    `max_errors` of them stand in one wrong trace, in different steps; `hard_negatives` prefers wrong results
+    close to gold's; `styles` are keys of `STYLES`, one is drawn for each question. `timeout` is in seconds a
+    statement. With more than one worker, processes are started afresh: a script that calls this
     needs the usual `if __name__ == "__main__":`.
+
+    What is finished stands in `<output>.journal` until all is; the same call goes on from there.
 
     Returns the statistics.
 
     Raises:
         InputError: the layout is not there, an entry is malformed, a database is missing, no question falls
-            into the shard, or none gives a trace (the statistics then say why, and `output` is not written).
+            into the shard, the output cannot be written (a full disk, too), or no question gives a trace
+            (the statistics then say why, and `output` is not written).
     """
     questions = read_questions(layout, root, split)[:limit]
     part = questions[shard[0] - 1 :: shard[1]]
@@ -117,225 +119,87 @@ def build(
         )
     if timeout <= 0:
         raise InputError("--timeout must be more than 0 seconds")
-    job = _Job(seed, wrong_per_question, timeout)
-    statistics = Statistics()
-    with atomic_write(output) as stream:
-        for labelled in _progress(_label_all(part, job, workers), len(part)):
-            statistics.add(labelled)
-            for line in labelled.lines:
-                stream.write(line + "\n")
-        summary = statistics.summary() | {"seed": seed, "shard": f"{shard[0]}/{shard[1]}"}
-        with atomic_write(f"{output}.stats.json") as beside:
-            json.dump(summary, beside, indent=2)
-            beside.write("\n")
-        if not statistics.traces:  # inside the block: an empty file of traces is of use to nobody
-            reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
-            raise InputError(
-                f"none of {len(part)} questions gives a trace ({reasons}), so nothing was written; "
-                f"see {output}.stats.json and check the gold SQL and the databases",
-                file=str(root),
-            )
+    if not styles or set(styles) - set(STYLES):
+        raise InputError(f"styles are one or more of {', '.join(STYLES)}, not {list(styles)}")
+    if errors not in ("natural", "uniform"):
+        raise InputError(f"errors are 'natural' or 'uniform', not {errors!r}")
+    output = Path(output).expanduser()
+    if output.is_dir():
+        raise InputError("is a folder; name a file to write", file=str(output))
+    if output.exists() and not output.is_file():
+        raise InputError("is no regular file; a build keeps a journal beside its output", file=str(output))
+    job = _Job(
+        seed,
+        right_per_question,
+        wrong_per_question,
+        errors,
+        max_errors,
+        hard_negatives,
+        tuple(dict.fromkeys(styles)),
+        timeout,
+    )
+    options = {
+        "layout": layout, "root": Path(root), "split": split, **asdict(job),
+        "shard": f"{shard[0]}/{shard[1]}", "limit": limit, "output": output,
+    }  # fmt: skip
+    settings = {key: value for key, value in options.items() if key not in ("root", "output")}
+    settings |= {"versions": versions()} | fingerprint(part)
+    about = {"seed": seed, "shard": options["shard"], "versions": versions()}
+    with BuildJournal(f"{output}.journal", settings) as journal:
+        if len(journal):
+            print(f"prm: {len(journal)} of {len(part)} questions are done already: going on", file=sys.stderr)
+        todo = [(i, question) for i, question in enumerate(part) if i not in journal]
+        for i, labelled in _progress(_label_all(todo, job, workers), len(part), len(journal)):
+            journal.add(i, asdict(labelled))
+        summary = _write(output, journal, about | {"command": command("build", options)})
+        journal.remove()
+    if not summary["traces"]:  # an empty file of traces is of use to nobody
+        reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
+        raise InputError(
+            f"none of {len(part)} questions gives a trace ({reasons}), so nothing was written; "
+            f"see {output}.stats.json and check the gold SQL and the databases",
+            file=str(root),
+        )
     _show(summary, str(output))
     return summary
 
 
-# --- reading questions --------------------------------------------------------------------------------------
+def _write(output: Path, journal: BuildJournal, about: dict[str, Any]) -> dict[str, Any]:
+    """The output out of the journal, in the order of the questions, with its statistics and its card (no
+    output and no card where there is no trace). Returns the statistics.
 
-
-def read_questions(layout: str, root: str | Path, split: str | None) -> list[Question]:
-    """The questions of a data set, in its own order.
-
-    `layout`: "spider" (`train_spider.json` with `train_others.json`, or `<split>.json`;
-    `database/<db>/<db>.sqlite`, `test_database/` for test), "bird" (`<split>.json` with `evidence` and
-    `SQL`, `<split>_databases/`, in `root` or a folder `<split>…` of it), "table" (`root` is a JSONL or CSV
-    file with question, sql and database, a path relative to the file; id and evidence if you have them).
-
-    Raises:
-        InputError: naming the file and entry or line, and the mend.
+    The journal's lock keeps others away, so unfinished files have fixed names: those of a killed run are
+    overwritten.
     """
-    root = Path(root)
-    if layout == "table":
-        questions = _read_table(root)
-    elif layout in ("spider", "bird"):
-        if not split:
-            raise InputError(f"--layout {layout} needs --split (train, dev, test …)")
-        if not root.is_dir():
-            raise InputError("no such folder; --root is the folder of the data set", file=str(root))
-        questions = (_read_spider if layout == "spider" else _read_bird)(root, split)
-    else:
-        raise InputError(f"unknown layout {layout!r}; there are spider, bird and table")
-    if not questions:
-        raise InputError("holds no questions", file=str(root))
-    return questions
 
+    def written(path: str) -> contextlib.AbstractContextManager[IO[str]]:
+        return atomic_write(path, part=f".{Path(path).name}.part")
 
-def _read_spider(root: Path, split: str) -> list[Question]:
-    files = [root / f"{split}.json"]
-    if split == "train" and not files[0].exists():
-        files = [f for f in (root / "train_spider.json", root / "train_others.json") if f.exists()]
-    if not files or not files[0].exists():
-        wanted = "train.json or train_spider.json" if split == "train" else f"{split}.json"
-        raise InputError(f"has no {wanted}; --root is the folder that holds it", file=str(root))
-    folders = [root / "database", root / "test_database"]
-    if split == "test":
-        folders.reverse()
-    return _read_entries(files, folders, split, sql_key="query")
-
-
-def _read_bird(root: Path, split: str) -> list[Question]:
-    name = f"{split}.json"
-    homes = [root, root / split, *sorted(root.glob(f"{split}_*"))]
-    home = next((home for home in homes if (home / name).is_file()), None)
-    if home is None:
-        raise InputError(
-            f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root)
-        )
-    return _read_entries([home / name], [home / f"{split}_databases"], split, sql_key="SQL")
-
-
-def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: str) -> list[Question]:
-    questions: list[Question] = []
-    databases: dict[str, Path] = {}
-    for file in files:
-        entries = _read_json(file)
-        if not isinstance(entries, list):
-            raise InputError("must hold a list of questions", file=str(file))
-        for i, entry in enumerate(entries):
-            where = f"entry {i} (from 0)"
-            if not isinstance(entry, dict):
-                raise InputError(
-                    f"{where} must be an object with 'db_id', 'question' and '{sql_key}'", file=str(file)
-                )
-            db_id, question, sql = (
-                _text_of(entry, key, where, file) for key in ("db_id", "question", sql_key)
-            )
-            if db_id not in databases:
-                databases[db_id] = _find_database(db_id, folders, where, file)
-            evidence = entry.get("evidence")
-            if evidence is not None and not isinstance(evidence, str):
-                raise InputError(f"{where}: 'evidence' must be a text", file=str(file))
-            questions.append(
-                Question(
-                    f"{split}-{len(questions)}", question, sql, db_id, databases[db_id], evidence or None
-                )
-            )
-    return questions
-
-
-def _find_database(db_id: str, folders: list[Path], where: str, file: Path) -> Path:
-    if db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
-        raise InputError(f"{where}: 'db_id' must be the name of a folder, not {db_id!r}", file=str(file))
-    for folder in folders:
-        path = folder / db_id / f"{db_id}.sqlite"
-        if path.is_file():
-            return path
-    raise InputError(
-        f"{where} asks database {db_id!r}, but there is no {folders[0] / db_id / db_id}.sqlite; "
-        "fetch the data set's databases, too",
-        file=str(file),
-    )
-
-
-def _read_table(file: Path) -> list[Question]:
-    questions: list[Question] = []
-    lines: dict[str, int] = {}
-    for line, row in _rows_of(file):
-        values = [_text_of(row, key, "", file, line) for key in ("question", "sql", "database")]
-        for key in ("id", "evidence"):
-            value = row.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and key == "id":
-                value = str(value)
-            if value is not None and not isinstance(value, str):
-                raise InputError(f"'{key}' must be a text", file=str(file), line=line)
-            values.append(value or None)
-        question, sql, path, given, evidence = values
-        database = file.parent / path
-        if not database.is_file():
-            raise InputError(
-                f"there is no database {database}; 'database' is a path relative to this file",
-                file=str(file),
-                line=line,
-            )
-        name = given or f"{file.stem}-{len(questions)}"
-        if name in lines:
-            raise InputError(
-                f"the id {name!r} also stands in line {lines[name]}; make it unique",
-                file=str(file),
-                line=line,
-            )
-        lines[name] = line
-        questions.append(Question(name, question, sql, database.stem, database, evidence))
-    return questions
-
-
-def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line from 1, row) of a JSONL or CSV file."""
-    if not file.is_file():
-        raise InputError("no such file; --layout table wants a JSONL or CSV file as --root", file=str(file))
-    if file.suffix.lower() == ".csv":
-        try:
-            with open(file, encoding="utf-8-sig", newline="") as stream:
-                reader = csv.DictReader(stream, strict=True)
-                missing = {"question", "sql", "database"} - set(reader.fieldnames or ())
-                if missing:
-                    raise InputError(
-                        f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1
-                    )
-                line = reader.line_num + 1
-                for row in reader:
-                    if None in row:
-                        raise InputError(
-                            "has more cells than the first line names", file=str(file), line=line
-                        )
-                    yield line, {key: value for key, value in row.items() if value}
-                    line = reader.line_num + 1
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"no readable CSV ({error}); save it as UTF-8 CSV", file=str(file)) from None
-        return
-    with open(file, "rb") as stream:
-        for line, raw in enumerate(stream, 1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8-sig"))
-            except (UnicodeDecodeError, ValueError, RecursionError) as error:
-                raise InputError(
-                    f"no JSON object ({error}); one object a line", file=str(file), line=line
-                ) from None
-            if not isinstance(row, dict):
-                raise InputError("no JSON object; one object a line", file=str(file), line=line)
-            yield line, row
-
-
-def _read_json(file: Path) -> Any:
+    statistics, digest = Statistics(), hashlib.sha256()
     try:
-        return json.loads(file.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno
-        ) from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InputError(f"no valid JSON ({error}); fetch it again", file=str(file)) from None
+        with contextlib.suppress(_NoTrace), written(str(output)) as stream:
+            for result in journal.results():
+                labelled = Labelled(**result)
+                statistics.add(labelled)
+                for line in labelled.lines:
+                    stream.write(line + "\n")
+                    digest.update(line.encode() + b"\n")
+            summary = statistics.summary() | about | {"sha256": digest.hexdigest()}
+            with written(f"{output}.stats.json") as beside:
+                json.dump(summary, beside, indent=2)
+                beside.write("\n")
+            if not statistics.traces:
+                raise _NoTrace  # out of the block that would put the empty file in its place
+            with written(f"{output}.md") as beside:
+                beside.write(data_card(summary, output))
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=str(file)) from None
+        message = f"cannot be written ({error.strerror or error}); {CANNOT_GO_ON}"
+        raise InputError(message, file=str(output)) from None
+    return summary
 
 
-def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int | None = None) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(
-            f"{where}{': ' if where else ''}'{key}' must be a non-empty text", file=str(file), line=line
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where}{': ' if where else ''}'{key}' holds half a character (a lone surrogate such as "
-            "\\ud800); write it as UTF-8",
-            file=str(file),
-            line=line,
-        ) from None
-    return value
+class _NoTrace(Exception):
+    """No question gives a trace."""
 
 
 # --- labelling questions ------------------------------------------------------------------------------------
@@ -343,18 +207,24 @@ def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int 
 
 @dataclass(frozen=True)
 class _Job:
-    seed: int
-    wrong_per_question: int
-    timeout: float
+    seed: int = 0
+    right_per_question: int = 2
+    wrong_per_question: int = 4
+    errors: str = "natural"
+    max_errors: int = 2
+    hard_negatives: bool = False
+    styles: tuple[str, ...] = ("both", "sql", "english")
+    timeout: float = 5.0
 
 
 @dataclass
 class Labelled:
-    """What came of one question: its traces as JSON lines, (steps, first error, category) of each, or why
-    there are none."""
+    """What came of one question: its traces as JSON lines, what the statistics count of each (steps, first
+    error, categories of its errors, style, label source), or why there are none."""
 
+    db_id: str
     lines: list[str] = dataclass_field(default_factory=list)
-    traces: list[tuple[int, int, str | None]] = dataclass_field(default_factory=list)
+    traces: list[tuple[int, int, list[str], str, str | None]] = dataclass_field(default_factory=list)
     skipped: str | None = None
     unexpected: str | None = None  # the error that nobody foresaw, if that is why
 
@@ -407,151 +277,73 @@ class _Workplace:
 
 
 def label_question(question: Question, place: _Workplace, job: _Job) -> list[Trace]:
-    """The right trace of a question and up to `wrong_per_question` wrong ones.
+    """The traces of a question: up to `right_per_question` right ones (the decomposition of gold, and
+    rewrites of it), then up to `wrong_per_question` wrong ones.
+
+    All of them have their text in one style, drawn for the question: if styles were mixed within a group, a
+    wrong trace and the right one it was made from could not share their first steps, and a style that
+    chance gave to the wrong ones of a group would tell them apart.
 
     Raises:
         _Skip: the question gives no traces.
+    """
+    first, gold = right_chain(question, place)
+    ordered = is_ordered(question.sql)
+    digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
+    rng = Random(int.from_bytes(digest[:8], "big"))
+    style = rng.choice(job.styles)
+    rights = right_chains(first, gold, place, rng, n=job.right_per_question, ordered=ordered)
+    errors = Errors(job.errors, job.max_errors, job.hard_negatives)
+    wrongs = wrong_chains(rights, gold, place, rng, n=job.wrong_per_question, ordered=ordered, errors=errors)
+    schema = schema_text(place.schema, question.question)
+    return [
+        Trace(
+            question.question,
+            _steps(chain, style),
+            id=f"{question.id}-{k}",
+            group=question.id,
+            db_id=question.db_id,
+            schema=schema,
+            evidence=question.evidence,
+            sql=chain.sql,
+            gold_sql=question.sql,
+            label_source="execution",
+            extra={"style": style}
+            | ({} if chain.parent is None else {"parent": f"{question.id}-{chain.parent}"}),
+        )
+        for k, chain in enumerate([*rights, *wrongs])
+    ]
+
+
+def right_chain(question: Question, place: _Workplace) -> tuple[Chain, Rows]:
+    """The gold query taken apart, with its rows.
+
+    Raises:
+        _Skip: it cannot be, or the steps give another result.
     """
     gold = _gold_rows(question.sql, place)
     try:
         steps = decompose(question.sql, place.columns)
     except DecomposeError:
         raise _Skip("not_decomposed") from None
-    chain = respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known)
-    right = [_written(link) for link in chain]
-    sql = assemble([fragment for _, fragment in right])
-    ordered = is_ordered(question.sql)
+    chain = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
     try:
-        rows = place.run(sql)
+        rows = place.run(chain.sql)
     except SQLError:
         raise _Skip("chain_fails") from None
-    if not results_equal(gold, rows, ordered=ordered):
+    if not same_answer(gold, rows, ordered=is_ordered(question.sql)):
         raise _Skip("chain_differs")
-    schema = schema_text(place.schema, question.question)
+    return chain, gold
 
-    def trace(k: int, texts: list[tuple[str, str]], first_error: int, category: str | None) -> Trace:
-        made = [
-            Step(
-                f"{sentence}\n{fragment}",
-                0 if 0 <= first_error <= i else 1,
-                fragment,
-                category if i == first_error else None,
-            )
-            for i, (sentence, fragment) in enumerate(texts)
-        ]
-        return Trace(
-            question.question,
-            made,
-            id=f"{question.id}-{k}",
-            group=question.id,
-            db_id=question.db_id,
-            schema=schema,
-            evidence=question.evidence,
-            sql=assemble([fragment for _, fragment in texts]),
-            gold_sql=question.sql,
-            label_source="execution",
+
+def _steps(chain: Chain, style: str) -> list[Step]:
+    at = chain.first_error
+    return [
+        Step(
+            STYLES[style].format(sentence, fragment), 0 if 0 <= at <= i else 1, fragment, chain.errors.get(i)
         )
-
-    digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
-    rng = Random(int.from_bytes(digest[:8], "big"))
-    traces = [trace(0, right, -1, None)]
-    for at, category, texts in _wrong_chains(chain, right, rows, ordered, place, rng, job):
-        traces.append(trace(len(traces), texts, at, category))
-    return traces
-
-
-#: Errors that are nothing but an order of rows; for all others an order of tied rows that differs proves
-#: nothing.
-_ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
-#: Errors that nearly every step allows; they are drawn less often, so that the others are not rare.
-_EVERYWHERE = frozenset({"column", "extra_column", "condition_extra", "table"})
-_TRIES = 8  # statements run for each wrong trace wanted
-
-
-def _wrong_chains(
-    chain: list[Link],
-    right: list[tuple[str, str]],
-    rows: Rows,
-    ordered: bool,
-    place: _Workplace,
-    rng: Random,
-    job: _Job,
-) -> Iterator[tuple[int, str, list[tuple[str, str]]]]:
-    """(changed step, category, sentence and fragment of every step) of the wrong chains.
-
-    Steps take turns in random order, and within a step the categories do, so that neither has a preference;
-    a step or category without a variant that changes the result drops out.
-    """
-    seen = {tuple(fragment for _, fragment in right)}
-    untried: list[deque[tuple[str, Iterator[exp.Expression]]]] = []
-    for at, link in enumerate(chain):
-        known = known_at(chain, at, place.known)
-        drawn = {name: rng.random() * (0.3 if name in _EVERYWHERE else 1.0) for name in CATEGORIES}
-        names = sorted(drawn, key=lambda name: -drawn[name])
-        untried.append(deque((name, variants(name, link.tree, known, rng)) for name in names))
-    steps = list(range(len(chain)))
-    rng.shuffle(steps)
-    turn, found, tries = deque(steps), 0, _TRIES * job.wrong_per_question
-    while turn and found < job.wrong_per_question and tries > 0:
-        at = turn.popleft()
-        while untried[at] and tries > 0:
-            category, makers = untried[at].popleft()
-            variant = next(makers, None)
-            if variant is None:
-                continue
-            untried[at].append((category, makers))
-            links = with_variant(chain, at, variant, place.known)
-            if links is None:
-                continue
-            pairs = zip(chain[at:], links[at:], right[at:], strict=True)
-            texts = right[:at] + [was if new is old else _written(new) for old, new, was in pairs]
-            key = tuple(fragment for _, fragment in texts)
-            if key in seen or texts[at][0] == right[at][0]:
-                continue
-            seen.add(key)
-            tries -= 1
-            if _is_wrong(category, links, chain, texts, rows, ordered, place):
-                yield at, category, texts
-                found += 1
-                turn.append(at)
-                break
-
-
-def _written(link: Link) -> tuple[str, str]:
-    """The sentence and the fragment of a step: right ones and wrong ones come from here."""
-    return describe(link.tree, link.name or None), render_fragment(link.name, link.tree)
-
-
-def _is_wrong(
-    category: str,
-    links: list[Link],
-    chain: list[Link],
-    texts: list[tuple[str, str]],
-    rows: Rows,
-    ordered: bool,
-    place: _Workplace,
-) -> bool:
-    """Whether the changed chain runs and its result differs from gold's for certain."""
-    try:
-        result = place.run(assemble([fragment for _, fragment in texts]))
-        if results_equal(rows, result, ordered=ordered and category in _ABOUT_ORDER):
-            return False
-        if category not in _ABOUT_ORDER | {"limit"} and all(
-            c[-1].tree.args.get("limit") for c in (links, chain)
-        ):
-            # Which of several tied rows LIMIT keeps is chance: the results must differ without it, too.
-            return not results_equal(_unlimited(chain, place), _unlimited(links, place), ordered=False)
-    except SQLError:
-        return False
-    return True
-
-
-def _unlimited(links: list[Link], place: _Workplace) -> Rows:
-    last = links[-1].tree.copy()
-    last.set("limit", None)
-    last.set("offset", None)
-    fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
-    return place.run(assemble([*fragments, render_fragment("", last)]))
+        for i, (sentence, fragment) in enumerate(chain.written)
+    ]
 
 
 def _gold_rows(sql: str, place: _Workplace) -> Rows:
@@ -571,35 +363,39 @@ def _gold_rows(sql: str, place: _Workplace) -> Rows:
 class _Worker:
     """What a process keeps between chunks: the databases that it has used last."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.made_by = made_by("build", job.seed)
         self.places: OrderedDict[Path, _Workplace] = OrderedDict()
 
-    def place(self, path: Path, timeout: float) -> _Workplace:
-        place = self.places.pop(path, None) or _Workplace(path, timeout)
+    def place(self, path: Path) -> _Workplace:
+        place = self.places.pop(path, None) or _Workplace(path, self.job.timeout)
         self.places[path] = place
         if len(self.places) > _OPEN_DATABASES:
             _, oldest = self.places.popitem(last=False)
             oldest.database.close()
         return place
 
-    def label(self, questions: list[Question], job: _Job) -> list[Labelled]:
-        return [self._label(question, job) for question in questions]
+    def __call__(self, chunk: list[tuple[int, Question]]) -> list[tuple[int, Labelled]]:
+        return [(i, self._label(question)) for i, question in chunk]
 
-    def _label(self, question: Question, job: _Job) -> Labelled:
-        place = self.place(question.database, job.timeout)
+    def _label(self, question: Question) -> Labelled:
+        place = self.place(question.database)
         try:
-            traces = label_question(question, place, job)
+            traces = label_question(question, place, self.job)
         except _Skip as skip:
-            return Labelled(skipped=str(skip))
+            return Labelled(question.db_id, skipped=str(skip))
         except RecursionError:  # thousands of nested terms
-            return Labelled(skipped="not_decomposed")
+            return Labelled(question.db_id, skipped="not_decomposed")
         except (InputError, OSError):  # of the database or the machine, not of this query
             raise
         except Exception as error:  # SQL has more forms than anyone foresees: one must not end hours of work
             text = f"{question.id}: {type(error).__name__}: {error}"
-            return Labelled(skipped="not_decomposed", unexpected=text)
+            return Labelled(question.db_id, skipped="not_decomposed", unexpected=text)
+        for trace in traces:
+            trace.extra["made_by"] = self.made_by
         lines = [json.dumps(trace.to_dict(), ensure_ascii=False) for trace in traces]
-        return Labelled(lines, [(len(t.steps), t.first_error, _category(t)) for t in traces])
+        return Labelled(question.db_id, lines, [_counted(trace) for trace in traces])
 
     def close(self) -> None:
         for place in self.places.values():
@@ -607,62 +403,19 @@ class _Worker:
         self.places.clear()
 
 
-def _category(trace: Trace) -> str | None:
-    return None if trace.first_error < 0 else trace.steps[trace.first_error].error
+def _counted(trace: Trace) -> tuple[int, int, list[str], str, str | None]:
+    categories = [step.error for step in trace.steps if step.error is not None]
+    return len(trace.steps), trace.first_error, categories, trace.extra["style"], trace.label_source
 
 
-_worker: _Worker | None = None  # of this process, where it is one of the pool
-
-
-def _start_worker() -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
-    _worker = _Worker()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool's worker that waits for work does not notice by itself that its parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _label_chunk(questions: list[Question], job: _Job) -> list[Labelled]:
-    assert _worker is not None
-    return _worker.label(questions, job)
-
-
-def _label_all(questions: list[Question], job: _Job, workers: int) -> Iterator[Labelled]:
-    """What came of every question, in their order."""
-    chunks = [questions[i : i + _CHUNK] for i in range(0, len(questions), _CHUNK)]
-    if workers == 1 or len(chunks) < 2:
-        worker = _Worker()
-        try:
-            for chunk in chunks:
-                for question in chunk:
-                    yield from worker.label([question], job)
-        finally:
-            worker.close()
-        return
-    # Fresh processes, not forks: the progress bar has a thread, and forking beside threads can deadlock.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
-    waiting: deque[Future[list[Labelled]]] = deque()
-    try:
-        # A window of chunks, so that one slow chunk does not make the results of all others pile up in
-        # memory.
-        for chunk in chunks:
-            waiting.append(pool.submit(_label_chunk, chunk, job))
-            if len(waiting) >= 4 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise RuntimeError("a worker process died (out of memory?); run with fewer --workers") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _label_all(
+    questions: list[tuple[int, Question]], job: _Job, workers: int
+) -> Iterator[tuple[int, Labelled]]:
+    """What came of every question beside its index, as it is finished."""
+    size = _CHUNK if workers > 1 else 1
+    chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
+    for done in each_finished(partial(_Worker, job), chunks, min(workers, len(chunks)) or 1):
+        yield from done
 
 
 class Statistics:
@@ -673,6 +426,11 @@ class Statistics:
         self.positions: Counter[int] = Counter()
         self.lengths: Counter[int] = Counter()
         self.categories: Counter[str] = Counter()
+        self.errors: Counter[int] = Counter()
+        self.styles: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self.databases: set[str] = set()
+        self.alternatives = 0
         self.skipped: Counter[str] = Counter()
         self.without_wrong = 0
         self.unexpected: str | None = None
@@ -683,15 +441,21 @@ class Statistics:
             self.skipped[labelled.skipped] += 1
             self.unexpected = self.unexpected or labelled.unexpected
             return
-        self.without_wrong += len(labelled.traces) == 1
-        for steps, first_error, category in labelled.traces:
+        right = sum(not categories for _, _, categories, _, _ in labelled.traces)
+        self.alternatives += right - 1
+        self.without_wrong += right == len(labelled.traces)
+        self.databases.add(labelled.db_id)
+        for steps, first_error, categories, style, source in labelled.traces:
+            self.sources[source or "not given"] += 1
             self.traces += 1
             self.steps += steps
             self.lengths[steps] += 1
-            if category is not None:
+            self.styles[style] += 1
+            if categories:
                 self.wrong += 1
                 self.positions[first_error] += 1
-                self.categories[category] += 1
+                self.categories.update(categories)
+                self.errors[len(categories)] += 1
 
     def summary(self) -> dict[str, Any]:
         """What `<output>.stats.json` holds."""
@@ -699,15 +463,36 @@ class Statistics:
             "questions": self.questions,
             "questions_with_traces": self.questions - sum(self.skipped.values()),
             "questions_without_wrong_trace": self.without_wrong,
+            "databases": len(self.databases),
             "traces": self.traces,
             "steps": self.steps,
             "share_wrong": self.wrong / self.traces if self.traces else None,
+            "right_alternatives": self.alternatives,
             "traces_by_steps": {str(k): v for k, v in sorted(self.lengths.items())},
             "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
-            "categories": dict(sorted(self.categories.items(), key=lambda item: (-item[1], item[0]))),
+            "errors_per_wrong_trace": {str(k): v for k, v in sorted(self.errors.items())},
+            "categories": _by_count(self.categories),
+            "error_types": {
+                kind: _by_count(subtypes) for kind, subtypes in sorted(_taxonomy(self.categories).items())
+            },
+            "styles": _by_count(self.styles),
+            "label_sources": dict(sorted(self.sources.items())),
             "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
             "first_unexpected_error": self.unexpected,
         }
+
+
+def _by_count(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _taxonomy(categories: Counter[str]) -> dict[str, Counter[str]]:
+    """Type -> subtype -> errors, after NL2SQL-BUGs."""
+    found: dict[str, Counter[str]] = {}
+    for category, n in categories.items():
+        kind, subtype = CATEGORIES[category]
+        found.setdefault(kind, Counter())[subtype] += n
+    return found
 
 
 def _show(summary: dict[str, Any], output: str) -> None:
@@ -721,13 +506,24 @@ def _show(summary: dict[str, Any], output: str) -> None:
         soft_wrap=True,
         markup=False,
     )
-    table = Table("first error at step", "traces", "kind of error", "traces ", box=None, pad_edge=False)
-    positions = list(summary["first_error_positions"].items())
-    categories = list(summary["categories"].items())
-    for i in range(max(len(positions), len(categories))):
-        left = positions[i] if i < len(positions) else ("", "")
-        right = categories[i] if i < len(categories) else ("", "")
-        table.add_row(*map(str, (*left, *right)))
+    table = Table(
+        "first error at step", "traces", "kind of error", "errors", "type (NL2SQL-BUGs)", "errors ",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    types = Counter(
+        {
+            kind.removesuffix(" Errors"): sum(subtypes.values())
+            for kind, subtypes in summary["error_types"].items()
+        }
+    )
+    columns = [summary["first_error_positions"], summary["categories"], _by_count(types)]
+    for cells in zip_longest(*(counts.items() for counts in columns), fillvalue=("", "")):
+        table.add_row(*(str(cell) for pair in cells for cell in pair))
+    console.print(
+        f"{summary['right_alternatives']} right traces are rewrites; wrong traces by number of errors: "
+        f"{_counts(summary['errors_per_wrong_trace'])}; traces by style: {_counts(summary['styles'])}",
+        soft_wrap=True,
+    )
     if table.row_count:
         console.print(table)
     for reason, n in summary["skipped"].items():
@@ -743,15 +539,19 @@ def _show(summary: dict[str, Any], output: str) -> None:
         )
 
 
-def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
-    """Hand the items on with a progress bar on stderr, if that is a terminal."""
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
+
+
+def _progress(items: Iterator[tuple[int, Labelled]], total: int, done: int) -> Iterator[tuple[int, Labelled]]:
+    """Hand the items on with a progress bar on stderr, if that is a terminal; `done` were there before."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
         disable=not console.is_terminal,
     )  # fmt: skip
     with contextlib.closing(items), bar:
-        task = bar.add_task("questions", total=total)
+        task = bar.add_task("questions", total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)

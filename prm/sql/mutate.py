@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from difflib import SequenceMatcher
 from random import Random
@@ -26,17 +27,20 @@ from sqlglot import exp
 from prm.sql.chain import (
     Attribute,
     Known,
+    Link,
     Relation,
     Tree,
     column_node,
     copied,
     edited,
     identifier,
+    known_at,
     resolve,
     source_nodes,
     sources_of,
+    with_variant,
     written_like,
-)  # fmt: skip
+)
 from prm.sql.decompose import to_sql
 
 
@@ -47,12 +51,29 @@ def variants(category: str, tree: Tree, known: Known, rng: Random) -> Iterator[T
     `rng` alone.
     """
     seen, idle, absurd = {to_sql(tree)}, _idle(tree, known), _absurd(tree)
-    for variant in CATEGORIES[category](tree, known, rng):
+    for variant in _MAKERS[category](tree, known, rng):
         text = to_sql(variant)
         if text in seen or (_idle(variant, known) and not idle) or (_absurd(variant) and not absurd):
             continue
         seen.add(text)
         yield variant
+
+
+def chain_variants(
+    category: str, chain: Sequence[Link], at: int, known: Known, rng: Random
+) -> Iterator[list[Link]]:
+    """Whole chains with one error in step `at`, the later steps following it in names (`with_variant`).
+
+    `known` is what every step may read, the tables; a chain may also end with the step (`partial_query`).
+    """
+    here = known_at(chain, at, known)
+    early = shortened(chain, at) if category == "partial_query" else None
+    if early is not None and not _idle(early[-1].tree, replace(here, last=True)):
+        yield early
+    for variant in variants(category, chain[at].tree, here, rng):
+        links = with_variant(chain, at, variant, known)
+        if links is not None:
+            yield links
 
 
 # --- editing trees ------------------------------------------------------------------------------------------
@@ -72,6 +93,16 @@ def _tidied(tree: Tree) -> Tree:
 
 def _selects(tree: Tree) -> list[exp.Select]:
     return list(tree.find_all(exp.Select))
+
+
+def _outer_selects(tree: Tree) -> list[exp.Select]:
+    """The SELECTs that are no subquery of another: one, or the arms of a set operation."""
+    return [select for select in _selects(tree) if select.parent_select is None or select is tree]
+
+
+def _inner_selects(tree: Tree) -> list[exp.Select]:
+    outer = _outer_selects(tree)
+    return [select for select in _selects(tree) if not any(select is o for o in outer)]
 
 
 def _idle(tree: Tree, known: Known) -> bool:
@@ -215,27 +246,31 @@ def _numeric(node: Tree) -> Decimal | None:
 
 def column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Another column is shown or aggregated."""
-    for select in _shuffled(_selects(tree), rng):
-        group = select.args.get("group")
-        grouped = {to_sql(key) for key in group.expressions} if group else set()
-        sites = [
-            node
-            for projection in select.expressions
-            for node in projection.find_all(exp.Column)
-            if node.parent_select is select
-            and to_sql(node) not in grouped
-            and not isinstance(node.this, exp.Star)
-        ]
-        for node in _shuffled(sites, rng):
-            where = resolve(node, known)
-            if where is None:
+    for select in _shuffled(_outer_selects(tree), rng):
+        yield from _other_columns(tree, select, known, rng)
+
+
+def _other_columns(tree: Tree, select: exp.Select, known: Known, rng: Random) -> Iterator[Tree]:
+    group = select.args.get("group")
+    grouped = {to_sql(key) for key in group.expressions} if group else set()
+    sites = [
+        node
+        for projection in select.expressions
+        for node in projection.find_all(exp.Column)
+        if node.parent_select is select
+        and to_sql(node) not in grouped
+        and not isinstance(node.this, exp.Star)
+    ]
+    for node in _shuffled(sites, rng):
+        where = resolve(node, known)
+        if where is None:
+            continue
+        alias, attribute, _ = where
+        summed = node.find_ancestor(exp.Sum, exp.Avg) is not None
+        for source, other in _nearest(attribute, alias, sources_of(select, known), rng):
+            if summed and (other.kind != "number" or other.key):
                 continue
-            alias, attribute, _ = where
-            summed = node.find_ancestor(exp.Sum, exp.Avg) is not None
-            for source, other in _nearest(attribute, alias, sources_of(select, known), rng):
-                if summed and (other.kind != "number" or other.key):
-                    continue
-                yield edited(tree, (node, written_like(select, source, other.name, known)))
+            yield edited(tree, (node, written_like(select, source, other.name, known)))
 
 
 def condition_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -292,28 +327,32 @@ def missing_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 def table(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Another table, or another earlier step, is read; its columns of the same or nearly the same name are
     used."""
-    for select in _shuffled(_selects(tree), rng):
-        used = {node.name.lower() for node in source_nodes(select)}
-        for node in _shuffled(source_nodes(select), rng):
-            home = known.relations.get(node.name.lower()) if isinstance(node, exp.Table) else None
-            if home is None:
+    for select in _shuffled(_outer_selects(tree), rng):
+        yield from _other_sources(tree, select, known, rng)
+
+
+def _other_sources(tree: Tree, select: exp.Select, known: Known, rng: Random) -> Iterator[Tree]:
+    used = {node.name.lower() for node in source_nodes(select)}
+    for node in _shuffled(source_nodes(select), rng):
+        home = known.relations.get(node.name.lower()) if isinstance(node, exp.Table) else None
+        if home is None:
+            continue
+        neighbours = {b[0] for a, b in known.links if a[0] == home.name.lower()}
+        ranked = []
+        for other in known.relations.values():
+            if other.name.lower() in used:
                 continue
-            neighbours = {b[0] for a, b in known.links if a[0] == home.name.lower()}
-            ranked = []
-            for other in known.relations.values():
-                if other.name.lower() in used:
-                    continue
-                near = 0.5 * _likeness(home.name, other.name) + 0.6 * (other.step and home.step)
-                near += 0.6 * (other.name.lower() in neighbours) + 0.3 * rng.random()
-                # An earlier step in the place of a table (or the reverse) is a slip only where the columns
-                # agree.
-                ranked.append((near - 0.4 * (other.step != home.step), other))
-            ranked.sort(key=lambda item: -item[0])
-            for _, other in ranked[:6]:
-                least = 0.7 if other.name.lower() in neighbours else 0.8
-                variant = _read_instead(tree, select, node, home, other, known, least)
-                if variant is not None:
-                    yield variant
+            near = 0.5 * _likeness(home.name, other.name) + 0.6 * (other.step and home.step)
+            near += 0.6 * (other.name.lower() in neighbours) + 0.3 * rng.random()
+            # An earlier step in the place of a table (or the reverse) is a slip only where the columns
+            # agree.
+            ranked.append((near - 0.4 * (other.step != home.step), other))
+        ranked.sort(key=lambda item: -item[0])
+        for _, other in ranked[:6]:
+            least = 0.7 if other.name.lower() in neighbours else 0.8
+            variant = _read_instead(tree, select, node, home, other, known, least)
+            if variant is not None:
+                yield variant
 
 
 def _read_instead(
@@ -453,12 +492,13 @@ _SLIPS: dict[type[Tree], tuple[type[Tree], ...]] = {
 
 
 def value(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Another value: a number a little off, another value of the same column, a text in another spelling."""
+    """Another value: a number a little off, another value of the same column, a part of a name."""
     yield from _other_value(tree, known, rng, having=False)
 
 
-def _other_value(tree: Tree, known: Known, rng: Random, having: bool) -> Iterator[Tree]:
-    sites = []
+def _constants(tree: Tree, having: bool) -> list[tuple[Tree, Tree]]:
+    """(condition, constant or what else stands there) of comparisons, BETWEEN and IN."""
+    sites: list[tuple[Tree, Tree]] = []
     for predicate in _predicates(tree, having):
         if isinstance(predicate, _COMPARISONS):
             nodes = [predicate.this, predicate.expression]
@@ -469,7 +509,11 @@ def _other_value(tree: Tree, known: Known, rng: Random, having: bool) -> Iterato
         else:
             continue
         sites += [(predicate, node) for node in nodes]
-    for predicate, node in _shuffled(sites, rng):
+    return sites
+
+
+def _other_value(tree: Tree, known: Known, rng: Random, having: bool) -> Iterator[Tree]:
+    for predicate, node in _shuffled(_constants(tree, having), rng):
         number = _numeric(node)
         where = _compared(predicate, known)
         origin = where[1].origin if where else None
@@ -506,43 +550,114 @@ _DATE = re.compile(r"(\d{4})((?:-\d{2}){0,2}.*)\Z")
 
 
 def _near_texts(text: str, frequent: Sequence[object], rng: Random) -> list[str]:
-    """Another value of the column (similar ones first), or the text in another case, cut short, singular or
-    plural."""
+    """Another value of the column (similar ones first), another date or number, or a part of the text."""
     others = [v for v in frequent if isinstance(v, str) and v != text and 0 < len(v) < 60 and v.isprintable()]
     others.sort(key=lambda v: -(SequenceMatcher(None, v.lower(), text.lower()).ratio() + 0.5 * rng.random()))
-    spellings = []
+    parts = []
     if (date := _DATE.match(text)) and 1000 <= int(date[1]) <= 2999:
-        spellings += [f"{int(date[1]) + sign}{date[2]}" for sign in (1, -1)]
+        parts += [f"{int(date[1]) + sign}{date[2]}" for sign in (1, -1)]
     elif text.lstrip("-").isdigit():
-        spellings += [str(int(text) + sign) for sign in (1, -1) if int(text) + sign]
-    elif any(c.isalpha() for c in text):
-        spellings += [text.lower(), text.capitalize(), text.title()] + (
-            [text.upper()] if len(text) <= 4 else []
-        )
-        words = text.split()
-        if len(words) > 1:
-            spellings += [" ".join(words[:-1]), words[-1]]
-        elif len(text) > 3:
-            spellings.append(text[:-1] if text.endswith("s") else text + "s")
-    found = [v for v in dict.fromkeys(spellings) if v != text]
-    # Two values of the data to one spelling: the first is the commoner slip, and the harder one to see.
+        parts += [str(int(text) + sign) for sign in (1, -1) if int(text) + sign]
+    elif len(words := text.split()) > 1 and any(c.isalpha() for c in text):
+        parts += [" ".join(words[:-1]), words[-1]]
+    rng.shuffle(parts)
+    # Two values of the data to one part: the first is the commoner slip, and the harder one to see.
     mixed: list[str] = []
-    rng.shuffle(found)
-    for i in range(max(len(others[:8]), len(found))):
-        mixed += others[2 * i : 2 * i + 2] + found[i : i + 1]
-    return list(dict.fromkeys(mixed))
+    for i in range(max(len(others[:8]), len(parts))):
+        mixed += others[2 * i : 2 * i + 2] + parts[i : i + 1]
+    return [v for v in dict.fromkeys(mixed) if v != text]
+
+
+def data_format(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """The right value as the data does not write it: another case, singular for plural, another form of a
+    date, a share for a percentage."""
+    for _, node in _shuffled(_constants(tree, False), rng):
+        number = _numeric(node)
+        if number is not None and abs(number) >= 1 and not 1800 <= number <= 2100:
+            for factor in _shuffled((Decimal("0.01"), Decimal("0.001"), Decimal(1000)), rng):
+                yield edited(tree, (node, _number(_plain(number * factor))))
+        elif isinstance(node, exp.Literal) and node.is_string:
+            for text in _shuffled(_spellings(node.name), rng):
+                yield edited(tree, (node, exp.Literal.string(text)))
+
+
+def _spellings(text: str) -> list[str]:
+    found: list[str] = []
+    if (date := re.match(r"(\d{4})-(\d{2})-(\d{2})(.*)\Z", text)) is not None:
+        year, month, day, rest = date.groups()
+        found += [f"{year}/{month}/{day}{rest}", f"{month}/{day}/{year}{rest}", f"{year}{month}{day}{rest}"]
+    elif any(c.isalpha() for c in text):
+        found += [text.lower(), text.capitalize(), text.title(), text.replace(" ", "_")]
+        if len(text) <= 4:
+            found += [text.upper(), text[0]]
+        elif len(text.split()) == 1:
+            found.append(text[:-1] if text.endswith("s") else text + "s")
+    return [v for v in dict.fromkeys(found) if v != text]
 
 
 def condition_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """A condition is forgotten."""
-    found = [
-        (clause, atom)
-        for clause in tree.find_all(exp.Where)
-        for atom in _atoms(clause)
-        if not _joins_columns(atom)
-    ]
-    for clause, atom in _shuffled(found, rng):
+    """A condition that the question states is forgotten."""
+    for clause, atom in _shuffled(_stated(tree), rng):
+        if not _joins_columns(atom) and not _implied(atom) and not atom.find(exp.Query):
+            yield _without(tree, clause, atom)
+
+
+def implicit_condition_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A condition that goes without saying is forgotten: IS NOT NULL, not empty, not the row itself."""
+    for clause, atom in _shuffled(_stated(tree), rng):
+        if _implied(atom):
+            yield _without(tree, clause, atom)
+
+
+def subquery_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A condition on a subquery is forgotten, or a guess stands in the place of the value it finds."""
+    for clause, atom in _shuffled(_stated(tree), rng):
+        if not atom.find(exp.Query):
+            continue
         yield _without(tree, clause, atom)
+        where = _compared(atom, known) if isinstance(atom, _COMPARISONS) else None
+        if where is not None and where[1].origin and isinstance(atom.expression, (exp.Subquery, exp.Query)):
+            for guess, _ in _shuffled(list(known.values(*where[1].origin))[:8], rng)[:3]:
+                if type(guess) in (int, float) and math.isfinite(guess):
+                    yield edited(tree, (atom.expression, _number(_plain(Decimal(str(guess))))))
+                elif isinstance(guess, str) and 0 < len(guess) < 60 and guess.isprintable():
+                    yield edited(tree, (atom.expression, exp.Literal.string(guess)))
+
+
+def subquery(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A subquery finds something else: another column, table or aggregate, or its condition is lost."""
+    for select in _shuffled(_inner_selects(tree), rng):
+        where = select.args.get("where")
+        made: list[Iterator[Tree]] = [
+            _other_columns(tree, select, known, rng),
+            _other_sources(tree, select, known, rng),
+        ]
+        for node in select.find_all(*_AGGREGATES):
+            if node.parent_select is select:
+                made.append(_other_aggregate(tree, select, node, known, rng))
+        if where is not None:
+            atoms = [atom for atom in _atoms(where) if not _joins_columns(atom)]
+            made.append(_without(tree, where, atom) for atom in atoms)
+        for variants_ in _shuffled(made, rng):
+            yield from variants_
+
+
+def _stated(tree: Tree) -> list[tuple[Tree, Tree]]:
+    """(clause, condition) of everything that AND and OR connect in WHERE and HAVING."""
+    return [(clause, atom) for clause in tree.find_all(exp.Where, exp.Having) for atom in _atoms(clause)]
+
+
+def _implied(atom: Tree) -> bool:
+    """`x IS NOT NULL`, `x <> ''`, and `a.id <> b.id`: questions rarely say so."""
+    if isinstance(atom, exp.Not):
+        inner = atom.this.unnest()
+        return isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null)
+    if isinstance(atom, exp.Is):
+        return bool(atom.args.get("negate")) and isinstance(atom.expression, exp.Null)
+    if isinstance(atom, _COMPARISONS) and not isinstance(atom, exp.EQ) and _joins_columns(atom):
+        return True
+    empty = atom.args.get("expression")
+    return isinstance(atom, exp.NEQ) and isinstance(empty, exp.Literal) and not empty.name
 
 
 def _without(tree: Tree, clause: Tree, atom: Tree) -> Tree:
@@ -654,7 +769,7 @@ def negation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 
 def like_pattern(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Another LIKE pattern: anchored on one side, on both, or on none."""
+    """Another LIKE pattern: anchored on one side, on both, or on none; or the pattern as a plain value."""
     for node in _shuffled(tree.find_all(exp.Like), rng):
         literal = node.expression
         if not isinstance(literal, exp.Literal) or not literal.is_string:
@@ -663,6 +778,7 @@ def like_pattern(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         if core:
             for text in _shuffled((f"%{core}%", f"{core}%", f"%{core}", core), rng):
                 yield edited(tree, (literal, exp.Literal.string(text)))
+            yield edited(tree, (node, exp.EQ(this=node.this.copy(), expression=literal.copy())))
 
 
 # --- the errors: groups and aggregates ----------------------------------------------------------------------
@@ -778,19 +894,20 @@ def group_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 
 def group_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Groups are made finer than asked."""
+    """Groups are made finer than asked, or made where none were asked for."""
     for select in _shuffled(_selects(tree), rng):
         group = select.args.get("group")
-        if group is None:
+        if group is None and not any(projection.find(exp.AggFunc) for projection in select.expressions):
             continue
-        keys = {to_sql(key) for key in group.expressions}
+        keys = {to_sql(key) for key in group.expressions} if group else set()
         found = [(alias, a) for alias, r in sources_of(select, known) for a in r.attributes]
         for alias, attribute in _shuffled(found, rng)[:4]:
             new = written_like(select, alias, attribute.name, known)
             if to_sql(new) not in keys:
-                wider = group.copy()
-                wider.append("expressions", new)
-                yield edited(tree, (group, wider))
+                wider = select.copy()
+                old_keys = [key.copy() for key in group.expressions] if group else []
+                wider.set("group", exp.Group(expressions=[*old_keys, new]))
+                yield edited(tree, (select, wider))
 
 
 def _group_keys(tree: Tree, rng: Random) -> list[tuple[exp.Select, Tree]]:
@@ -799,15 +916,14 @@ def _group_keys(tree: Tree, rng: Random) -> list[tuple[exp.Select, Tree]]:
 
 
 def having(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """The condition on groups: another comparison, value or aggregate, or forgotten."""
-    variants: list[Callable[[], Iterator[Tree]]] = [
-        lambda: _other_comparison(tree, known, rng, having=True),
-        lambda: _other_value(tree, known, rng, having=True),
-        lambda: _having_aggregate(tree, known, rng),
-        lambda: iter(_without(tree, c, atom) for c in tree.find_all(exp.Having) for atom in _atoms(c)),
+    """The condition on groups: another comparison, value or aggregate."""
+    made = [
+        _other_comparison(tree, known, rng, having=True),
+        _other_value(tree, known, rng, having=True),
+        _having_aggregate(tree, known, rng),
     ]
-    for make in _shuffled(variants, rng):
-        yield from make()
+    for variants_ in _shuffled(made, rng):
+        yield from variants_
 
 
 def _having_aggregate(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -844,9 +960,14 @@ def _operand(node: Tree) -> Tree:
 # --- the errors: order, limit, sets -------------------------------------------------------------------------
 
 
+def _order_keys(tree: Tree) -> list[Tree]:
+    """The keys by which queries sort, not windows."""
+    return [key for key in tree.find_all(exp.Ordered) if not key.find_ancestor(exp.Window)]
+
+
 def order_direction(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Ascending for descending, or the reverse."""
-    for key in _shuffled(tree.find_all(exp.Ordered), rng):
+    for key in _shuffled(_order_keys(tree), rng):
         new = key.copy()
         descending = not key.args.get("desc")
         new.set("desc", descending or None)
@@ -856,7 +977,7 @@ def order_direction(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 def order_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """Sorted by something else."""
-    for key in _shuffled(tree.find_all(exp.Ordered), rng):
+    for key in _shuffled(_order_keys(tree), rng):
         select = key.parent_select
         if not isinstance(select, exp.Select):
             continue
@@ -874,28 +995,38 @@ def order_key(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 def order_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """The rows are not sorted, or not by the last key."""
-    for order in _shuffled(tree.find_all(exp.Order), rng):
+    orders = [order for order in tree.find_all(exp.Order) if not isinstance(order.parent, exp.Window)]
+    for order in _shuffled(orders, rng):
         yield edited(tree, (order, None))
         if len(order.expressions) > 1:
             yield edited(tree, (order.expressions[-1], None))
 
 
 def limit(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
-    """Too many or too few rows kept, all kept, or one kept where all were asked for."""
+    """Too many or too few rows are kept."""
     found = []
     for node in tree.find_all(exp.Limit):
         number = _numeric(node.expression)
-        if number is None:
-            continue
-        near = [n for n in (number - 1, number + 1, Decimal(rng.randint(1, 10))) if 0 < n != number]
-        found += [edited(tree, (node.expression, _number(n))) for n in dict.fromkeys(near)]
-        found.append(edited(tree, (node, None)))
-    for order in tree.find_all(exp.Order):
-        if isinstance(order.parent, exp.Query) and not order.parent.args.get("limit"):
-            cut = order.parent.copy()
-            cut.set("limit", exp.Limit(expression=exp.Literal.number(1)))
-            found.append(edited(tree, (order.parent, cut)))
+        if number is not None:
+            near = [n for n in (number - 1, number + 1, Decimal(rng.randint(1, 10))) if 0 < n != number]
+            found += [edited(tree, (node.expression, _number(n))) for n in dict.fromkeys(near)]
     yield from _shuffled(found, rng)
+
+
+def limit_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """All rows are kept where the first ones were asked for."""
+    for node in _shuffled(tree.find_all(exp.Limit), rng):
+        yield edited(tree, (node, None))
+
+
+def limit_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """Only the first rows are kept where all were asked for."""
+    for order in _shuffled(tree.find_all(exp.Order), rng):
+        if isinstance(order.parent, exp.Query) and not order.parent.args.get("limit"):
+            for n in (1, rng.randint(2, 5)):
+                cut = order.parent.copy()
+                cut.set("limit", exp.Limit(expression=exp.Literal.number(n)))
+                yield edited(tree, (order.parent, cut))
 
 
 def set_operation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -920,13 +1051,413 @@ def set_operation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             yield edited(tree, (node, new))
 
 
-#: Every kind of error: the name that stands in `steps[].error` -> what makes its variants.
-CATEGORIES: dict[str, Callable[[Tree, Known, Random], Iterator[Tree]]] = {
-    function.__name__: function
-    for function in (
-        column, extra_column, missing_column, table, join_key, join_kind, join_missing,
-        condition_column, comparison, value, condition_missing, condition_extra, logic, negation,
-        like_pattern, aggregate, distinct, group_key, group_missing, group_extra, having, arithmetic,
-        order_direction, order_key, order_missing, limit, set_operation,
-    )
-}  # fmt: skip
+def join_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A table is joined that the answer does not need: it repeats rows, or drops those without a partner."""
+    for select in _shuffled(_outer_selects(tree), rng):
+        sources = sources_of(select, known)
+        if len(sources) != len(source_nodes(select)) or any(is_star(p) for p in select.expressions):
+            continue
+        used = {relation.name.lower() for _, relation in sources}
+        found = []
+        for alias, relation in sources:
+            for attribute in relation.attributes:
+                origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
+                found += [(alias, attribute, b) for a, b in sorted(known.links) if a == origin]
+        for alias, attribute, (table_name, column_name) in _shuffled(found, rng):
+            other = known.relations.get(table_name)
+            key = other.get(column_name) if other is not None else None
+            if other is None or key is None or table_name in used:
+                continue
+            on = exp.EQ(this=column_node(attribute.name, alias), expression=column_node(key.name, other.name))
+            wider = qualified(select, known)
+            joins = wider.args.get("joins") or []
+            wider.set("joins", [*joins, exp.Join(this=exp.Table(this=identifier(other.name)), on=on)])
+            yield edited(tree, (select, wider))
+
+
+def is_star(projection: Tree) -> bool:
+    inner = projection.unalias()
+    return isinstance(inner, exp.Star) or (isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star))
+
+
+def qualified(select: exp.Select, known: Known) -> exp.Select:
+    """A copy whose own columns all say from which source they are."""
+    own = {alias.lower() for alias, _ in sources_of(select, known)}
+    edits: list[tuple[Tree, Tree | None]] = []
+    for node in select.find_all(exp.Column):
+        where = resolve(node, known) if not node.table else None
+        if where is not None and node.parent_select is select and where[0].lower() in own:
+            edits.append((node, column_node(node.name, where[0])))
+    return edited(select, *edits)
+
+
+# --- the errors: functions ----------------------------------------------------------------------------------
+
+
+Edits = Sequence[tuple[Tree, Tree | None]]
+
+
+def _each(tree: Tree, made: list[Edits], rng: Random) -> Iterator[Tree]:
+    """The variants by each of the edits, in a random order; a tree is copied only when it is asked for."""
+    return (edited(tree, *edits) for edits in _shuffled(made, rng))
+
+
+def conditional(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """CASE: the branches exchanged, ELSE forgotten, counted where a sum is meant (COUNT also counts the
+    zeros); or NULLs counted as zero."""
+    made: list[Edits] = []
+    for case in tree.find_all(exp.Case):
+        default, branches = case.args.get("default"), case.args["ifs"]
+        if default is not None:
+            made.append([(default, branches[0].args["true"]), (branches[0].args["true"], default)])
+            without = case.copy()
+            without.set("default", None)
+            made.append([(case, without)])
+        if isinstance(case.parent, exp.Sum):
+            made.append([(case.parent, exp.Count(this=case.copy()))])
+        if len(branches) > 1:
+            made.append([(branches[rng.randrange(len(branches))], None)])
+    for node in tree.find_all(exp.Avg, exp.Min, exp.Count):
+        if isinstance(node.this, exp.Column):
+            zero = exp.Coalesce(this=node.this.copy(), expressions=[exp.Literal.number(0)])
+            made.append([(node.this, zero)])
+    for select in _outer_selects(tree):
+        where = select.args.get("where")
+        counts = [p.unalias() for p in select.expressions]
+        if where is not None and len(counts) == 1 and isinstance(counts[0], exp.Count):
+            one, zero = exp.Literal.number(1), exp.Literal.number(0)
+            case = exp.Case(ifs=[exp.If(this=where.this.copy(), true=one)], default=zero)
+            made.append([(counts[0], exp.Count(this=case)), (where, None)])
+    yield from _each(tree, made, rng)
+
+
+def conversion(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """CAST forgotten (whole numbers are then divided without a fraction), to another type, or where it cuts
+    fractions off or compares numbers as text."""
+    made: list[Edits] = []
+    for cast in tree.find_all(exp.Cast):
+        made.append([(cast, cast.this)])
+        other = "INTEGER" if cast.to.this != exp.DataType.Type.INT else "REAL"
+        made.append([(cast, _cast(cast.this, other))])
+    for node, where in _columns(tree, known, outside_joins=True):
+        if where[1].kind == "number" and not where[1].key:
+            if not isinstance(node.parent, (exp.Cast, exp.Count)) and not node.find_ancestor(exp.Group):
+                made.append([(node, _cast(node, "INTEGER"))])
+            if isinstance(node.parent, (*_COMPARISONS, exp.Ordered, exp.Max, exp.Min)):
+                made.append([(node, _cast(node, "TEXT"))])
+        elif where[1].kind == "text" and isinstance(node.parent, (exp.Ordered, exp.Max, exp.Min)):
+            made.append([(node, _cast(node, "INTEGER"))])
+    yield from _each(tree, made, rng)
+
+
+def _cast(node: Tree, kind: str) -> exp.Cast:
+    return exp.Cast(this=node.copy(), to=exp.DataType.build(kind, dialect="sqlite"))
+
+
+def _columns(
+    tree: Tree, known: Known, outside_joins: bool = False
+) -> list[tuple[exp.Column, tuple[str, Attribute, Relation]]]:
+    """The columns that can be resolved, and what they are; `outside_joins`: not those of join conditions."""
+    found = []
+    for node in tree.find_all(exp.Column):
+        if isinstance(node.this, exp.Star) or (outside_joins and node.find_ancestor(exp.Join)):
+            continue
+        where = resolve(node, known)
+        if where is not None:
+            found.append((node, where))
+    return found
+
+
+_DATE_LIKE = re.compile(r"date|year|month|day|time|birth|since", re.IGNORECASE)
+
+
+def date_time(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """The wrong part of a date is taken, none where one is needed, or a part of what is no date (STRFTIME
+    reads the number 2014 as the 2014th day of the Julian calendar)."""
+    made: list[Edits] = []
+    for call in tree.find_all(exp.TimeToStr, exp.Anonymous):
+        texts = [node for node in call.find_all(exp.Literal) if node.is_string and "%" in node.name]
+        for literal in texts[:1]:
+            for part in ("%Y", "%m", "%d", "%H"):
+                if part != literal.name:
+                    made.append([(literal, exp.Literal.string(part))])
+        inner = call.find(exp.Column)
+        if texts and inner is not None:
+            made.append([(call, inner)])
+    for node, where in _columns(tree, known, outside_joins=True):
+        dated = where[1].kind == "date" or (_DATE_LIKE.search(where[1].name) and not where[1].key)
+        if dated and not node.find_ancestor(exp.TimeToStr, exp.Anonymous, exp.Group):
+            part = rng.choice(("%Y", "%Y", "%m", "%d"))
+            call = exp.Anonymous(this="STRFTIME", expressions=[exp.Literal.string(part), node.copy()])
+            made.append([(node, call)])
+    yield from _each(tree, made, rng)
+
+
+def rounding(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """ROUND or ABS too many or forgotten, or rounded to other digits."""
+    made: list[Edits] = []
+    for node in tree.find_all(exp.Round):
+        made.append([(node, node.this)])
+        digits = 0 if node.args.get("decimals") else 1
+        made.append([(node, _rounded_to(node.this, digits))])
+    made += [[(node, node.this)] for node in tree.find_all(exp.Abs)]
+    for node in tree.find_all(exp.Avg, exp.Div):
+        if not node.find_ancestor(exp.Round):
+            made.append([(node, _rounded_to(node, rng.choice((0, 0, 1))))])
+    made += [[(node, exp.Abs(this=node.copy()))] for node in tree.find_all(exp.Sub)]
+    yield from _each(tree, made, rng)
+
+
+def _rounded_to(node: Tree, digits: int) -> exp.Round:
+    return exp.Round(this=node.copy(), decimals=exp.Literal.number(digits) if digits else None)
+
+
+def string_function(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A text is changed, cut or measured: LENGTH for the text itself, SUBSTR off by one, two columns glued
+    together, upper case."""
+    made: list[Edits] = []
+    for node in tree.find_all(exp.Length, exp.Upper, exp.Lower, exp.Trim):
+        made.append([(node, node.this)])
+    for node in tree.find_all(exp.Substring):
+        for key in ("start", "length"):
+            number = _numeric(node.args[key]) if node.args.get(key) is not None else None
+            if number is not None:
+                made += [[(node.args[key], _number(n))] for n in (number - 1, number + 1) if n >= 0]
+    for node in tree.find_all(exp.DPipe):
+        made += [[(node, node.this)], [(node, node.expression)]]
+    for node, where in _columns(tree, known, outside_joins=True):
+        if where[1].kind != "text" or where[1].key or node.find_ancestor(exp.Group):
+            continue
+        if isinstance(node.parent, (exp.Ordered, exp.Max, exp.Min)):
+            made.append([(node, exp.Length(this=node.copy()))])
+        elif isinstance(node.parent, (exp.Select, exp.Alias, exp.EQ, exp.In)):
+            kind = rng.choice((exp.Upper, exp.Lower))
+            made.append([(node, kind(this=node.copy()))])
+    for select in _outer_selects(tree):
+        texts = [
+            p for p in select.expressions
+            if isinstance(p, exp.Column) and (w := resolve(p, known)) is not None and w[1].kind == "text"
+        ]  # fmt: skip
+        if len(texts) > 1 and known.last:
+            glued = exp.DPipe(this=texts[0].copy(), expression=texts[1].copy())
+            made.append([(texts[0], glued), (texts[1], None)])
+    yield from _each(tree, made, rng)
+
+
+def window(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """Window functions: the partition or order forgotten or turned, RANK for ROW_NUMBER, or a window in the
+    place of groups, so that every row is kept."""
+    made: list[Edits] = []
+    for node in tree.find_all(exp.Window):
+        if node.args.get("partition_by"):
+            without = node.copy()
+            without.set("partition_by", None)
+            made.append([(node, without)])
+        for key in node.args["order"].expressions if node.args.get("order") else ():
+            turned = key.copy()
+            turned.set("desc", not key.args.get("desc"))
+            turned.set("nulls_first", bool(key.args.get("desc")))
+            made.append([(key, turned)])
+        for kind in _RANKS:
+            if isinstance(node.this, _RANKS) and not isinstance(node.this, kind):
+                made.append([(node.this, kind())])
+    for select in _outer_selects(tree):
+        group = select.args.get("group")
+        if group is None or any(select.args.get(k) for k in ("having", "order", "limit")):
+            continue
+        calls = [node for p in select.expressions for node in p.find_all(*_AGGREGATES)]
+        if calls and not any(node.find(exp.Distinct) for node in calls):
+            keys = [key.copy() for key in group.expressions]
+            windows = [(node, exp.Window(this=node.copy(), partition_by=keys)) for node in calls]
+            made.append([*windows, (group, None)])
+    yield from _each(tree, made, rng)
+
+
+_RANKS = (exp.RowNumber, exp.Rank, exp.DenseRank)
+
+
+# --- the errors: what does not run --------------------------------------------------------------------------
+
+
+def unknown_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A column is read where it is not: of another table, or under a name that it does not bear."""
+    names = {a.name.lower(): a.name for r in known.relations.values() for a in r.attributes}
+    for node, (alias, attribute, relation) in _shuffled(_columns(tree, known), rng):
+        reachable: set[str] = set()  # from here, also in the queries around a subquery
+        select = node.parent_select
+        while select is not None:
+            if isinstance(select, exp.Select):
+                reachable |= {a.name.lower() for _, r in sources_of(select, known) for a in r.attributes}
+                reachable |= {p.alias_or_name.lower() for p in select.expressions}
+            select = select.parent_select
+        elsewhere = [n for lower, n in names.items() if lower not in reachable]
+        elsewhere.sort(key=lambda n: -(_likeness(n, attribute.name) + 0.3 * rng.random()))
+        subject = relation.name if not relation.step else alias
+        invented = [f"{subject}_{attribute.name}", attribute.name.rpartition("_")[2]]
+        invented.append(attribute.name[:-1] if attribute.name.endswith("s") else attribute.name + "s")
+        for name in _shuffled(elsewhere[:3], rng) + _shuffled(invented, rng):
+            # A name in quotes that is no column would be read as a text, not refused.
+            new = column_node(name, node.table or None)
+            if name.lower() not in reachable and name and not (new.this.quoted and not new.table):
+                yield edited(tree, (node, new))
+
+
+def unknown_table(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A table or step is read that does not exist."""
+    for node in _shuffled(tree.find_all(exp.Table), rng):
+        name = node.name
+        invented = [name[:-1] if name.endswith("s") else name + "s", f"{name}_info", name.partition("_")[0]]
+        for new in _shuffled(invented, rng):
+            if new and new.lower() not in known.relations:
+                edits: list[tuple[Tree, Tree | None]] = [
+                    (c, column_node(c.name, new))
+                    for c in tree.find_all(exp.Column)
+                    if c.table.lower() == name.lower() and not node.alias
+                ]
+                table_node = exp.Table(this=identifier(new), alias=copied(node.args.get("alias")))
+                yield edited(tree, (node, table_node), *edits)
+
+
+def ambiguous_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A column that several sources have, without saying which."""
+    for node, _ in _shuffled(_columns(tree, known), rng):
+        select = node.parent_select
+        if node.table and isinstance(select, exp.Select):
+            owners = [r for _, r in sources_of(select, known) if r.get(node.name) is not None]
+            if len(owners) > 1:
+                yield edited(tree, (node, column_node(node.name)))
+
+
+def aggregate_misuse(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """An aggregate in WHERE, where there are no groups yet: `WHERE age = MAX(age)`."""
+    made: list[Edits] = []
+    for select in _outer_selects(tree):
+        order, where = select.args.get("order"), select.args.get("where")
+        if order is not None and select.args.get("limit") is not None and where is None:
+            key = order.expressions[0]
+            if isinstance(key.this, exp.Column):
+                kind = exp.Max if key.args.get("desc") else exp.Min
+                condition = exp.EQ(this=key.this.copy(), expression=kind(this=key.this.copy()))
+                other = select.copy()
+                for clause in ("order", "limit", "offset"):
+                    other.set(clause, None)
+                other.set("where", exp.Where(this=condition))
+                made.append([(select, other)])
+        for atom in _atoms(where) if where is not None else ():
+            if not isinstance(atom, _COMPARISONS) or not isinstance(atom.this, exp.Column):
+                continue
+            attribute = resolve(atom.this, known)
+            if attribute is None or attribute[1].kind != "number":
+                continue
+            if isinstance(atom.expression, exp.Subquery):
+                inner = atom.expression.find(*_AGGREGATES)
+                kind = type(inner) if inner is not None else rng.choice((exp.Avg, exp.Max, exp.Min))
+                made.append([(atom.expression, kind(this=atom.this.copy()))])
+            elif not attribute[1].key:
+                kind = rng.choice((exp.Avg, exp.Max, exp.Sum))
+                called = (
+                    exp.Count(this=exp.Star())
+                    if "count" in atom.this.name.lower()
+                    else kind(this=atom.this.copy())
+                )
+                made.append([(atom.this, called)])
+    yield from _each(tree, made, rng)
+
+
+def unknown_function(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """A function of another database: YEAR(…), MONTH(…)."""
+    for node, where in _shuffled(_columns(tree, known, outside_joins=True), rng):
+        if where[1].kind == "date" or (_DATE_LIKE.search(where[1].name) and not where[1].key):
+            name = rng.choice(("YEAR", "YEAR", "MONTH", "TO_DATE"))
+            yield edited(tree, (node, exp.Anonymous(this=name, expressions=[node.copy()])))
+
+
+# --- the errors: half an answer -----------------------------------------------------------------------------
+
+
+def shortened(chain: Sequence[Link], at: int) -> list[Link] | None:
+    """The chain that takes step `at` for the answer; None where an earlier step would then serve nobody."""
+    if at == len(chain) - 1:
+        return None
+    read = {node.name.lower() for link in chain[: at + 1] for node in link.tree.find_all(exp.Table)}
+    if any(link.name.lower() not in read for link in chain[:at]):
+        return None
+    tree = chain[at].tree.copy()
+    select = tree if isinstance(tree, exp.Select) else None
+    if select is not None and not select.args.get("order"):
+        # The answer's own columns have no names of ours, in right chains neither.
+        select.set(
+            "expressions",
+            [e if isinstance(e.unalias(), exp.Column) else e.unalias() for e in select.expressions],
+        )
+    return [*chain[:at], Link("", tree)]
+
+
+def partial_query(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """Only a part of the answer: one arm of a set operation. (`chain_variants` also ends chains early.)"""
+    for node in _shuffled(tree.find_all(exp.SetOperation), rng):
+        for arm in _shuffled((node.this, node.expression), rng):
+            yield edited(tree, (node, arm.unnest()))
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+#: Every kind of error, by what makes it -> type and subtype in the NL2SQL-BUGs taxonomy (Liu et al. 2025).
+_TAXONOMY: dict[Callable[[Tree, Known, Random], Iterator[Tree]], tuple[str, str]] = {
+    column: ("Attribute-Related Errors", "Attribute Mismatch"),
+    order_key: ("Attribute-Related Errors", "Attribute Mismatch"),
+    group_key: ("Attribute-Related Errors", "Attribute Mismatch"),
+    unknown_column: ("Attribute-Related Errors", "Attribute Mismatch"),
+    ambiguous_column: ("Attribute-Related Errors", "Attribute Mismatch"),
+    missing_column: ("Attribute-Related Errors", "Attribute Missing"),
+    extra_column: ("Attribute-Related Errors", "Attribute Redundancy"),
+    table: ("Table-Related Errors", "Table Mismatch"),
+    unknown_table: ("Table-Related Errors", "Table Mismatch"),
+    join_missing: ("Table-Related Errors", "Table Missing"),
+    join_extra: ("Table-Related Errors", "Table Redundancy"),
+    join_key: ("Table-Related Errors", "Join Condition Mismatch"),
+    join_kind: ("Table-Related Errors", "Join Type Mismatch"),
+    value: ("Value-Related Errors", "Value Mismatch"),
+    like_pattern: ("Value-Related Errors", "Value Mismatch"),
+    limit: ("Value-Related Errors", "Value Mismatch"),
+    data_format: ("Value-Related Errors", "Data Format Mismatch"),
+    comparison: ("Operator-Related Errors", "Comparison Operator Mismatch"),
+    logic: ("Operator-Related Errors", "Logical Operator Mismatch"),
+    negation: ("Operator-Related Errors", "Logical Operator Mismatch"),
+    condition_column: ("Condition-Related Errors", "Explicit Condition Mismatch"),
+    having: ("Condition-Related Errors", "Explicit Condition Mismatch"),
+    condition_missing: ("Condition-Related Errors", "Explicit Condition Missing"),
+    condition_extra: ("Condition-Related Errors", "Explicit Condition Redundancy"),
+    implicit_condition_missing: ("Condition-Related Errors", "Implicit Condition Missing"),
+    aggregate: ("Function-Related Errors", "Aggregate Functions"),
+    aggregate_misuse: ("Function-Related Errors", "Aggregate Functions"),
+    conditional: ("Function-Related Errors", "Conditional Functions"),
+    conversion: ("Function-Related Errors", "Conversion Functions"),
+    date_time: ("Function-Related Errors", "Date/Time Functions"),
+    unknown_function: ("Function-Related Errors", "Date/Time Functions"),
+    arithmetic: ("Function-Related Errors", "Math Functions"),
+    rounding: ("Function-Related Errors", "Math Functions"),
+    string_function: ("Function-Related Errors", "String Functions"),
+    window: ("Function-Related Errors", "Window Functions"),
+    group_missing: ("Clause-Related Errors", "Clause Missing"),
+    order_missing: ("Clause-Related Errors", "Clause Missing"),
+    limit_missing: ("Clause-Related Errors", "Clause Missing"),
+    group_extra: ("Clause-Related Errors", "Clause Redundancy"),
+    limit_extra: ("Clause-Related Errors", "Clause Redundancy"),
+    subquery: ("Subquery-Related Errors", "Subquery Mismatch"),
+    subquery_missing: ("Subquery-Related Errors", "Subquery Missing"),
+    partial_query: ("Subquery-Related Errors", "Partial Query"),
+    order_direction: ("Other Errors", "ASC/DESC"),
+    distinct: ("Other Errors", "DISTINCT"),
+    set_operation: ("Other Errors", "Other"),
+}
+
+_MAKERS = {function.__name__: function for function in _TAXONOMY}
+
+#: The name that stands in `steps[].error` -> type and subtype in the NL2SQL-BUGs taxonomy.
+CATEGORIES: dict[str, tuple[str, str]] = {function.__name__: kind for function, kind in _TAXONOMY.items()}
+
+#: The errors that the database refuses to run; all others give a result, and a wrong one.
+FAILING = frozenset(
+    {"unknown_column", "unknown_table", "ambiguous_column", "aggregate_misuse", "unknown_function"}
+)

@@ -175,6 +175,19 @@ def counted_traces(
             raise InputError(f"holds no traces{f' ({why})' if why else ''}", file=name)
 
 
+def located_traces(
+    source: Source, *, split: str | None = None, labels: str = "strict"
+) -> Iterator[tuple[str, int, Trace | InputError]]:
+    """The file and line (from 1) of every trace beside it, or beside the error that stands in its place: for
+    those who check a file to its end."""
+    for name, rows in _sources(source, split):
+        for line, made in _converted(rows, "auto", labels):
+            if isinstance(made, InputError):
+                yield name, line, made
+            else:
+                yield from ((name, line, trace) for trace, _ in made)
+
+
 def _traces(
     rows: Rows, name: str, tally: Tally, format: str, labels: str, on_bad_rows: str
 ) -> Iterator[Trace]:
@@ -186,20 +199,31 @@ def _traces(
         near = difflib.get_close_matches(format, FORMATS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"unknown format {format!r}; known are auto, {', '.join(FORMATS)}{hint}")
-    for line, row in rows:
+    for line, made in _converted(rows, format, labels):
         tally.rows += 1
+        if isinstance(made, InputError):
+            if on_bad_rows == "stop":
+                raise InputError(str(made), file=name, line=line)
+            tally.skip(made, name, line)
+            continue
+        tally.stepless += not made
+        tally.folded += sum(folded for _, folded in made)
+        yield from (trace for trace, _ in made)
+
+
+def _converted(
+    rows: Rows, format: str, labels: str
+) -> Iterator[tuple[int, list[tuple[Trace, bool]] | InputError]]:
+    """Each row's line, and the traces that it holds (with whether they were folded) or why there are none."""
+    for line, row in rows:
         try:
             if isinstance(row, InputError):
                 raise row
             made = [_trace(native, labels == "prefix") for native in native_rows(row, format)]
         except InputError as error:
-            if on_bad_rows == "stop":
-                raise InputError(str(error), file=name, line=line) from None
-            tally.skip(error, name, line)
-            continue
-        tally.stepless += not made
-        tally.folded += sum(folded for _, folded in made)
-        yield from (trace for trace, _ in made)
+            yield line, error
+        else:
+            yield line, made
 
 
 def _trace(row: Row, prefix: bool) -> tuple[Trace, bool]:
@@ -664,12 +688,14 @@ def _encodable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", *, part: str | None = None) -> Iterator[IO[Any]]:
     """Open a file that appears under `path` only once it is complete.
 
     It is written beside `path`, flushed to the disk and renamed; on an error, an interrupt or a full disk the
     old file stays and the half-written one is removed. Parent folders are made. Devices and pipes
-    (`/dev/stdout`) are written directly. `mode` is `w` (UTF-8, `\\n`) or `wb`.
+    (`/dev/stdout`) are written directly. `mode` is `w` (UTF-8, `\\n`) or `wb`. `part` names
+    the half-written file, for callers who let nobody else write `path`: what a killed run left of it
+    is overwritten.
 
     Raises:
         InputError: `path` is a folder or cannot be written.
@@ -677,7 +703,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     name, text = str(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     given = Path(path).expanduser()
     target = Path(os.path.realpath(given))  # through links: they stay links
-    part = target.parent / f".{secrets.token_hex(8)}.tmp"
+    new = "x" if part is None else "w"
+    unfinished = target.parent / (part or f".{secrets.token_hex(8)}.tmp")
     try:
         if given.is_dir():
             raise InputError("is a folder; name a file to write", file=name)
@@ -688,7 +715,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             handle = open(given, mode, **text)  # noqa: SIM115 (closed below)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(part, mode.replace("w", "x"), **text)  # noqa: SIM115 (closed below)
+            handle = open(unfinished, mode.replace("w", new), **text)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=name) from None
     if stream:
@@ -701,10 +728,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             handle.flush()
             os.fsync(handle.fileno())
         if target.exists():
-            shutil.copymode(target, part)
-        os.replace(part, target)
+            shutil.copymode(target, unfinished)
+        os.replace(unfinished, target)
     except BaseException:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
 

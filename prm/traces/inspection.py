@@ -2,7 +2,8 @@
 
 The figures that most often explain a bad model are here: the share of wrong steps (nearly none, or nearly
 all), where the first errors stand (a model can learn the position alone), how many traces are copies of each
-other, and how many say of the same steps that they are right and that they are wrong.
+other, how many say of the same steps that they are right and that they are wrong, and which questions stand
+in two files.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from prm.traces.formats import Tally, atomic_write, counted_traces
+from prm.traces.overlap import OverlapIndex
 from prm.traces.trace import Trace
 
 log = logging.getLogger("prm")
@@ -28,12 +30,23 @@ def inspect(
     on_bad_rows: str = "stop",
     json_output: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Check `files`, print and return their statistics, and write them to `json_output` where it is given."""
-    tally = Tally()
+    """Check `files`, print and return their statistics, and write them to `json_output` where it is given.
+
+    Of several files it is also said which questions two of them share (`overlaps`).
+    """
+    tally, shared = Tally(), OverlapIndex()
+
+    def traces() -> Iterator[Trace]:
+        for file in files:
+            for trace in counted_traces(file, tally, split=split, labels=labels, on_bad_rows=on_bad_rows):
+                if len(files) > 1:
+                    shared.add(str(file), trace)
+                yield trace
+
     statistics = {"files": [str(file) for file in files]}
-    traces = counted_traces(files, tally, split=split, labels=labels, on_bad_rows=on_bad_rows)
-    statistics |= trace_statistics(traces)
+    statistics |= trace_statistics(traces())
     statistics |= {"rows": tally.rows, "folded": tally.folded, "skipped": dict(tally.skipped)}
+    statistics["overlaps"] = [pair.to_dict() for pair in shared.overlaps()]
     for line in tally.report():
         log.warning(line)
     if json_output is not None:
@@ -163,4 +176,9 @@ def _show(statistics: dict[str, Any]) -> None:
     row("steps characters", spread(s["steps_characters"]))
     row("skipped rows", f"{sum(s['skipped'].values()):,}")
     row("folded traces", f"{s['folded']:,}")
+    for pair in s["overlaps"]:
+        n, of = sum(pair["kinds"].values()), pair["questions"]
+        what = f"{n:,} of {of:,} questions of {pair['second']} are in {pair['first']}"
+        what += f": {shares(pair['kinds'])}; such as {pair['example']}" if n else ""
+        row("overlap", what + (f"; {pair['databases']:,} databases in both" if pair["databases"] else ""))
     Console(soft_wrap=True).print(table)

@@ -24,6 +24,10 @@ from prm.errors import InputError
 Label = float | int | None
 
 
+class ReturningLabel(InputError):
+    """A native trace whose hard labels return to 1 after a 0."""
+
+
 @dataclass
 class Step:
     """One unit of reasoning.
@@ -123,10 +127,12 @@ class Trace:
             back = returning_label(trace.labels)
             if back is not None:
                 if not prefix:
-                    raise bad(
+                    raise ReturningLabel(
                         f"step {back} is labelled right after an earlier one was labelled wrong, but a label "
                         "says 'no error so far': fold the labels with --labels prefix, or, where each judges "
-                        'its step alone, set "label_scheme": "step"'
+                        'its step alone, set "label_scheme": "step"',
+                        file=file,
+                        line=line,
                     )
                 fold_labels(trace)
         elif prefix:

@@ -1,0 +1,365 @@
+"""Right and wrong chains of one question, out of its decomposed gold query.
+
+The right chains are gold's own decomposition and rewrites of it that give the same result
+(`prm.sql.rewrite`). Each wrong chain is one of them with an error in one step (`prm.sql.mutate`), and often
+a second one in a later step, kept only if its result differs from gold's, or if it is of a kind that the
+database refuses.
+
+What would give a wrong chain away without reading the question is kept out. Right and wrong steps come from
+the same renderer and have names by the same rules. The steps of a chain take turns, in a random order, so
+that the first error stands evenly over the positions. And right chains are rewritten with what errors bring
+in, too: NOT, OR, CAST, DISTINCT, LEFT JOIN, CASE, windows.
+
+Which error a step gets is drawn from what the step allows, weighed so that the errors of a whole file come
+out about as often as in real wrong answers (`errors="natural"`), or about equally often ("uniform"), as far
+as the queries allow it: few have a CASE to get wrong. Natural is the default: a PRM should know the errors
+that policies make, and rare kinds (a needless LOWER, a window) are those that words give away most easily.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from prm.sql.chain import Known, Link
+from prm.sql.compare import results_equal
+from prm.sql.database import Rows, SQLError
+from prm.sql.decompose import assemble, render_fragment
+from prm.sql.describe import describe
+from prm.sql.mutate import CATEGORIES, FAILING, chain_variants
+from prm.sql.rewrite import alternatives
+
+#: Errors that are nothing but an order of rows; for all others an order of tied rows that differs proves
+#: nothing.
+_ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
+_ABOUT_LIMIT = frozenset({"limit", "limit_missing", "limit_extra"})
+_TRIES = 8  # statements run for each chain wanted
+_CHOICE = 4  # wrong chains from which a hard negative is chosen
+_AGAIN = 0.5  # what one use of a kind of error leaves of its weight, for this question
+
+
+class Place(Protocol):
+    """A database as this module needs it: what is known of it, and the rows of a statement."""
+
+    known: Known
+
+    def run(self, sql: str) -> Rows:
+        """The rows, or SQLError."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`written`: sentence and fragment of each step. A wrong chain has `errors` (step -> category) and the
+    index of the right chain (`parent`) that it equals before the first of them."""
+
+    links: list[Link]
+    written: list[tuple[str, str]]
+    errors: dict[int, str] = field(default_factory=dict)
+    parent: int | None = None
+
+    @property
+    def first_error(self) -> int:
+        return min(self.errors, default=-1)
+
+    @property
+    def fragments(self) -> tuple[str, ...]:
+        return tuple(fragment for _, fragment in self.written)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return tuple(sentence for sentence, _ in self.written)
+
+    @property
+    def sql(self) -> str:
+        return assemble(self.fragments)
+
+
+def written(links: list[Link]) -> Chain:
+    """The chain with its sentences and fragments: right and wrong ones come from here."""
+    return Chain(links, [_text(link) for link in links])
+
+
+def _text(link: Link) -> tuple[str, str]:
+    return describe(link.tree, link.name or None), render_fragment(link.name, link.tree)
+
+
+def same_answer(gold: Rows, rows: Rows, *, ordered: bool, errors: Collection[str] = ()) -> bool:
+    """Whether `rows` count as gold's answer: when `prm build` labels, and when `prm inspect` checks it.
+
+    Where gold orders (`ordered`), order counts, ties included: a right answer shows gold's very rows. But an
+    answer with `errors` of which none is about order is not proved wrong by an order that gold's ORDER BY may
+    leave open.
+    """
+    if errors and all(error in CATEGORIES and error not in _ABOUT_ORDER for error in errors):
+        ordered = False
+    return results_equal(gold, rows, ordered=ordered)
+
+
+# --- right ones ---------------------------------------------------------------------------------------------
+
+
+def right_chains(
+    first: Chain, rows: Rows, place: Place, rng: Random, *, n: int, ordered: bool
+) -> list[Chain]:
+    """The decomposition `first` and up to `n` - 1 rewrites with the same result as gold's `rows`."""
+    found, seen, tries = [first], {first.sentences}, _TRIES * (n - 1)
+    rewritten = alternatives(first.links, place.known, rng)
+    while len(found) < n and tries > 0 and (links := next(rewritten, None)) is not None:
+        tries -= 1
+        chain = written(links)
+        if chain.sentences not in seen and _is_right(chain, rows, place, ordered):
+            seen.add(chain.sentences)
+            found.append(chain)
+    return found
+
+
+def _is_right(chain: Chain, rows: Rows, place: Place, ordered: bool) -> bool:
+    """Whether a rewritten chain is equal to gold, as far as is tested: the one place that says so."""
+    try:
+        return same_answer(rows, place.run(chain.sql), ordered=ordered)
+    except SQLError:
+        return False
+
+
+# --- wrong ones ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Which wrong chains are wanted: `kind` is "natural" or "uniform"; `most` errors at most in one chain;
+    `hard` prefers results close to gold's."""
+
+    kind: str = "natural"
+    most: int = 2
+    hard: bool = False
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Kind of error -> how likely it is drawn where it is possible."""
+        wanted = FREQUENCIES if self.kind == "natural" else dict.fromkeys(CATEGORIES, 1.0)
+        return {name: wanted[name] / max(REACH[name], _RARE) for name in CATEGORIES}
+
+    @property
+    def failing(self) -> float:
+        """The share of errors that do not run."""
+        wanted = FREQUENCIES if self.kind == "natural" else dict.fromkeys(CATEGORIES, 1.0)
+        return sum(wanted[name] for name in FAILING) / sum(wanted.values())
+
+
+def wrong_chains(
+    rights: list[Chain], rows: Rows, place: Place, rng: Random, *, n: int, ordered: bool, errors: Errors
+) -> Iterator[Chain]:
+    """Up to `n` wrong chains, made from the right ones in turn."""
+    mill = Mill(rights, rows, place, rng, ordered, errors)
+    parents = deque(range(len(rights)))
+    rng.shuffle(parents)
+    mill.tries = _TRIES * n * (_CHOICE if errors.hard else 1)
+    while parents and n > 0:
+        parent = parents.popleft()
+        chain = mill.wrong(parent)
+        if chain is not None:
+            yield chain
+            n -= 1
+            parents.append(parent)
+
+
+class Mill:
+    """Makes wrong chains of one question; remembers what has been tried."""
+
+    def __init__(
+        self, rights: list[Chain], rows: Rows, place: Place, rng: Random, ordered: bool, errors: Errors
+    ) -> None:
+        self.rights, self.rows, self.place, self.rng = rights, rows, place, rng
+        self.ordered, self.errors, self.weights = ordered, errors, errors.weights
+        self.tries = 0
+        self.used: Counter[str] = Counter()
+        self.seen = {right.sentences for right in rights}
+        self.right_beginnings = {
+            right.sentences[: i + 1] for right in rights for i in range(len(right.links))
+        }
+        self.turns: list[deque[int]] = []
+        for right in rights:
+            steps = list(range(len(right.links)))
+            rng.shuffle(steps)
+            self.turns.append(deque(steps))
+        self.variants: dict[tuple[int, int, str], Iterator[list[Link]]] = {}
+
+    def wrong(self, parent: int) -> Chain | None:
+        """A wrong chain made from one of the right ones; None when nothing new can be made of it.
+
+        Its steps take turns; a step where no error changes the result drops out.
+        """
+        turns = self.turns[parent]
+        while turns and self.tries > 0:
+            at = turns.popleft()
+            found = self._at(parent, at)
+            if found is not None:
+                turns.append(at)
+                self.used.update(found.errors.values())
+                self.seen.add(found.sentences)
+                return found
+        return None
+
+    def _at(self, parent: int, at: int) -> Chain | None:
+        found = []
+        for category in self._drawn(failing=None):
+            made = self.next(parent, at, category)
+            if made is not None:
+                chain, result = made
+                found.append((closeness(self.rows, result) if self.errors.hard else 0.0, chain))
+            if self.tries <= 0 or len(found) >= (_CHOICE if self.errors.hard else 1):
+                break
+        if not found:
+            return None
+        best = max(found, key=lambda item: item[0])[1]
+        return self._with_more(best)
+
+    def next(self, parent: int, at: int, category: str) -> tuple[Chain, Rows] | None:
+        """The next wrong chain, with its rows, by one kind of error in one step of a right chain."""
+        right, key = self.rights[parent], (parent, at, category)
+        if key not in self.variants:
+            self.variants[key] = chain_variants(category, right.links, at, self.place.known, self.rng)
+        for links in self.variants[key]:
+            chain = self._changed(right, parent, links, {at: category})
+            if chain is None:
+                continue
+            self.tries -= 1
+            result = self._wrong_result(chain, category)
+            if result is not None:
+                return chain, result
+            if self.tries <= 0:
+                break
+        return None
+
+    def _drawn(self, failing: bool | None) -> list[str]:
+        """The kinds of errors in a random order by weight; with `failing=None` chance decides whether those
+        that do not run come first or not at all."""
+        weights = {name: self.weights[name] * _AGAIN ** self.used[name] for name in CATEGORIES}
+        if failing is None:
+            failing = self.rng.random() < self.errors.failing and not self.errors.hard
+        late = {name: self.rng.expovariate(weight) for name, weight in weights.items()}
+        names = [name for name in CATEGORIES if failing or name not in FAILING]
+        return sorted(names, key=lambda name: (failing and name not in FAILING, late[name]))
+
+    def _changed(self, base: Chain, parent: int, links: list[Link], errors: dict[int, str]) -> Chain | None:
+        """The chain of `links`, equal to `base` before its last error; None if it has been made before, or
+        reads there like a right one."""
+        at = max(errors)  # a chain that ends early has fewer steps, never more
+        pairs = zip(links, base.links, base.written, strict=False)
+        texts = [text if link is was else _text(link) for link, was, text in pairs]
+        chain = Chain(links, texts, errors, parent)
+        changed = at < len(base.written) and texts[at][0] != base.written[at][0]
+        if not changed or chain.sentences in self.seen:
+            return None
+        return None if chain.sentences[: at + 1] in self.right_beginnings else chain
+
+    def _wrong_result(self, chain: Chain, category: str) -> Rows | None:
+        """The rows of the changed chain where they differ from gold's for certain (none at all where the
+        error is of a kind that does not run); None where they do not differ, or only by chance."""
+        try:
+            result = self.place.run(chain.sql)
+            if category in FAILING:
+                return None
+            if same_answer(self.rows, result, ordered=self.ordered, errors=chain.errors.values()):
+                return None
+            both = (chain.links, self.rights[chain.parent].links)
+            if category not in _ABOUT_ORDER | _ABOUT_LIMIT and all(
+                links[-1].tree.args.get("limit") for links in both
+            ):
+                # Which of several tied rows LIMIT keeps is chance: the results must differ without it, too.
+                unlimited = [self.place.run(_unlimited(links)) for links in both]
+                if results_equal(*unlimited, ordered=False):
+                    return None
+            return result
+        except SQLError as error:
+            return [] if category in FAILING and error.kind == "error" else None
+
+    def _with_more(self, chain: Chain) -> Chain:
+        """The wrong chain with further errors in later steps, as many as real wrong answers have."""
+        wanted = self.rng.choices(list(ERRORS_PER_ANSWER), list(ERRORS_PER_ANSWER.values()))[0]
+        wanted = min(wanted, self.errors.most)
+        later = list(range(chain.first_error + 1, len(chain.links)))
+        self.rng.shuffle(later)
+        if chain.errors[chain.first_error] in FAILING:
+            return chain  # whether a second error changes anything could not be seen
+        for at in sorted(later[: wanted - 1]):
+            chain = self._one_more(chain, at) or chain
+        return chain
+
+    def _one_more(self, chain: Chain, at: int) -> Chain | None:
+        """The wrong chain with an error in step `at`, too: with a result unlike gold's and unlike its own."""
+        try:
+            own = self.place.run(chain.sql)
+        except SQLError:  # it has run before, in time
+            return None
+        for category in self._drawn(failing=False)[:_TRIES]:
+            links = next(chain_variants(category, chain.links, at, self.place.known, self.rng), None)
+            if links is None:
+                continue
+            more = self._changed(chain, chain.parent, links, chain.errors | {at: category})
+            result = self._wrong_result(more, category) if more is not None else None
+            if result is not None and not results_equal(own, result, ordered=self.ordered):
+                return more
+        return None
+
+
+def _unlimited(links: list[Link]) -> str:
+    last = links[-1].tree.copy()
+    last.set("limit", None)
+    last.set("offset", None)
+    fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
+    return assemble([*fragments, render_fragment("", last)])
+
+
+def closeness(gold: Rows, rows: Rows) -> float:
+    """How close a result is to gold's, from 0 to 1: the F1 of its cells as a multiset (a cell is its value
+    wherever it stands), so that a row or a column too many costs little and a wrong number in one cell
+    much."""
+    a, b = (Counter(cell for row in result for cell in row) for result in (gold, rows))
+    total = a.total() + b.total()
+    return 2 * (a & b).total() / total if total else 0.0
+
+
+# --- how often real answers go wrong how --------------------------------------------------------------------
+
+#: Kind of error -> per cent of all errors, from benchmarks/error_frequencies.py: the subtypes as people
+#: annotated them 1,079 times in 574 wrong answers of models to BIRD's questions (NL2SQL-BUGs, Liu et al.
+#: 2025); within a subtype, and for SQL that does not run (8.3 %), 1,147 wrong answers of 14 published systems
+#: to Spider's dev questions.
+FREQUENCIES: dict[str, float] = {
+    "column": 9.68, "order_key": 3.02, "group_key": 5.48, "unknown_column": 6.21, "ambiguous_column": 0.17,
+    "missing_column": 3.15, "extra_column": 2.38, "table": 4.93, "unknown_table": 0.66,
+    "join_missing": 3.06, "join_extra": 6.29, "join_key": 3.49, "join_kind": 0.26, "value": 8.15,
+    "like_pattern": 2.84, "limit": 0.23, "data_format": 0.68, "comparison": 0.60, "logic": 0.28,
+    "negation": 0.32, "condition_column": 3.04, "having": 1.04, "condition_missing": 5.61,
+    "condition_extra": 1.70, "implicit_condition_missing": 1.70, "aggregate": 3.66,
+    "aggregate_misuse": 1.16, "conditional": 1.53, "conversion": 0.60, "date_time": 1.02,
+    "unknown_function": 0.08, "arithmetic": 0.45, "rounding": 0.23, "string_function": 0.85, "window": 0.26,
+    "group_missing": 0.34, "order_missing": 1.77, "limit_missing": 1.71, "group_extra": 1.65,
+    "limit_extra": 0.13, "subquery": 0.43, "subquery_missing": 2.21, "partial_query": 0.26,
+    "order_direction": 0.60, "distinct": 4.00, "set_operation": 2.13,
+}  # fmt: skip
+
+#: Kind of error -> share of the steps (of Spider's train questions) in which it makes a wrong chain, by the
+#: same benchmark. Nearly every step can show another column, few have a LIMIT: what is drawn for a step is
+#: weighed by the inverse, so that the errors of a file come out about as often as they should.
+REACH: dict[str, float] = {
+    "column": 0.62, "order_key": 0.12, "group_key": 0.09, "unknown_column": 0.95, "ambiguous_column": 0.19,
+    "missing_column": 0.19, "extra_column": 0.37, "table": 0.39, "unknown_table": 1.00,
+    "join_missing": 0.01, "join_extra": 0.32, "join_key": 0.20, "join_kind": 0.01, "value": 0.26,
+    "like_pattern": 0.01, "limit": 0.08, "data_format": 0.26, "comparison": 0.15, "logic": 0.05,
+    "negation": 0.04, "condition_column": 0.13, "having": 0.00, "condition_missing": 0.13,
+    "condition_extra": 0.52, "implicit_condition_missing": 0.00, "aggregate": 0.12,
+    "aggregate_misuse": 0.19, "conditional": 0.00, "conversion": 0.09, "date_time": 0.06,
+    "unknown_function": 0.08, "arithmetic": 0.00, "rounding": 0.03, "string_function": 0.64, "window": 0.09,
+    "group_missing": 0.12, "order_missing": 0.09, "limit_missing": 0.08, "group_extra": 0.17,
+    "limit_extra": 0.05, "subquery": 0.03, "subquery_missing": 0.03, "partial_query": 0.37,
+    "order_direction": 0.13, "distinct": 0.14, "set_operation": 0.03,
+}  # fmt: skip
+_RARE = 0.02  # kinds that are possible still more rarely are weighed like these
+
+#: Errors in one wrong answer -> answers, by the same annotations.
+ERRORS_PER_ANSWER: dict[int, int] = {1: 210, 2: 250, 3: 89, 4: 23, 5: 2}

@@ -1,0 +1,493 @@
+"""Do the labels of a trace file hold? Whoever has the databases can see for themselves.
+
+`prm inspect --databases DIR FILE…` runs every answer and its gold again and checks, in each trace that has
+what it takes,
+
+- labels:   once wrong, a trace never returns to right;
+- parent:   a wrong trace is, before its first error, word for word the right one it was made from, asks the
+            same of the same schema, and differs from it at the error, in its text and in its SQL;
+- assembly: the steps' SQL put together is `sql` (white space aside);
+- answer:   the rows of `sql` differ from gold's exactly when the last label is 0 (in order where gold
+            orders), on the trace's database, or on the variant of it that the trace names. SQL that does not
+            run is another answer; gold that does not run is an error of the file.
+
+What counts as the same answer is what `prm build` itself goes by: `same_answer`. Files that do not fit into
+memory can be checked: of a trace only hashes of its steps are kept, some 500 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prm.errors import InputError
+from prm.labeling.chains import same_answer
+from prm.labeling.pool import each_finished
+from prm.sql.compare import Undecided, is_ordered
+from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.decompose import assemble
+from prm.sql.variants import remake
+from prm.traces.formats import atomic_write, located_traces
+from prm.traces.inspection import inspect
+from prm.traces.trace import ReturningLabel, Trace
+
+CHECKS = ("labels", "parent", "assembly", "answer")
+_BATCH = 64  # answers to one database that a worker takes at once
+_OPEN_DATABASES = 4  # kept open by a worker
+_SHOWN = 60  # characters of a text in a message
+
+
+@dataclass(frozen=True, order=True)
+class Violation:
+    """What does not hold, and where; `check` is one of `CHECKS`, or "malformed": no trace at all."""
+
+    file: str
+    line: int
+    check: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.check}: {self.message}"
+
+
+@dataclass
+class Findings:
+    """`checked` traces by check; `unchecked` ones by check and reason."""
+
+    violations: list[Violation] = field(default_factory=list)
+    checked: Counter[str] = field(default_factory=Counter)
+    unchecked: dict[str, Counter[str]] = field(default_factory=lambda: {check: Counter() for check in CHECKS})
+
+    def to_dict(self) -> dict[str, Any]:
+        found = Counter(violation.check for violation in self.violations)
+        checks = {
+            check: {
+                "checked": self.checked[check],
+                "violations": found[check],
+                "not_checkable": dict(self.unchecked[check]),
+            }
+            for check in CHECKS
+        }
+        return {
+            "malformed": found["malformed"],
+            "checks": checks,
+            "violations": [asdict(violation) for violation in self.violations],
+        }
+
+
+def verify(
+    files: list[str],
+    databases: str | Path,
+    *,
+    workers: int = 1,
+    timeout: float = 5.0,
+    split: str | None = None,
+    labels: str = "strict",
+    json_output: str | Path | None = None,
+) -> dict[str, Any]:
+    """`inspect` files, then check their labels against the databases in the folder `databases` (see
+    `find_database`), and print a line for each violation. Malformed rows are violations, too.
+
+    Returns the statistics, with the findings under `malformed`, `checks` and `violations`; they are written
+    to `json_output` where it is given. `timeout` is in seconds a statement.
+
+    Raises:
+        InputError: something is violated, nothing can be checked, or the files or `databases` are not there.
+    """
+    if not Path(databases).is_dir():
+        raise InputError("no such folder; --databases is a data set's folder", file=str(databases))
+    if timeout <= 0:
+        raise InputError("--timeout must be more than 0 seconds")
+    statistics = inspect(files, split=split, labels=labels, on_bad_rows="skip")
+    traces = located_traces(files, split=split, labels=labels)
+    findings = check_traces(
+        traces, Path(databases), workers=workers, timeout=timeout, total=statistics["rows"]
+    )
+    statistics |= findings.to_dict()
+    if json_output is not None:
+        with atomic_write(json_output) as handle:
+            handle.write(json.dumps(statistics, ensure_ascii=False, indent=2) + "\n")
+    _show(findings)
+    if findings.violations:
+        first = findings.violations[0]
+        kinds = Counter(violation.check for violation in findings.violations)
+        raise InputError(
+            f"{first.check} violated first here; in all {len(findings.violations)} violations "
+            f"({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}), listed above; build the file "
+            "anew, or take these traces out",
+            file=first.file,
+            line=first.line,
+        )
+    if not findings.checked["answer"]:
+        reasons = ", ".join(f"{n} x {reason}" for reason, n in findings.unchecked["answer"].most_common())
+        raise InputError(f"no answer can be checked ({reasons})", file=str(databases))
+    return statistics
+
+
+def check_traces(
+    traces: Iterator[tuple[str, int, Trace | InputError]],
+    databases: Path,
+    *,
+    workers: int = 1,
+    timeout: float = 5.0,
+    total: int | None = None,
+) -> Findings:
+    """What holds and what does not, the violations by file and line; `traces` as `located_traces` gives
+    them."""
+    findings, kinship = Findings(), _Kinship()
+
+    def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
+        """Check what takes no database on the way; hand out the rest, by database."""
+        waiting: dict[tuple[Path, str | None, str | None], list[_Answer]] = {}
+        folders = _folders(databases)
+        places: dict[str | None, Path | None] = {}
+        for file, line, trace in traces:
+            if isinstance(trace, InputError):
+                check = "labels" if isinstance(trace, ReturningLabel) else "malformed"
+                findings.checked["labels"] += check == "labels"
+                findings.violations.append(Violation(file, line, check, str(trace)))
+                advance(1)
+                continue
+            _check_alone(file, line, trace, findings)
+            kinship.add(file, line, trace)
+            reason = _why_not(trace)
+            if reason is None:
+                if trace.db_id not in places:
+                    places[trace.db_id] = find_database(trace.db_id, folders)
+                path = places[trace.db_id]
+                reason = "no such database in the folder" if path is None else None
+            if reason is not None:
+                findings.unchecked["answer"][reason] += 1
+                advance(1)
+                continue
+            errors = tuple(step.error for step in trace.steps if step.error is not None)
+            answer = _Answer(file, line, trace.gold_sql, trace.sql, trace.labels[-1] == 1, errors)
+            variant = variant_of(trace)  # made for one gold query
+            where = (path, variant, None if variant is None else trace.gold_sql)
+            waiting.setdefault(where, []).append(answer)
+            if len(waiting[where]) == _BATCH:
+                yield _Batch(path, variant, waiting.pop(where))
+        for (path, variant, _), answers in waiting.items():
+            yield _Batch(path, variant, answers)
+
+    with _progress(total) as advance:
+        for verdicts in each_finished(partial(_Runner, timeout), read(advance), workers):
+            for answer, message, reason in verdicts:
+                if reason is not None:
+                    findings.unchecked["answer"][reason] += 1
+                    continue
+                findings.checked["answer"] += 1
+                if message is not None:
+                    findings.violations.append(Violation(answer.file, answer.line, "answer", message))
+            advance(len(verdicts))
+    kinship.check(findings)
+    findings.violations.sort()
+    return findings
+
+
+# --- what a trace says of itself ----------------------------------------------------------------------------
+
+
+def _check_alone(file: str, line: int, trace: Trace, findings: Findings) -> None:
+    if trace.label_scheme == "step":
+        findings.unchecked["labels"]["labels that judge their step alone"] += 1
+    elif all(label is None for label in trace.labels):
+        findings.unchecked["labels"]["no labels"] += 1
+    else:  # the reader has refused those that rise
+        findings.checked["labels"] += 1
+    fragments = [step.sql for step in trace.steps]
+    if trace.sql is None or None in fragments:
+        findings.unchecked["assembly"]["no sql of the steps or the whole"] += 1
+        return
+    findings.checked["assembly"] += 1
+    whole = assemble(fragments)
+    if _one_line(whole) != _one_line(trace.sql):
+        message = f"the steps give {_short(whole)}, but sql is {_short(trace.sql)}"
+        findings.violations.append(Violation(file, line, "assembly", message))
+
+
+def _why_not(trace: Trace) -> str | None:
+    """Why an answer cannot be checked, as far as its trace tells."""
+    if trace.sql is None or trace.gold_sql is None:
+        return "no sql or no gold_sql"
+    if trace.label_scheme == "step":
+        return "labels that judge their step alone"
+    if trace.labels[-1] not in (0, 1):
+        return "a last label that is neither 0 nor 1"
+    source = trace.label_source
+    if source is not None and not ("execution" in source or "variant" in source):
+        return f"labels not by execution ({source})"
+    return None
+
+
+def _made_from_right(trace: Trace) -> bool:
+    """Whether a wrong trace without `parent` was made from a right one of its group, for all it tells: its
+    error has a name, or `prm build` made it. A real answer shares no step with anybody's."""
+    made_by = str(trace.extra.get("made_by", ""))
+    named = trace.steps[trace.first_error].error is not None and not made_by.startswith("prm label")
+    return trace.group is not None and (named or made_by.startswith("prm build"))
+
+
+class _Kinship:
+    """Wrong traces beside the right ones that they were made from, which may stand anywhere in the files."""
+
+    def __init__(self) -> None:
+        self.right: dict[tuple[str, str], list[_Kin]] = {}  # ("id" or "group", its value) -> right traces
+        self.wrong: list[_Kin] = []
+
+    def add(self, file: str, line: int, trace: Trace) -> None:
+        at = trace.first_error
+        if trace.label_scheme == "step" or (at < 0 and set(trace.labels) != {1}):
+            return
+        parent = trace.extra.get("parent")
+        kin = _Kin(
+            file,
+            line,
+            at,
+            hash((trace.question, trace.db_id, trace.schema, trace.evidence)),
+            tuple((hash(step.text), None if step.sql is None else hash(step.sql)) for step in trace.steps),
+            ("id", str(parent)) if parent is not None else ("group", trace.group),
+        )
+        if at >= 0:
+            if parent is not None or _made_from_right(trace):
+                self.wrong.append(kin)
+            return
+        for key in (("id", trace.id), ("group", trace.group)):
+            if key[1] is not None:
+                self.right.setdefault(key, []).append(kin)
+
+    def check(self, findings: Findings) -> None:
+        for kin in self.wrong:
+            candidates = self.right.get(kin.of)
+            if not candidates:
+                findings.unchecked["parent"]["its right trace is not in the files"] += 1
+                continue
+            findings.checked["parent"] += 1
+            faults = [kin.fault(right) for right in candidates]
+            if None not in faults:
+                # Of several right ones it was made from the one that it follows longest.
+                message = max(faults)[1]
+                findings.violations.append(Violation(kin.file, kin.line, "parent", message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kin:
+    """A trace as far as its relatives go: hashes of the question and of each step's text and SQL."""
+
+    file: str
+    line: int
+    first_error: int
+    asked: int
+    steps: tuple[tuple[int, int | None], ...]
+    of: tuple[str, str]
+
+    def fault(self, right: _Kin) -> tuple[int, str] | None:
+        """How far this wrong trace can have been made from `right`, and why no further; None: it can."""
+        where = f"the right trace in line {right.line}"
+        if self.asked != right.asked:
+            return -1, f"its question, database, schema or evidence is not that of {where}"
+        for i in range(self.first_error):
+            if i >= len(right.steps) or self.steps[i] != right.steps[i]:
+                return (
+                    i,
+                    f"step {i} differs from {where}, though the first error is at step {self.first_error}",
+                )
+        if self.first_error < len(right.steps):
+            mine, other = self.steps[self.first_error], right.steps[self.first_error]
+            if mine[0] == other[0] or (mine[1] == other[1] and mine[1] is not None):
+                what = "text" if mine[0] == other[0] else "SQL"
+                return (
+                    self.first_error,
+                    f"step {self.first_error}, its first error, has the same {what} as {where}",
+                )
+        return None
+
+
+# --- what the databases say ---------------------------------------------------------------------------------
+
+
+def find_database(db_id: str | None, folders: list[Path]) -> Path | None:
+    """The SQLite file of a database: `<db>/<db>.sqlite` (or .db), or `<db>.sqlite`, in one of `folders`."""
+    if not db_id or db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
+        return None
+    for folder in folders:
+        for suffix in (".sqlite", ".db", ".sqlite3"):
+            for path in (folder / db_id / f"{db_id}{suffix}", folder / f"{db_id}{suffix}"):
+                if path.is_file():
+                    return path
+    return None
+
+
+def _folders(root: Path) -> list[Path]:
+    """Where a data set keeps its databases: `root` itself, Spider's `database/` and `test_database/`, BIRD's
+    `dev_databases/`, which may lie one folder deeper."""
+    named = [root / "database", root / "test_database"]
+    return [root, *named, *sorted(root.glob("*_databases")), *sorted(root.glob("*/*_databases"))]
+
+
+def variant_of(trace: Trace) -> str | None:
+    """The name of the variant on which a trace claims to be labelled; None: on the database itself."""
+    source = trace.label_source or ""
+    return source if source.startswith("variant") else None
+
+
+def open_variant(
+    path: Path, gold_sql: str, name: str, folder: Path, timeout: float
+) -> tuple[Database, Rows, bool]:
+    """The variant of a database that a trace names, made again in `folder` (the caller closes and deletes
+    it), gold's rows there, and whether their order counts.
+
+    Raises:
+        InputError: it cannot be made again.
+    """
+    opener = partial(open_database, timeout=timeout)
+    variant = remake(path, gold_sql, name, folder, opener=opener)
+    return opener(variant.path), variant.gold, variant.ordered
+
+
+@dataclass(frozen=True)
+class _Answer:
+    file: str
+    line: int
+    gold_sql: str
+    sql: str
+    right: bool  # says its last label
+    errors: tuple[str, ...]  # kinds of its errors
+
+
+@dataclass(frozen=True)
+class _Batch:
+    path: Path
+    variant: str | None
+    answers: list[_Answer]
+
+
+#: The answer; what is violated, if anything; why it could not be checked, if so.
+_Verdict = tuple[_Answer, str | None, str | None]
+
+
+class _Runner:
+    """Runs batches; keeps the databases that it has used last."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.databases: OrderedDict[Path, Database] = OrderedDict()
+
+    def __call__(self, batch: _Batch) -> list[_Verdict]:
+        if batch.variant is not None:
+            return self._on_variant(batch, batch.variant)
+        database = self._database(batch.path)
+        verdicts: list[_Verdict] = []
+        by_gold = sorted(batch.answers, key=lambda answer: answer.gold_sql)
+        for gold_sql, answers in groupby(by_gold, key=lambda answer: answer.gold_sql):
+            gold, ordered = _rows(database, gold_sql), is_ordered(gold_sql)
+            verdicts += [(a, *_judge(a, gold, _rows(database, a.sql), ordered)) for a in answers]
+        return verdicts
+
+    def _on_variant(self, batch: _Batch, name: str) -> list[_Verdict]:
+        with TemporaryDirectory(prefix="prm-variant-") as folder:
+            gold_sql = batch.answers[0].gold_sql
+            try:
+                database, gold, ordered = open_variant(batch.path, gold_sql, name, Path(folder), self.timeout)
+            except InputError as error:
+                return [(answer, str(error), None) for answer in batch.answers]
+            with database:
+                return [
+                    (a, *_judge(a, gold, _rows(database, a.sql), ordered, on=name)) for a in batch.answers
+                ]
+
+    def _database(self, path: Path) -> Database:
+        database = self.databases.pop(path, None) or open_database(path, timeout=self.timeout)
+        self.databases[path] = database
+        if len(self.databases) > _OPEN_DATABASES:
+            self.databases.popitem(last=False)[1].close()
+        return database
+
+    def close(self) -> None:
+        for database in self.databases.values():
+            database.close()
+        self.databases.clear()
+
+
+def _rows(database: Database, sql: str) -> Rows | SQLError:
+    try:
+        return database.execute(sql)
+    except SQLError as error:
+        return error
+
+
+def _judge(
+    answer: _Answer, gold: Rows | SQLError, rows: Rows | SQLError, ordered: bool, on: str = "the database"
+) -> tuple[str | None, str | None]:
+    """(what is violated, why it cannot be told): at most one of both."""
+    if isinstance(gold, SQLError):
+        if gold.kind == "timeout":
+            return None, "gold outlives --timeout"
+        return f"gold does not run ({_short(str(gold))}): {_short(answer.gold_sql)}", None
+    if isinstance(rows, SQLError):
+        if not answer.right:
+            return None, None
+        if rows.kind == "timeout":
+            return None, "an answer labelled right outlives --timeout"
+        return f"labelled right, but does not run ({_short(str(rows))}): {_short(answer.sql)}", None
+    try:
+        same = same_answer(gold, rows, ordered=ordered, errors=answer.errors)
+    except Undecided as error:
+        return None, str(error)
+    if same == answer.right:
+        return None, None
+    told = "labelled right, but its result is not gold's" if answer.right else (
+        "labelled wrong, but its result is gold's"
+    )  # fmt: skip
+    return f"{told} on {on} ({len(rows)} rows, gold {len(gold)}): {_short(answer.sql)}", None
+
+
+# --- showing ------------------------------------------------------------------------------------------------
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.strip().rstrip(";").split())
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _show(findings: Findings) -> None:
+    """The violations, a line each, and the counts."""
+    for violation in findings.violations:
+        print(violation)
+    table = Table("check", "traces", "violations", "not checkable", box=None, pad_edge=False)
+    summary = findings.to_dict()
+    for check, counts in summary["checks"].items():
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts["not_checkable"].items())
+        table.add_row(check, f"{counts['checked']:,}", f"{counts['violations']:,}", reasons or "0")
+    if summary["malformed"]:
+        table.add_row("malformed rows", "", f"{summary['malformed']:,}", "")
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, if that is a terminal; gives the function that advances it."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("traces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("traces", total=total)
+        yield lambda n: bar.advance(task, n)

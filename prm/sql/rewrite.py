@@ -1,0 +1,701 @@
+"""Other ways to write the same: equivalent rewrites of a chain of steps.
+
+A model that only ever sees one form of each right query learns that form, and takes any other for an error.
+So right traces come in several forms: the order of joins and conditions, IN or EXISTS or a join, COUNT(*) or
+COUNT(1), BETWEEN or two comparisons, DISTINCT or GROUP BY, a condition in a CASE or in WHERE, two steps or
+one, names. What also stands in wrong steps (NOT, OR, CAST, DISTINCT, LEFT JOIN, CASE, a window) stands in
+right ones here, where it changes nothing.
+
+As in `prm.sql.mutate`, each rewrite is a small generator over syntax trees. Most are equivalences of SQL
+whatever the data; those that lean on what keys promise (no NULL, no second row) are tried on keys only, and
+two (`any_case`, TRIM) hold where the data is tidy.
+Nothing is taken on trust: `prm.labeling.build` runs every rewritten chain and drops it unless its result is
+gold's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from itertools import islice
+from random import Random
+
+from sqlglot import exp
+
+from prm.sql.chain import (
+    Attribute,
+    Known,
+    Link,
+    Relation,
+    Tree,
+    column_node,
+    edited,
+    identifier,
+    known_at,
+    resolve,
+    source_nodes,
+    sources_of,
+    with_variant,
+)
+from prm.sql.decompose import to_sql
+from prm.sql.describe import FROM
+from prm.sql.mutate import is_star, qualified
+
+_SITES = 30  # in a step: conditions of hundreds of terms exist
+
+#: How likely a rewrite is drawn where it is possible, against 1 for the others. A needless join and a
+#: needless DISTINCT are common errors, so they have to be common where they do no harm, too; and coarser
+#: steps, which nearly every chain allows, would be half of all rewrites.
+_WEIGHTS = {"needless_join": 4.0, "distinct_group": 3.0, "one_step": 0.5, "derived_table": 0.3, "alias": 0.5}
+
+_FLIPPED: dict[type[Tree], type[Tree]] = {
+    exp.EQ: exp.EQ, exp.NEQ: exp.NEQ, exp.GT: exp.LT, exp.LT: exp.GT, exp.GTE: exp.LTE, exp.LTE: exp.GTE,
+}  # fmt: skip
+_OPPOSITE: dict[type[Tree], type[Tree]] = {
+    exp.EQ: exp.NEQ, exp.NEQ: exp.EQ, exp.GT: exp.LTE, exp.LTE: exp.GT, exp.LT: exp.GTE, exp.GTE: exp.LT,
+}  # fmt: skip
+
+
+def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[list[Link]]:
+    """Equivalent chains, each with one to three rewrites, endlessly unless nothing can be rewritten.
+
+    `known` is what every step may read: the tables. The chains depend on the state of `rng` alone; the same
+    one may come twice.
+    """
+    fruitless = 0
+    while fruitless < 5:
+        changed = list(chain)
+        wanted = rng.choice((1, 2, 2, 3))
+        for _ in range(wanted):
+            changed = _rewritten(changed, known, rng) or changed
+        if [to_sql(link.tree) for link in changed] == [to_sql(link.tree) for link in chain]:
+            fruitless += 1
+            continue
+        fruitless = 0
+        yield changed
+
+
+def _rewritten(chain: list[Link], known: Known, rng: Random) -> list[Link] | None:
+    """The chain with one rewrite, any that is possible."""
+    late = {kind: rng.expovariate(_WEIGHTS.get(kind, 1.0)) for kind in (*REWRITES, *CHAIN_REWRITES)}
+    kinds = sorted(late, key=lambda kind: late[kind])
+    for kind in kinds:
+        found = next(chain_rewrites(kind, chain, known, rng), None)
+        if found is not None:
+            return found
+    return None
+
+
+def chain_rewrites(kind: str, chain: Sequence[Link], known: Known, rng: Random) -> Iterator[list[Link]]:
+    """The chains that one kind of rewrite (a key of `REWRITES` or `CHAIN_REWRITES`) gives, lazily."""
+    places = list(range(len(chain)))
+    rng.shuffle(places)
+    for at in places:
+        if kind in CHAIN_REWRITES:
+            links = CHAIN_REWRITES[kind](chain, at, known)
+            if links is not None:
+                yield links
+            continue
+        for tree in rewrites(kind, chain[at].tree, known_at(chain, at, known), rng):
+            links = with_variant(chain, at, tree, known)
+            if links is not None:
+                yield links
+
+
+def rewrites(kind: str, tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
+    """The trees that one kind of rewrite makes of a step's SELECT or set operation, in a random order."""
+    was = to_sql(tree)
+    found = list(islice(REWRITES[kind](tree, known), _SITES))
+    rng.shuffle(found)
+    yield from (new for new in found if to_sql(new) != was)
+
+
+# --- reading trees ------------------------------------------------------------------------------------------
+
+
+def _conditions(tree: Tree) -> Iterator[Tree]:
+    """Every condition in WHERE and HAVING, inside NOT, AND and OR too; not those in subqueries' heads."""
+    for clause in tree.find_all(exp.Where, exp.Having):
+        stack = [clause.this]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, exp.Connector):
+                stack += [node.this, node.expression]
+            elif isinstance(node, (exp.Paren, exp.Not)):
+                stack.append(node.this)
+            yield node
+
+
+def _comparisons(tree: Tree) -> Iterator[Tree]:
+    return (node for node in _conditions(tree) if type(node) in _FLIPPED)
+
+
+def _replaced(tree: Tree, node: Tree, new: Tree) -> Tree:
+    """`tree` with `new` for the condition `node`, in brackets where its neighbours need them."""
+    tight = isinstance(node.parent, (exp.And, exp.Not))
+    loose = isinstance(new, exp.Or) or (isinstance(new, exp.And) and isinstance(node.parent, exp.Not))
+    return edited(tree, (node, exp.Paren(this=new) if tight and loose else new))
+
+
+def _own(node: Tree | None, select: exp.Select, kind: type[Tree]) -> list[Tree]:
+    return [] if node is None else [n for n in node.find_all(kind) if n.parent_select is select]
+
+
+def _attribute(node: Tree, known: Known) -> Attribute | None:
+    where = resolve(node, known) if isinstance(node, exp.Column) else None
+    return None if where is None else where[1]
+
+
+def _inner_joins(select: exp.Select) -> list[Tree]:
+    """Its joins, if all are plain INNER JOINs ON a condition between tables or steps."""
+    joins = select.args.get("joins") or []
+    plain = all(
+        join.args.get("on") is not None and not join.side and not join.args.get("method")
+        and join.kind in ("", "INNER") and isinstance(join.this, exp.Table)
+        for join in joins
+    )  # fmt: skip
+    return joins if plain and isinstance(source_nodes(select)[0], exp.Table) else []
+
+
+def _whole_table(select: exp.Select, known: Known) -> Relation | None:
+    """The one table (no step) that a SELECT reads, if it reads nothing else."""
+    sources = sources_of(select, known)
+    return (
+        sources[0][1] if len(sources) == len(source_nodes(select)) == 1 and not sources[0][1].step else None
+    )
+
+
+# --- rewrites of one step: joins ----------------------------------------------------------------------------
+
+
+def join_order(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`b JOIN a` for `a JOIN b`."""
+    for select in tree.find_all(exp.Select):
+        joins = _inner_joins(select)
+        if joins and not any(is_star(p) for p in select.expressions):
+            first = source_nodes(select)[0]
+            yield edited(tree, (first, joins[0].this), (joins[0].this, first))
+
+
+def join_sides(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`ON b.id = a.id` for `ON a.id = b.id`."""
+    for join in tree.find_all(exp.Join):
+        for pair in join.args["on"].find_all(exp.EQ) if join.args.get("on") is not None else ():
+            yield edited(tree, (pair, exp.EQ(this=pair.expression.copy(), expression=pair.this.copy())))
+
+
+def join_in_where(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`FROM a, b WHERE a.id = b.id` for `FROM a JOIN b ON a.id = b.id`."""
+    for select in tree.find_all(exp.Select):
+        joins = _inner_joins(select)
+        if joins:
+            new = select.copy()
+            conditions = [join.args["on"] for join in joins]
+            new.set("joins", [exp.Join(this=join.this.copy(), kind="CROSS") for join in joins])
+            where = select.args.get("where")
+            if where is not None:
+                old = where.this
+                conditions.append(exp.Paren(this=old.copy()) if isinstance(old, exp.Or) else old)
+            new.set("where", exp.Where(this=exp.and_(*conditions, copy=True, wrap=False)))
+            yield edited(tree, (select, new))
+
+
+def left_join(tree: Tree, known: Known) -> Iterator[Tree]:
+    """LEFT JOIN from the referring to the referred row: every row has its partner."""
+    for select in tree.find_all(exp.Select):
+        for join in _inner_joins(select):
+            on = join.args["on"]
+            sides_ = (on.this, on.expression) if isinstance(on, exp.EQ) else ()
+            joined = [resolve(s, known) for s in sides_ if isinstance(s, exp.Column)]
+            inner = [w for w in joined if w and w[0] == join.this.alias_or_name]
+            if (
+                len(joined) == 2
+                and len(inner) == 1
+                and _is_first(inner[0])
+                and not all(map(_is_first, joined))
+            ):
+                new = join.copy()
+                new.set("side", "LEFT")
+                new.set("kind", None)
+                yield edited(tree, (join, new))
+
+
+def _is_first(where: tuple[str, Attribute, Relation] | None) -> bool:
+    """Whether a column is the first one of its table and a key: the primary key nearly always."""
+    return where is not None and where[1].key and where[1] is where[2].attributes[0]
+
+
+def needless_join(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A join with the table that a foreign key refers to: every row has one partner there."""
+    for select in tree.find_all(exp.Select):
+        sources = sources_of(select, known)
+        if len(sources) != len(source_nodes(select)) or any(is_star(p) for p in select.expressions):
+            continue
+        if any(n is not select for n in select.find_all(exp.Select)):
+            continue
+        used = {node.name.lower() for node in tree.find_all(exp.Table)}  # also of queries around a subquery
+        for alias, relation in sources:
+            for attribute in relation.attributes:
+                origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
+                for there in sorted(b for a, b in known.links if a == origin):
+                    other = known.relations.get(there[0])
+                    first = other.attributes[0] if other is not None and other.attributes else None
+                    if first is None or first.name.lower() != there[1] or other.name.lower() in used:
+                        continue
+                    on = exp.EQ(
+                        this=column_node(attribute.name, alias),
+                        expression=column_node(first.name, other.name),
+                    )
+                    wider = qualified(select, known)
+                    join = exp.Join(this=exp.Table(this=identifier(other.name)), on=on)
+                    wider.set("joins", [*(wider.args.get("joins") or []), join])
+                    yield edited(tree, (select, wider))
+
+
+# --- rewrites of one step: subqueries -----------------------------------------------------------------------
+
+
+def in_exists(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`EXISTS (… WHERE y = x)` for `x IN (SELECT y …)`; NOT EXISTS for NOT IN where both are keys, which are
+    not NULL."""
+    for node in tree.find_all(exp.In):
+        query = node.args.get("query")
+        inner = query.unnest() if query is not None else None
+        if not isinstance(inner, exp.Select) or not isinstance(node.this, exp.Column):
+            continue
+        if len(inner.expressions) != 1 or any(
+            inner.args.get(k) for k in ("group", "having", "limit", "offset")
+        ):
+            continue
+        shown, sources = inner.expressions[0].unalias(), source_nodes(inner)
+        outer = resolve(node.this, known)
+        if not isinstance(shown, exp.Column) or outer is None or len(sources) != 1:
+            continue
+        if not isinstance(sources[0], exp.Table) or sources[0].alias:
+            continue
+        names = {n.name.lower() for n in source_nodes(node.parent_select)}
+        if sources[0].name.lower() in names or (
+            node.find_ancestor(exp.Not) and not _keys(node.this, shown, known)
+        ):
+            continue  # the same name inside and outside would be read as the one inside
+        new = inner.copy()
+        pair = exp.EQ(
+            this=column_node(shown.name, sources[0].name), expression=column_node(node.this.name, outer[0])
+        )
+        where = inner.args.get("where")
+        old = where.this if where is not None else None
+        conditions = (
+            [exp.Paren(this=old.copy()) if isinstance(old, exp.Or) else old] if old is not None else []
+        )
+        new.set("where", exp.Where(this=exp.and_(*conditions, pair, copy=True, wrap=False)))
+        new.set("expressions", [exp.Literal.number(1)])
+        new.set("distinct", None)
+        yield edited(tree, (node, exp.Exists(this=new)))
+
+
+def _keys(a: Tree, b: Tree, known: Known) -> bool:
+    found = [_attribute(node, known) for node in (a, b)]
+    return all(x is not None and x.key for x in found)
+
+
+def in_join(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A join with the distinct values for `x IN (SELECT y …)`."""
+    for select in tree.find_all(exp.Select):
+        where = select.args.get("where")
+        node = where.this if where is not None else None
+        query = node.args.get("query") if isinstance(node, exp.In) else None
+        inner = query.unnest() if query is not None else None
+        if (
+            not isinstance(inner, exp.Select)
+            or len(inner.expressions) != 1
+            or not isinstance(node.this, exp.Column)
+        ):
+            continue
+        if inner.args.get("limit") or any(is_star(p) for p in [*select.expressions, *inner.expressions]):
+            continue
+        shown = inner.expressions[0]
+        outer = resolve(node.this, known)
+        if not shown.alias_or_name or outer is None or select.args.get("joins") or _correlated(inner, known):
+            continue
+        distinct = inner.copy()
+        distinct.set("distinct", exp.Distinct())
+        source = exp.Subquery(this=distinct, alias=exp.TableAlias(this=identifier("chosen")))
+        on = exp.EQ(
+            this=column_node(node.this.name, outer[0]), expression=column_node(shown.alias_or_name, "chosen")
+        )
+        new = qualified(select, known)
+        new.set("joins", [exp.Join(this=source, on=on)])
+        new.set("where", None)
+        yield edited(tree, (select, new))
+
+
+def _correlated(inner: exp.Select, known: Known) -> bool:
+    own = {alias.lower() for alias, _ in sources_of(inner, known)}
+    found = [resolve(column, known) for column in inner.find_all(exp.Column)]
+    return any(where is None or where[0].lower() not in own for where in found)
+
+
+def not_in_except(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`SELECT id FROM a EXCEPT SELECT a_id FROM b` for `… WHERE NOT id IN (SELECT a_id FROM b)`, for keys:
+    EXCEPT also drops what comes twice."""
+    select = tree
+    where = tree.args.get("where") if isinstance(tree, exp.Select) else None
+    node = where.this.this if where is not None and isinstance(where.this, exp.Not) else None
+    query = node.args.get("query") if isinstance(node, exp.In) else None
+    if query is None or len(select.expressions) != 1 or select.expressions[0].unalias() != node.this:
+        return
+    inner = query.unnest()
+    if any(select.args.get(k) for k in ("group", "order", "limit", "joins")) or not isinstance(
+        inner, exp.Select
+    ):
+        return
+    if inner.args.get("order") or inner.args.get("limit") or _correlated(inner, known):
+        return
+    if _whole_table(select, known) is not None and _keys(node.this, inner.expressions[0].unalias(), known):
+        left = select.copy()
+        left.set("where", None)
+        yield exp.Except(this=left, expression=inner.copy(), distinct=True)
+
+
+# --- rewrites of one step: conditions -----------------------------------------------------------------------
+
+
+def sides(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`30 < age` for `age > 30`."""
+    for node in _comparisons(tree):
+        new = _FLIPPED[type(node)](this=node.expression.copy(), expression=node.this.copy())
+        yield edited(tree, (node, new))
+
+
+def condition_order(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`b AND a` for `a AND b`, and OR alike."""
+    for node in _conditions(tree):
+        if isinstance(node, (exp.And, exp.Or)):
+            left, right = node.this.copy(), node.expression.copy()
+            if type(right) is type(node):
+                right = exp.Paren(this=right)
+            yield edited(tree, (node, type(node)(this=right, expression=left)))
+
+
+def between(tree: Tree, known: Known) -> Iterator[Tree]:
+    """Two comparisons for BETWEEN, and the reverse."""
+    for node in _conditions(tree):
+        if isinstance(node, exp.Between):
+            low = exp.GTE(this=node.this.copy(), expression=node.args["low"].copy())
+            high = exp.LTE(this=node.this.copy(), expression=node.args["high"].copy())
+            yield _replaced(tree, node, exp.And(this=low, expression=high))
+        elif isinstance(node, exp.And):
+            low, high = node.this, node.expression
+            if isinstance(low, exp.LTE) and isinstance(high, exp.GTE):
+                low, high = high, low
+            if isinstance(low, exp.GTE) and isinstance(high, exp.LTE) and low.this == high.this:
+                bounds = {"low": low.expression.copy(), "high": high.expression.copy()}
+                yield edited(tree, (node, exp.Between(this=low.this.copy(), **bounds)))
+
+
+def in_list(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`x IN ('a')` for `x = 'a'`; OR for IN (…), and the reverse."""
+    for node in _conditions(tree):
+        if isinstance(node, exp.EQ) and isinstance(node.this, exp.Column):
+            if isinstance(node.expression, exp.Literal):
+                yield edited(
+                    tree, (node, exp.In(this=node.this.copy(), expressions=[node.expression.copy()]))
+                )
+        elif isinstance(node, exp.In) and 1 <= len(node.expressions) <= 4:
+            equal = [exp.EQ(this=node.this.copy(), expression=value.copy()) for value in node.expressions]
+            yield _replaced(tree, node, exp.or_(*equal, copy=False, wrap=False))
+        elif isinstance(node, exp.Or):
+            pair = (node.this, node.expression)
+            same = pair[0].this == pair[1].this and isinstance(pair[0].this, exp.Column)
+            if same and all(isinstance(p, exp.EQ) and isinstance(p.expression, exp.Literal) for p in pair):
+                values = [p.expression.copy() for p in pair]
+                yield edited(tree, (node, exp.In(this=pair[0].this.copy(), expressions=values)))
+
+
+def negated(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`NOT age <= 30` for `age > 30` (NULL is neither)."""
+    for node in _comparisons(tree):
+        if not isinstance(node.parent, exp.Not):
+            opposite = _OPPOSITE[type(node)](this=node.this.copy(), expression=node.expression.copy())
+            yield edited(tree, (node, exp.Not(this=opposite)))
+
+
+def constant(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`29 + 1` or `2 * 15` for 30."""
+    for node in _comparisons(tree):
+        for side in (node.this, node.expression):
+            if (
+                isinstance(side, exp.Literal)
+                and not side.is_string
+                and side.name.isdigit()
+                and int(side.name) > 1
+            ):
+                n = int(side.name)
+                yield edited(tree, (side, exp.Add(this=_whole(n - 1), expression=_whole(1))))
+                if n % 2 == 0:
+                    yield edited(tree, (side, exp.Mul(this=_whole(2), expression=_whole(n // 2))))
+
+
+def _whole(n: int) -> exp.Literal:
+    return exp.Literal.number(format(Decimal(n), "f"))
+
+
+# --- rewrites of one step: groups and functions -------------------------------------------------------------
+
+
+def count(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`COUNT(1)` or `COUNT(key)` for `COUNT(*)`; `SUM(1)` for groups, which are never empty."""
+    for select in tree.find_all(exp.Select):
+        stars = [n for n in _own(select, select, exp.Count) if isinstance(n.this, exp.Star)]
+        if not stars:
+            continue
+        made: list[Tree] = [exp.Count(this=exp.Literal.number(1))]
+        relation = _whole_table(select, known)
+        if relation is not None and relation.attributes and relation.attributes[0].key:
+            made.append(exp.Count(this=column_node(relation.attributes[0].name)))
+            made.append(exp.Count(this=exp.Distinct(expressions=[column_node(relation.attributes[0].name)])))
+        if select.args.get("group"):
+            made.append(exp.Sum(this=exp.Literal.number(1)))
+        for new in made:
+            yield edited(tree, *((node, new) for node in stars))
+
+
+def average(tree: Tree, known: Known) -> Iterator[Tree]:
+    """The sum divided by the count for AVG; AVG of numbers that are fractions from the start."""
+    for node in tree.find_all(exp.Avg):
+        if not isinstance(node.this, exp.Column) or isinstance(node.parent, (exp.Filter, exp.Window)):
+            continue
+        total, number = exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy())
+        real = exp.DataType.build("REAL", dialect="sqlite")
+        new: Tree = exp.Div(this=exp.Cast(this=total, to=real), expression=number)
+        yield edited(tree, (node, exp.Paren(this=new) if isinstance(node.parent, exp.Binary) else new))
+        yield edited(tree, (node.this, exp.Cast(this=node.this.copy(), to=real.copy())))
+
+
+def distinct_group(tree: Tree, known: Known) -> Iterator[Tree]:
+    """GROUP BY all columns for DISTINCT; DISTINCT where a key of the table stands among the columns, or in a
+    set that is only looked into."""
+    for select in tree.find_all(exp.Select):
+        columns = [p.unalias() for p in select.expressions]
+        plain = all(isinstance(c, exp.Column) and not isinstance(c.this, exp.Star) for c in columns)
+        if not plain or select.args.get("group"):
+            continue
+        if select.args.get("distinct"):
+            if select.args["distinct"].args.get("on") is None:
+                new = select.copy()
+                new.set("distinct", None)
+                new.set("group", exp.Group(expressions=[c.copy() for c in columns]))
+                yield edited(tree, (select, new))
+            continue
+        relation = _whole_table(select, known)
+        first = relation.attributes[0] if relation is not None and relation.attributes else None
+        keyed = first is not None and first.key and any(c.name.lower() == first.name.lower() for c in columns)
+        parent = select.parent.parent if isinstance(select.parent, exp.Subquery) else select.parent
+        looked_into = isinstance(parent, (exp.In, exp.Intersect, exp.Except))
+        if (keyed or looked_into) and not select.args.get("limit"):
+            new = select.copy()
+            new.set("distinct", exp.Distinct())
+            yield edited(tree, (select, new))
+
+
+def case_count(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`COUNT(CASE WHEN … THEN 1 END)` over all rows for `COUNT(*) … WHERE …`."""
+    for select in tree.find_all(exp.Select):
+        where = select.args.get("where")
+        shown = [p.unalias() for p in select.expressions]
+        if (
+            where is None
+            or select.args.get("group")
+            or len(shown) != 1
+            or not isinstance(shown[0], exp.Count)
+        ):
+            continue
+        if isinstance(shown[0].this, exp.Star):
+            case = exp.Case(ifs=[exp.If(this=where.this.copy(), true=exp.Literal.number(1))])
+            yield edited(tree, (shown[0], exp.Count(this=case)), (where, None))
+
+
+def group_window(tree: Tree, known: Known) -> Iterator[Tree]:
+    """DISTINCT rows with an aggregate over each group's window for GROUP BY."""
+    for select in tree.find_all(exp.Select):
+        group = select.args.get("group")
+        if group is None or any(select.args.get(k) for k in ("having", "order", "limit", "distinct")):
+            continue
+        keys = {to_sql(key).lower() for key in group.expressions}
+        shown = [p.unalias() for p in select.expressions]
+        calls = [e for e in shown if isinstance(e, (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max))]
+        columns = {to_sql(e).lower() for e in shown if isinstance(e, exp.Column)}
+        if columns == keys and calls and len(calls) + len(columns) == len(shown):
+            if any(call.find(exp.Distinct) or call.expressions for call in calls):
+                continue
+            by = [key.copy() for key in group.expressions]
+            windows = [(call, exp.Window(this=call.copy(), partition_by=by)) for call in calls]
+            new = edited(select, *windows, (group, None))
+            new.set("distinct", exp.Distinct())
+            yield edited(tree, (select, new))
+
+
+def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A function that changes nothing here: COALESCE of a count, CAST of a number to REAL where it is only
+    compared or sorted, a text with nothing added, ABS of a count, TRIM of a text without spaces around."""
+    for node in tree.find_all(exp.Count):
+        if isinstance(node.parent, (exp.Alias, exp.Select)):
+            yield edited(tree, (node, exp.Coalesce(this=node.copy(), expressions=[exp.Literal.number(0)])))
+            yield edited(tree, (node, exp.Abs(this=node.copy())))
+    for node in tree.find_all(exp.Column):
+        if isinstance(node.this, exp.Star) or node.find_ancestor(exp.Join, exp.Group):
+            continue
+        attribute = _attribute(node, known)
+        if attribute is None or attribute.origin is None:  # what a computed column holds is not known
+            continue
+        compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered))
+        if attribute.kind == "number" and not attribute.key and compared:
+            yield edited(
+                tree, (node, exp.Cast(this=node.copy(), to=exp.DataType.build("REAL", dialect="sqlite")))
+            )
+        elif attribute.kind == "text" and isinstance(node.parent, tuple(_FLIPPED)):
+            sides_ = (node.parent.this, node.parent.expression)
+            if any(isinstance(side, exp.Literal) and side.is_string for side in sides_):
+                yield edited(tree, (node, exp.DPipe(this=node.copy(), expression=exp.Literal.string(""))))
+        elif attribute.kind == "text" and known.last and node.parent is tree:
+            yield edited(tree, (node, exp.Trim(this=node.copy())))
+
+
+def any_case(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`LOWER(country) = 'france'` for `country = 'France'`, where no other spelling is in the data."""
+    for node in _comparisons(tree):
+        text = node.expression
+        if not isinstance(node, exp.EQ) or not isinstance(node.this, exp.Column) or not _is_word(text):
+            continue
+        for kind, value in ((exp.Lower, text.name.lower()), (exp.Upper, text.name.upper())):
+            new = exp.EQ(this=kind(this=node.this.copy()), expression=exp.Literal.string(value))
+            yield edited(tree, (node, new))
+
+
+def _is_word(node: Tree) -> bool:
+    ascii_text = isinstance(node, exp.Literal) and node.is_string and node.name.isascii()
+    return ascii_text and any(c.isalpha() for c in node.name)
+
+
+def order_number(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`ORDER BY 2` for the second column."""
+    for select in tree.find_all(exp.Select):
+        order = select.args.get("order")
+        for key in order.expressions if order is not None else ():
+            for i, shown in enumerate(select.expressions, 1):
+                if shown.unalias() == key.this and not any(is_star(p) for p in select.expressions):
+                    yield edited(tree, (key.this, _whole(i)))
+
+
+def alias(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A table under a short name, or a column of the answer under another one."""
+    for select in tree.find_all(exp.Select):
+        sources = source_nodes(select)
+        if any(is_star(p) and isinstance(p, exp.Column) for p in select.expressions):
+            continue
+        nested = any(n is not select for n in select.find_all(exp.Select))
+        if sources and all(isinstance(s, exp.Table) and not s.alias for s in sources) and not nested:
+            named = {s.name.lower(): f"T{i}" for i, s in enumerate(sources, 1)}
+            if len(named) < len(sources) or set(map(str.lower, named.values())) & set(known.relations):
+                continue
+            edits: list[tuple[Tree, Tree | None]] = []
+            for source, short in zip(sources, named.values(), strict=True):
+                table = exp.Table(
+                    this=source.this.copy(), alias=exp.TableAlias(this=exp.to_identifier(short))
+                )
+                edits.append((source, table))
+            for node in select.find_all(exp.Column):
+                where = resolve(node, known)
+                if where is not None and where[0].lower() in named:
+                    edits.append((node, column_node(node.name, named[where[0].lower()])))
+            yield edited(tree, *edits)
+    if known.last and isinstance(tree, exp.Select):
+        for shown in tree.expressions:
+            inner = shown.unalias()
+            if isinstance(inner, exp.AggFunc) and not isinstance(shown, exp.Alias):
+                yield edited(tree, (shown, exp.alias_(inner.copy(), "result")))
+
+
+#: Every kind of rewrite of one step.
+REWRITES: dict[str, Callable[[Tree, Known], Iterator[Tree]]] = {
+    function.__name__: function
+    for function in (
+        join_order, join_sides, join_in_where, left_join, needless_join, in_exists, in_join, not_in_except,
+        sides, condition_order, between, in_list, negated, constant, count, average, distinct_group,
+        case_count, group_window, idle_function, any_case, order_number, alias,
+    )
+}  # fmt: skip
+
+
+# --- rewrites of the chain ----------------------------------------------------------------------------------
+
+
+def step_order(chain: Sequence[Link], at: int, known: Known) -> list[Link] | None:
+    """Step `at` and the next one exchanged, where neither reads the other."""
+    if at + 1 >= len(chain) - 1 or _reads(chain[at + 1].tree, chain[at].name):
+        return None
+    return [*chain[:at], chain[at + 1], chain[at], *chain[at + 2 :]]
+
+
+def _reads(tree: Tree, name: str) -> int:
+    return sum(node.name.lower() == name.lower() for node in tree.find_all(exp.Table))
+
+
+def one_step(chain: Sequence[Link], at: int, known: Known) -> list[Link] | None:
+    """Step `at`, which only joins and filters, written into the next step, which alone reads it."""
+    if at + 1 >= len(chain) or sum(_reads(link.tree, chain[at].name) for link in chain[at + 1 :]) != 1:
+        return None
+    rows, reader = chain[at].tree, chain[at + 1].tree
+    if not isinstance(rows, exp.Select) or not isinstance(reader, exp.Select):
+        return None
+    if any(rows.args.get(k) for k in ("group", "having", "distinct", "order", "limit")):
+        return None
+    sources = source_nodes(reader)
+    if len(sources) != 1 or not isinstance(sources[0], exp.Table) or not _reads(sources[0], chain[at].name):
+        return None
+    if any(is_star(p) for p in rows.expressions + reader.expressions) or sources[0].alias:
+        return None
+    shown = {p.alias_or_name.lower(): p.unalias() for p in rows.expressions}
+    if any(True for _ in reader.find_all(exp.Subquery, exp.In, exp.Exists)):
+        return None  # a name in a subquery may mean something else there
+    edits = [
+        (node, shown[node.name.lower()])
+        for node in reader.find_all(exp.Column)
+        if node.name.lower() in shown and not isinstance(node.this, exp.Star)
+    ]
+    if not all(isinstance(new, exp.Column) and new.name == old.name for old, new in edits):
+        return None
+    new = edited(reader, *edits)
+    new.set(FROM, rows.args[FROM].copy())
+    new.set("joins", [join.copy() for join in rows.args.get("joins") or []])
+    conditions = [s.args["where"].this for s in (rows, reader) if s.args.get("where")]
+    if conditions:
+        bracketed = [
+            exp.Paren(this=c.copy()) if isinstance(c, exp.Or) and len(conditions) > 1 else c
+            for c in conditions
+        ]
+        new.set("where", exp.Where(this=exp.and_(*bracketed, copy=True, wrap=False)))
+    without = [*chain[:at], chain[at + 1], *chain[at + 2 :]]
+    return with_variant(without, at, new, known)
+
+
+def derived_table(chain: Sequence[Link], at: int, known: Known) -> list[Link] | None:
+    """Step `at` as a subquery in FROM of the next step, which alone reads it."""
+    if at + 1 >= len(chain) or sum(_reads(link.tree, chain[at].name) for link in chain[at + 1 :]) != 1:
+        return None
+    reader = chain[at + 1].tree
+    for node in reader.find_all(exp.Table):
+        inside_from = isinstance(node.parent, (exp.From, exp.Join))
+        if node.name.lower() == chain[at].name.lower() and inside_from:
+            alias_name = node.alias or chain[at].name
+            source = exp.Subquery(
+                this=chain[at].tree.copy(), alias=exp.TableAlias(this=identifier(alias_name))
+            )
+            return with_variant([*chain[:at], *chain[at + 1 :]], at, edited(reader, (node, source)), known)
+    return None
+
+
+#: Every kind of rewrite of the chain; each gets the chain, a step and the tables.
+CHAIN_REWRITES: dict[str, Callable[[Sequence[Link], int, Known], list[Link] | None]] = {
+    function.__name__: function for function in (step_order, one_step, derived_table)
+}

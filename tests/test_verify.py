@@ -1,0 +1,344 @@
+"""`prm inspect --databases`: a built file passes, and every single thing that is spoilt in it is found."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from test_build import QUESTIONS, make_database, write_json
+
+from prm.cli import main
+from prm.errors import InputError
+from prm.labeling.build import build
+from prm.labeling.verify import check_traces, find_database, verify
+from prm.sql.database import open_database
+from prm.sql.variants import Suite
+from prm.traces.formats import located_traces
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A Spider folder with one database, and `traces.jsonl` built from it."""
+    root = tmp_path_factory.mktemp("spider")
+    make_database(root / "database" / "library" / "library.sqlite")
+    entries = [{"db_id": "library", "question": q, "query": sql} for q, sql in QUESTIONS]
+    write_json(root / "dev.json", entries)
+    build("spider", root, "dev", root / "traces.jsonl", wrong_per_question=6)
+    return root
+
+
+@pytest.fixture
+def rows(root):
+    return [json.loads(line) for line in (root / "traces.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def checked(root, tmp_path):
+    """`checked(rows)`: the violations as (line, check, message), and the findings."""
+
+    def check(rows, databases=None, workers=1):
+        file = tmp_path / "t.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        findings = check_traces(located_traces([str(file)]), databases or root, workers=workers)
+        assert {v.file for v in findings.violations} <= {str(file)}
+        return [(v.line, v.check, v.message) for v in findings.violations], findings
+
+    return check
+
+
+def first(rows, wanted):
+    """Index of the first row for which `wanted(labels, row)` holds."""
+    return next(i for i, row in enumerate(rows) if wanted([s["label"] for s in row["steps"]], row))
+
+
+def late(labels, row):
+    """A wrong trace whose error is not at its first step, and has steps behind it or not."""
+    return 0 in labels and labels[0] == 1
+
+
+def right_of(rows, i):
+    """The right trace that row `i` was made from."""
+    parent = rows[i].get("parent")
+    same = (row for row in rows if row["group"] == rows[i]["group"])
+    return next(row for row in same if row["id"] == parent or (parent is None and row["steps"][-1]["label"]))
+
+
+def test_what_is_built_holds(root, rows, checked):
+    violations, findings = checked(rows)
+    wrong = sum(row["steps"][-1]["label"] == 0 for row in rows)
+    assert violations == [] and len(rows) > 40
+    assert findings.checked == {
+        "labels": len(rows),
+        "parent": wrong,
+        "assembly": len(rows),
+        "answer": len(rows),
+    }
+    assert not any(findings.unchecked.values())
+
+
+def rises(rows):
+    i = first(rows, lambda labels, row: labels[:-1].count(0) >= 1)
+    rows[i]["steps"][-1]["label"] = 1
+    return i, ["labels"]
+
+
+def changes_a_step_before_the_error(rows):
+    i = first(rows, late)
+    rows[i]["steps"][0]["text"] += " Indeed."
+    return i, ["parent"]
+
+
+def changes_the_sql_before_the_error(rows):
+    i = first(rows, late)
+    rows[i]["steps"][0]["sql"] = "other" + rows[i]["steps"][0]["sql"]
+    return i, ["assembly", "parent"]
+
+
+def does_not_differ_in_text_at_the_error(rows):
+    i = first(rows, late)
+    at = [step["label"] for step in rows[i]["steps"]].index(0)
+    rows[i]["steps"][at]["text"] = right_of(rows, i)["steps"][at]["text"]
+    return i, ["parent"]
+
+
+def does_not_differ_in_sql_at_the_error(rows):
+    i = first(rows, lambda labels, row: labels.index(0) == len(labels) - 1 if 0 in labels else False)
+    rows[i]["steps"][-1]["sql"] = right_of(rows, i)["steps"][-1]["sql"]
+    rows[i]["sql"] = right_of(rows, i)["sql"]
+    return i, ["answer", "parent"]
+
+
+def says_wrong_too_late(rows):
+    """The error is moved to the next step."""
+    i = first(rows, lambda labels, row: labels.count(0) > 1)
+    at = [step["label"] for step in rows[i]["steps"]].index(0)
+    rows[i]["steps"][at]["label"] = 1
+    rows[i]["steps"][at + 1]["error"] = rows[i]["steps"][at].pop("error")
+    return i, ["parent"]
+
+
+def asks_something_else(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    rows[i]["question"] += " Please."
+    return i, ["parent"]
+
+
+def sql_is_not_the_steps(rows):
+    i = first(rows, lambda labels, row: 0 in labels and row["sql"].count("\n") == 0)
+    rows[i]["sql"] = "SELECT 17, 4, 17"
+    return i, ["assembly"]
+
+
+def right_is_called_wrong(rows):
+    i = first(rows, lambda labels, row: 0 not in labels)
+    rows[i]["steps"][-1]["label"] = 0
+    # Its children are without a right trace now, which cannot be checked and is no violation.
+    return i, ["answer"]
+
+
+def wrong_is_called_right(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    for step in rows[i]["steps"]:
+        step["label"] = 1
+    return i, ["answer"]
+
+
+def right_does_not_run(rows):
+    i = first(rows, lambda labels, row: 0 not in labels and len(labels) == 1)
+    rows[i]["sql"] = rows[i]["steps"][0]["sql"] = "SELECT nothing FROM nowhere"
+    return i, ["answer"]
+
+
+def gold_does_not_run(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    rows[i]["gold_sql"] = "SELECT nothing FROM nowhere"
+    return i, ["answer"]
+
+
+def is_no_trace(rows):
+    rows[3] = {"question": "q", "steps": []}
+    return 3, ["malformed"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        rises, changes_a_step_before_the_error, changes_the_sql_before_the_error,
+        does_not_differ_in_text_at_the_error, does_not_differ_in_sql_at_the_error, says_wrong_too_late,
+        asks_something_else, sql_is_not_the_steps, right_is_called_wrong, wrong_is_called_right,
+        right_does_not_run, gold_does_not_run, is_no_trace,
+    ],
+)  # fmt: skip
+def test_what_is_spoilt_is_found_and_nothing_else(rows, checked, spoil):
+    i, checks = spoil(rows)
+    violations, _ = checked(rows)
+    assert [(line, check) for line, check, _ in violations if line == i + 1] == [(i + 1, c) for c in checks]
+    assert {line for line, _, _ in violations} == {i + 1}
+
+
+AUTHORS_BY_BIRTH = "SELECT name FROM author WHERE born > 1900 ORDER BY born"
+
+
+def answer(sql, label, *, gold=AUTHORS_BY_BIRTH, error=None, **more):
+    step = {"text": "t", "label": label, "sql": sql} | ({"error": error} if error else {})
+    return {"question": "q", "steps": [step], "db_id": "library", "sql": sql, "gold_sql": gold, **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "violated"),
+    [
+        (answer(AUTHORS_BY_BIRTH, 1), None),
+        (answer("SELECT name FROM author ORDER BY born", 1), None),
+        # Two authors were born in 1962: a right answer shows gold's own rows, a wrong one must differ in
+        # more than the order of ties, unless its error is one of order.
+        (answer("SELECT name FROM author ORDER BY born, name DESC", 1), "labelled right"),
+        (answer("SELECT name FROM author ORDER BY born, name DESC", 0, error="column"), "labelled wrong"),
+        (answer("SELECT name FROM author ORDER BY born, name DESC", 0, error="order_key"), None),
+        (answer("SELECT name FROM author ORDER BY born DESC", 0, error="order_direction"), None),
+        (answer("SELECT name FROM author ORDER BY born DESC", 0), None),
+        (answer("SELECT name FROM author", 1, gold="SELECT name FROM author ORDER BY 1 DESC"), "right"),
+        (answer("SELECT name FROM author ORDER BY born", 1, gold="SELECT name FROM author"), None),
+        (answer("SELECT name, born FROM author", 1, gold="SELECT born, name FROM author"), None),
+        (answer("SELECT name FROM writer", 0), None),
+        (answer("SELECT name FROM author; ", 1, gold="SELECT name FROM author"), None),
+    ],
+)
+def test_same_rows_and_labels(checked, row, violated):
+    violations, findings = checked([row])
+    assert [check for _, check, _ in violations] == (["answer"] if violated else [])
+    assert violated is None or violated in violations[0][2]
+    assert findings.checked["answer"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gold_sql": None}, "no sql or no gold_sql"),
+        ({"sql": None}, "no sql or no gold_sql"),
+        ({"label_scheme": "step"}, "labels that judge their step alone"),
+        ({"label_source": "human"}, "labels not by execution (human)"),
+        ({"db_id": "zoo"}, "no such database in the folder"),
+        ({"db_id": "../database/library"}, "no such database in the folder"),
+        ({"db_id": None}, "no such database in the folder"),
+        ({"steps": [{"text": "t", "label": None}]}, "a last label that is neither 0 nor 1"),
+        ({"steps": [{"text": "t", "label": 0.4}]}, "a last label that is neither 0 nor 1"),
+    ],
+)
+def test_what_cannot_be_checked_is_counted(checked, change, reason):
+    row = {key: value for key, value in (answer("SELECT 1", 1) | change).items() if value is not None}
+    violations, findings = checked([row])
+    assert violations == []
+    assert findings.unchecked["answer"] == {reason: 1} and findings.checked["answer"] == 0
+
+
+def test_real_answers_need_no_right_trace_that_they_were_made_from(checked):
+    right = answer("SELECT name FROM author", 1, gold="SELECT name FROM author", group="g")
+    wrong = answer("SELECT born FROM author", 0, gold="SELECT name FROM author", group="g")
+    wrong["steps"].insert(0, {"text": "b", "label": 1})
+    assert checked([right, wrong])[0] == []
+    (found,) = checked([right, wrong | {"made_by": "prm build 0.1.0"}])[0]
+    assert found[:2] == (2, "parent") and "step 0 differs from the right trace in line 1" in found[2]
+
+
+def test_the_parent_decides_among_several_right_traces(rows, checked):
+    i = first(rows, late)
+    parent = right_of(rows, i)
+    other = copy.deepcopy(parent) | {"id": "other"}
+    other["steps"][0]["text"] += " In other words."
+    rows = [row for row in rows if row["group"] != parent["group"]] + [other, parent, rows[i]]
+    rows[-1].pop("parent", None)
+    assert checked(rows)[0] == []
+    assert checked([*rows[:-1], rows[-1] | {"parent": parent["id"]}])[0] == []
+    (found,) = checked([*rows[:-1], rows[-1] | {"parent": "other"}])[0]
+    assert found[:2] == (len(rows), "parent")
+    _, findings = checked([*rows[:-1], rows[-1] | {"parent": "lost"}])
+    assert findings.unchecked["parent"] == {"its right trace is not in the files": 1}
+
+
+def test_white_space_is_no_difference(rows, checked):
+    for row in rows:
+        row["sql"] = "  " + row["sql"].replace("\n", " \n\t") + " ;\n"
+    assert checked(rows)[0] == []
+
+
+def test_order_of_lines_and_workers_change_nothing(rows, checked):
+    for spoil in (changes_a_step_before_the_error, wrong_is_called_right, is_no_trace):
+        spoil(rows)
+    one, two = checked(rows), checked(rows, workers=2)
+    assert one[0] == two[0] and len(one[0]) == 3
+    assert one[1].to_dict() == two[1].to_dict()
+    backwards, _ = checked(rows[::-1])
+    assert sorted((len(rows) + 1 - line, check) for line, check, _ in backwards) == [
+        (line, check) for line, check, _ in one[0]
+    ]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "database/zoo/zoo.sqlite",
+        "test_database/zoo/zoo.sqlite",
+        "zoo/zoo.sqlite",
+        "dev_databases/zoo/zoo.sqlite",
+        "dev/dev_databases/zoo/zoo.sqlite",
+        "zoo.db",
+    ],
+)
+def test_databases_are_found_where_data_sets_keep_them(tmp_path, place):
+    make_database(tmp_path / place)
+    from prm.labeling.verify import _folders
+
+    assert find_database("zoo", _folders(tmp_path)) == tmp_path / place
+    assert find_database("zebra", _folders(tmp_path)) is None
+
+
+def test_the_command_says_where_and_ends_with_2(root, rows, tmp_path, capsys):
+    file = tmp_path / "bad.jsonl"
+    i, _ = wrong_is_called_right(rows)
+    rows[i + 1] = {"question": "q", "steps": []}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = tmp_path / "report.json"
+    assert main(["inspect", "--databases", str(root), str(file), "--json", str(report)]) == 2
+    out, err = capsys.readouterr()
+    assert f"{file}:{i + 2}: malformed: 'steps' must be a non-empty list" in out
+    assert f"{file}:{i + 1}: answer: labelled right, but " in out
+    assert err.splitlines()[-1] == (
+        f"prm: {file}:{i + 1}: answer violated first here; in all 2 violations "
+        "(1 answer, 1 malformed), listed above; build the file anew, or take these traces out"
+    )
+    told = json.loads(report.read_text())
+    assert (told["malformed"], told["checks"]["answer"]["violations"], len(told["violations"])) == (1, 1, 2)
+    assert told["traces"] == len(rows) - 1
+
+    assert main(["inspect", "--databases", str(root / "database"), str(root / "traces.jsonl")]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[-5:]]
+    assert shown[0] == ["check", "traces", "violations", "not", "checkable"]
+    assert [line[0] for line in shown[1:]] == ["labels", "parent", "assembly", "answer"]
+    assert all(line[2:] == ["0", "0"] for line in shown[1:])
+
+
+def test_what_cannot_be_checked_at_all_is_refused(root, tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"question": "q", "steps": [{"text": "t", "label": 1}]}))
+    with pytest.raises(InputError, match=r"no answer can be checked \(1 x no sql or no gold_sql\)"):
+        verify([str(tmp_path / "t.jsonl")], root)
+    with pytest.raises(InputError, match="no such folder; --databases is a data set's folder"):
+        verify([str(tmp_path / "t.jsonl")], tmp_path / "nowhere")
+
+
+def test_a_variant_is_made_again_and_asked(root, checked):
+    """Equal on the database, different on the variant that the trace names."""
+    gold, sql = "SELECT name FROM author WHERE born > 1950", "SELECT name FROM author WHERE born > 1951"
+    path = root / "database" / "library" / "library.sqlite"
+    with open_database(path) as database, Suite(database, gold, folder=root) as suite:
+        suite.distil([sql])
+        verdict = suite.verdict(sql)
+    assert verdict.equal is False and verdict.on.startswith("variant:")
+    named = {"label_source": verdict.on}
+    assert checked([answer(sql, 0, gold=gold) | named, answer(gold, 1, gold=gold) | named])[0] == []
+    (found,) = checked([answer(sql, 1, gold=gold) | named])[0]
+    assert found[1] == "answer" and f"is not gold's on {verdict.on}" in found[2]
+    (found,) = checked([answer(sql, 0, gold=gold)])[0]
+    assert "labelled wrong, but its result is gold's on the database" in found[2]
+    (found,) = checked([answer(sql, 0, gold=gold) | {"label_source": "variant:0:0:00000000"}])[0]
+    assert "cannot be made again" in found[2]
