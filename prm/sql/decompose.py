@@ -392,9 +392,28 @@ class _Chain:
 
     def reduce_statement(self, root: exp.Expression) -> exp.Expression:
         """Push all steps before the last one of the whole statement; return the last one."""
-        if not root.args.get(WITH):
-            return self.reduce(root)
-        return self._attempt(self._authors_chain, root.copy()) or root
+        if root.args.get(WITH):
+            return self._attempt(self._authors_chain, root.copy()) or root
+        return self._superlative(self.reduce(root, top=True))
+
+    def _superlative(self, final: exp.Expression) -> exp.Expression:
+        """Cut an answer that names the first of some groups or joined rows: which it is, and what is asked of
+        it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
+        sources, limit, order = source_nodes(final), final.args.get("limit"), final.args.get("order")
+        if not limit or not order or len(sources) != 1 or not isinstance(final, exp.Select):
+            return final
+        plain = all(isinstance(e, exp.Column) and not is_star(e) for e in final.expressions)
+        read = {e.name.lower() for e in final.expressions}
+        keys = [c for c in self._own_columns(final, "order") if c.name.lower() not in read]
+        others = {k for k, v in final.args.items() if v} - {"expressions", FROM, "limit", "order"}
+        count = limit.args.get("expression")
+        one = isinstance(count, exp.Literal) and count.name == "1"
+        made = any(name.lower() == sources[0].name.lower() for name, _ in self.steps)
+        if not (plain and keys and one and made) or others:
+            return final
+        asked = [e.copy() for e in final.expressions]
+        final.set("expressions", [*final.expressions, *(key.copy() for key in dict.fromkeys(keys))])
+        return exp.select(*asked).from_(exp.to_table(self._push(final)))
 
     def _authors_chain(self, query: exp.Expression) -> exp.Expression:
         """A statement with CTEs of its own: they are its steps, unless one of them is the whole query."""
@@ -422,7 +441,7 @@ class _Chain:
         while self.steps and self._repeats(query, *self.steps[-1]):
             query = self.steps.pop()[1]
             if not self.steps:
-                return self.reduce(query)
+                return self._superlative(self.reduce(query, top=True))
         return query
 
     def _repeats(self, query: exp.Expression, name: str, body: exp.Expression) -> bool:
@@ -443,8 +462,8 @@ class _Chain:
         read = [e.name.lower() if isinstance(e, exp.Column) else None for e in query.expressions]
         return read == [column.lower() for column in self.known[name] or []]
 
-    def reduce(self, query: exp.Expression) -> exp.Expression:
-        """Push all steps before the last one of `query`; return the last one."""
+    def reduce(self, query: exp.Expression, *, top: bool = False) -> exp.Expression:
+        """Push all steps before the last one of `query`; return the last one. `top`: it is the answer."""
         while isinstance(query, exp.Subquery) and not any(
             query.args.get(k) for k in ("order", "limit", "alias")
         ):
@@ -457,7 +476,7 @@ class _Chain:
         if isinstance(query, exp.Select):
             query = self._attempt(self._hoist, query.copy()) or query
             self._attempt(self._drop_aliases, query)
-            return self._attempt(self._cut, query.copy()) or query
+            return self._attempt(lambda q: self._cut(q, top), query.copy()) or query
         return query
 
     def _set_operation(self, query: exp.Expression) -> exp.Expression:
@@ -673,7 +692,7 @@ class _Chain:
                     column.set("table", None)
         return select
 
-    def _cut(self, query: exp.Expression) -> exp.Expression:
+    def _cut(self, query: exp.Expression, top: bool) -> exp.Expression:
         known = {"expressions", FROM, "joins", "where", *LATER, "limit", "offset", "distinct"}
         if {key for key, value in query.args.items() if value} - known or not query.args.get(FROM):
             return query
@@ -683,7 +702,7 @@ class _Chain:
         for at in range(len(source_nodes(query))):
             query = self._attempt(lambda q, at=at: self._filter_first(q, at), query.copy()) or query
         query = self._attempt(self._split_joins, query.copy()) or query
-        query = self._attempt(self._cut_rows, query.copy()) or query
+        query = self._attempt(lambda q: self._cut_rows(q, top), query.copy()) or query
         return self._attempt(self._cut_groups, query.copy()) or query
 
     def _resolve_aliases(self, query: exp.Expression) -> None:
@@ -752,52 +771,72 @@ class _Chain:
         """Cut: of several joins every one but the last is a step, as far as conditions connect the tables."""
         if not all(_is_inner(join) for join in query.args.get("joins") or []) or self._nested_reads(query):
             raise _Unsafe
-        if len(source_nodes(query)) > 2 and any(is_star(e) for e in query.expressions):
+        if len(source_nodes(query)) < 3:
+            raise _Unsafe
+        if any(is_star(e) for e in query.expressions):
             self._expand_stars(query)
-        while len(source_nodes(query)) > 2:
-            if not self._join_two(query):
-                break
+        self._start_filtered(query)
+        while len(source_nodes(query)) > 2 and self._join_two(query):
+            pass
         return query
+
+    def _start_filtered(self, query: exp.Expression) -> None:
+        """Let the joins begin at the first table that is a step already, and stand where all that a condition
+        of theirs reads has come before."""
+        sources, joins = source_nodes(query), query.args["joins"]
+        made = {name.lower() for name, _ in self.steps}
+        start = next((s for s in sources if s.name.lower() in made), sources[0])
+        order = [start, *(s for s in sources if s is not start)]
+        place = {s.alias_or_name.lower(): at for at, s in enumerate(order)}
+        conditions: dict[int, list[exp.Expression]] = {}
+        for join in joins:
+            for p in conjuncts(join.args["on"]) if join.args.get("on") else []:
+                if p != exp.true():
+                    at = max((place.get(t, 0) for t in self._tables_of(query, p)), default=0)
+                    conditions.setdefault(max(at, 1), []).append(p)
+        query.set(FROM, exp.From(this=start.copy()))
+        query.set(
+            "joins",
+            [exp.Join(this=s.copy(), on=_all(conditions.get(at, []))) for at, s in enumerate(order) if at],
+        )
 
     def _join_two(self, query: exp.Expression) -> bool:
         """Push the join of the first table with the first other one that a condition connects to it."""
         first, *others = source_nodes(query)
         where, joins = query.args.get("where"), query.args["joins"]
         filters = list(conjuncts(where.this)) if where else []
-        conditions = [p for join in joins if join.args.get("on") for p in conjuncts(join.args["on"])]
-        conditions = [p for p in conditions if p != exp.true()]
-        tables = {id(p): self._tables_of(query, p) for p in filters + conditions}
-        for second, join in zip(others, joins, strict=True):
-            both = {first.alias_or_name.lower(), second.alias_or_name.lower()}
-            if any(tables[id(p)] == both for p in filters + conditions):
+        ons = [(join, p) for join in joins if join.args.get("on") for p in conjuncts(join.args["on"])]
+        tables = {id(p): self._tables_of(query, p) for p in [*filters, *(p for _, p in ons)]}
+        for join in joins:
+            both = {first.alias_or_name.lower(), join.this.alias_or_name.lower()}
+            if both in tables.values():
                 break
         else:
             return False
-        if not all(isinstance(source, exp.Table) for source in (first, second)):
+        if not all(isinstance(source, exp.Table) for source in (first, join.this)):
             raise _Unsafe
-        inside = [p for p in conditions + filters if tables[id(p)] and tables[id(p)] <= both]
-        own = [p for p in conjuncts(join.args["on"])] if join.args.get("on") else []
-        filters += [p for p in own if p != exp.true()]  # what this join says of later tables is a filter
-        query.set("where", _where([p for p in filters if not any(p is i for i in inside)]))
+        inside = [p for _, p in ons if tables[id(p)] <= both] + [p for p in filters if tables[id(p)] == both]
+        taken = {id(p) for p in inside}
+        filters += [p for owner, p in ons if owner is join]  # what this join says of later tables
+        query.set("where", _where([p for p in filters if id(p) not in taken]))
         for other in joins:
-            if other is not join and other.args.get("on"):
-                rest = [p for p in conjuncts(other.args["on"]) if not any(p is i for i in inside)]
-                other.set("on", exp.and_(*rest, copy=True, wrap=False) if rest else None)
-        join.set("on", None)
+            rest = [p for owner, p in ons if owner is other and other is not join and id(p) not in taken]
+            other.set("on", _all(rest))
         rows = exp.Select(expressions=[])
         rows.set(FROM, exp.From(this=first.copy()))
-        on = exp.and_(*inside, copy=True, wrap=False)
-        rows.set("joins", [exp.Join(this=second.copy(), on=on)])
-        self._gather(query, rows, [first, second], whole=False)
+        rows.set("joins", [exp.Join(this=join.this.copy(), on=_all(inside))])
+        self._gather(query, rows, [first, join.this], whole=False)
         query.set("joins", [other for other in joins if other is not join])
         return True
 
-    def _cut_rows(self, query: exp.Expression) -> exp.Expression:
+    def _cut_rows(self, query: exp.Expression, top: bool) -> exp.Expression:
         """Cut: FROM, JOIN and WHERE make the rows, the rest reads them."""
         sources, where = source_nodes(query), query.args.get("where")
         many = len(sources) > 1
         more = any(query.args.get(key) for key in ("group", "having", "order", "limit"))
-        more = more or (many and bool(query.args.get("distinct"))) or any(aggregates(query))
+        more = more or (many and bool(query.args.get("distinct")))
+        # "the average price of red wines": one thing to say where it only serves a later step
+        more = more or ((top or many) and any(aggregates(query)))
         more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in own_nodes(e))
         parts = list(conjuncts(where.this)) if where else []
         inside, outside = parts, []
@@ -889,12 +928,14 @@ class _Chain:
         if len(moved) == 1 and not whole:
             self._unqualify(rows, expressions, first)
         rows.set("expressions", expressions)
-        name = self._push(rows)
+        table = exp.to_table(self._push(rows))
+        if not whole and any(s.alias_or_name.lower() == table.name.lower() for s in sources):
+            # a self join of rows with the same filter: one step, read under two names
+            table.set("alias", exp.TableAlias(this=identifier(first.alias_or_name)))
         for column, source in others:
             column.set("table", identifier(source.alias_or_name))
         for place, new in places:
-            place.replace(exp.Column(this=new, table=None if whole else identifier(name)))
-        table = exp.to_table(name)
+            place.replace(exp.Column(this=new, table=None if whole else identifier(table.alias_or_name)))
         if whole:
             query.set(FROM, exp.From(this=table))
             query.set("joins", None)
@@ -1017,8 +1058,12 @@ def _leaves(query: exp.Expression) -> Iterator[exp.Select]:
             raise _Unsafe
 
 
+def _all(conditions: list[exp.Expression]) -> exp.Expression | None:
+    return exp.and_(*conditions, copy=True, wrap=False) if conditions else None
+
+
 def _where(conditions: list[exp.Expression]) -> exp.Where | None:
-    return exp.Where(this=exp.and_(*conditions, copy=True, wrap=False)) if conditions else None
+    return exp.Where(this=_all(conditions)) if conditions else None
 
 
 def _is_inner(join: exp.Join, side: str = "") -> bool:

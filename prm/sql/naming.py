@@ -64,17 +64,19 @@ def _name(query: exp.Expression) -> str:
         return _top(query, subject)
     if group:
         value = column_alias(found[0]) if len(found) == 1 else "summary" if found else subject
-        if value == "count" and len(sources) == 1:
+        if value == "count" and len(sources) == 1 and "_with_" not in subject:
             value = f"{subject}_count"
         return f"{value[:LONGEST]}_per_{_list(map(_word, group.expressions))}"
+    where = query.args.get("where")
     if found:
-        return f"{column_alias(found[0]) if len(found) == 1 else 'summary'}_of_{subject}"
+        rows = _where(subject, where.this) if where else subject
+        return f"{column_alias(found[0]) if len(found) == 1 else 'summary'}_of_{rows}"
     if any(isinstance(e.unalias(), exp.Window) for e in query.expressions):
         return f"ranked_{subject}"
     if query.args.get("distinct"):
         return f"distinct_{_columns(query.expressions) or subject}"
-    if query.args.get("where"):
-        return _where(subject, query.args["where"].this)
+    if where:
+        return _where(subject, where.this)
     if len(sources) == 1:
         columns = _columns(query.expressions)
         return f"{subject}_{columns}" if columns else f"all_{subject}"
@@ -154,7 +156,8 @@ def _value(e: exp.Expression) -> str | None:
         return slug(e.name)
     if isinstance(e, exp.Select):
         nodes = source_nodes(e)
-        return slug(nodes[0].name) if len(nodes) == 1 and nodes[0].name else None
+        name = slug(nodes[0].name) if len(nodes) == 1 and nodes[0].name else ""
+        return name.partition("_where_")[0].partition("_by_")[0] or None
     return None
 
 
