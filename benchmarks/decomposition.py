@@ -14,8 +14,8 @@ A query counts as runnable if it runs within `--timeout` seconds. Its chain is r
 result (in order where the query orders, see `prm.sql.compare`); where the query gives no rows that says
 little, so those are counted apart. Every chain that is not right is listed with the reason:
 
-    undetermined   SQLite itself answers the query otherwise when it visits unordered rows backwards (ties in
-                   ORDER BY … LIMIT, bare columns of a group): there is no result to be equal to
+    undetermined   the query itself has several results: another one comes when SQLite visits unordered rows
+                   backwards, or when ties in ORDER BY are broken otherwise
     refused        not one SELECT that the parser reads
     fails          the chain does not run
     slow           the chain takes longer than the timeout
@@ -33,14 +33,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlglot
+from sqlglot import exp
+
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import SQLError, database_uri, open_database
-from prm.sql.decompose import DecomposeError, SQLStep, assemble, decompose
+from prm.sql.decompose import DecomposeError, SQLStep, assemble, decompose, to_sql
 from prm.sql.schema import read_schema
 
 
@@ -112,14 +115,36 @@ def _difference(sql: str, gold: list, rows: list) -> str:
 
 
 def determined(path: Path, sql: str) -> bool:
-    """Whether the query still gives the same when SQLite visits rows backwards where their order is open."""
+    """Whether the query has one result, whatever SQLite does where the query leaves the order open.
+
+    It is run with unordered rows visited backwards, and with ties of every ORDER BY broken either way.
+    """
     results = []
-    for reverse in ("OFF", "ON"):
+    for statement, reverse in (
+        (sql, "OFF"),
+        (sql, "ON"),
+        (_ties(sql, False), "OFF"),
+        (_ties(sql, True), "OFF"),
+    ):
         with closing(sqlite3.connect(database_uri(path), uri=True)) as connection:
             connection.text_factory = lambda value: value.decode("utf-8", "replace")
             connection.execute(f"PRAGMA reverse_unordered_selects = {reverse}")
-            results.append(connection.execute(sql).fetchall())
-    return results_equal(*results, ordered=is_ordered(sql))
+            with suppress(sqlite3.Error):  # a tie-break that a SELECT DISTINCT does not allow
+                results.append(connection.execute(statement).fetchall())
+    return all(results_equal(results[0], other, ordered=is_ordered(sql)) for other in results[1:])
+
+
+def _ties(sql: str, descending: bool) -> str:
+    """The query with its groups, or its output columns, as the last terms of every ORDER BY."""
+    tree = sqlglot.parse_one(sql, dialect="sqlite")
+    for order in tree.find_all(exp.Order):
+        select = order.parent
+        if isinstance(select, exp.Select):
+            group = select.args.get("group")
+            terms = group.expressions if group else [e.unalias() for e in select.expressions if not e.is_star]
+            for term in terms:
+                order.append("expressions", exp.Ordered(this=term.copy(), desc=descending))
+    return to_sql(tree)
 
 
 def decompose_rate(cases: list[Case]) -> float:
@@ -130,10 +155,8 @@ def decompose_rate(cases: list[Case]) -> float:
     }
     start = time.perf_counter()
     for case in cases:
-        try:
+        with suppress(DecomposeError):
             decompose(case.sql, columns[case.database])
-        except DecomposeError:
-            pass
     return len(cases) / (time.perf_counter() - start)
 
 

@@ -698,12 +698,23 @@ class _Chain:
             return query
         if any(self._nested_reads(part) for part in [*query.expressions, *map(query.args.get, LATER)]):
             return query
+        if any(self._may_be_string(query, c) for c in self._own_columns(query, *known - {FROM, "limit"})):
+            return query
         self._resolve_aliases(query)
-        for at in range(len(source_nodes(query))):
+        many = len(source_nodes(query))
+        for at in range(many if many > 1 and query.args.get("where") else 0):
             query = self._attempt(lambda q, at=at: self._filter_first(q, at), query.copy()) or query
-        query = self._attempt(self._split_joins, query.copy()) or query
+        if many > 2:
+            query = self._attempt(self._split_joins, query.copy()) or query
         query = self._attempt(lambda q: self._cut_rows(q, top), query.copy()) or query
         return self._attempt(self._cut_groups, query.copy()) or query
+
+    def _may_be_string(self, select: exp.Expression, column: exp.Column) -> bool:
+        """Whether `"abc"` may be a string: SQLite reads it so where it finds no column of that name."""
+        if not column.this.args.get("quoted") or column.table:
+            return False
+        owners = self._source_of(select, column)
+        return not owners or _source_columns(owners[0], self.known) is None
 
     def _resolve_aliases(self, query: exp.Expression) -> None:
         """Replace output aliases by what they stand for, where SQLite takes them to be aliases."""
@@ -749,7 +760,7 @@ class _Chain:
         sources, joins, where = source_nodes(query), query.args.get("joins") or [], query.args.get("where")
         inner = all(_is_inner(join) for join in joins)
         left = all(_is_inner(join, "LEFT") for join in joins)
-        if len(sources) < 2 or not where or not (inner or (left and at == 0)):
+        if not where or not (inner or (left and at == 0)):
             raise _Unsafe
         source = sources[at]
         if not isinstance(source, exp.Table) or source.args.get("joins") or self._nested_reads(query):
@@ -770,8 +781,6 @@ class _Chain:
     def _split_joins(self, query: exp.Expression) -> exp.Expression:
         """Cut: of several joins every one but the last is a step, as far as conditions connect the tables."""
         if not all(_is_inner(join) for join in query.args.get("joins") or []) or self._nested_reads(query):
-            raise _Unsafe
-        if len(source_nodes(query)) < 3:
             raise _Unsafe
         if any(is_star(e) for e in query.expressions):
             self._expand_stars(query)

@@ -394,6 +394,8 @@ def _window(e: exp.Window) -> str:
 
 def _call(e: exp.Expression) -> str:
     """A column, a literal or a function call: SQL, but arguments that are operations are put into words."""
+    if not any(isinstance(node, IN_WORDS) for node in e.walk() if node is not e):
+        return _sql(e)
     holes: list[exp.Expression] = []
 
     def dig(node: exp.Expression) -> exp.Expression:
