@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.sqlite import SQLite
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ErrorLevel, SqlglotError
 
 from prm.sql.describe import FROM, WITH, describe
 from prm.sql.naming import (
@@ -97,6 +97,8 @@ def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
         if any(not select.expressions for select in root.find_all(exp.Select)):
             raise DecomposeError("a SELECT that returns nothing")
         for node in root.walk():
+            if any(isinstance(part, list) and None in part for part in node.args.values()):
+                raise DecomposeError(f"something is missing in {node.key.upper()}")
             node.comments = None
         chain = _Chain(root, tables)
         final = chain.reduce_statement(root)
@@ -172,7 +174,7 @@ class _Generator(SQLite.Generator):
 
 def to_sql(tree: exp.Expression) -> str:
     """The tree as compact SQLite text on one line."""
-    return _Generator(dialect="sqlite", comments=False).generate(tree)
+    return _Generator(dialect="sqlite", comments=False, unsupported_level=ErrorLevel.IGNORE).generate(tree)
 
 
 def _needs_no_quotes(name: str) -> bool:
@@ -249,12 +251,14 @@ class _Chain:
     # Reading names
 
     def _scopes(self, node: exp.Expression) -> Iterator[exp.Select]:
-        """The SELECTs around a node, from the inside out."""
-        child, parent = node, node.parent
+        """The SELECTs around a node whose columns it may read, from the inside out."""
+        below, child, parent = node, node, node.parent
         while parent is not None:
-            if isinstance(parent, exp.Select) and not isinstance(child, exp.With):
+            source = isinstance(child, (exp.From, exp.Join)) and below is child.this
+            derived = source and isinstance(below, exp.Subquery)  # it does not see the sources beside it
+            if isinstance(parent, exp.Select) and not isinstance(child, exp.With) and not derived:
                 yield parent
-            child, parent = parent, parent.parent
+            below, child, parent = child, parent, parent.parent
 
     def _owns(self, select: exp.Select, column: exp.Column) -> bool | None:
         """Whether `column` is one of `select`'s sources' (or its alias); None where that cannot be known."""
@@ -394,7 +398,13 @@ class _Chain:
         """Push all steps before the last one of the whole statement; return the last one."""
         if root.args.get(WITH):
             return self._attempt(self._authors_chain, root.copy()) or root
-        return self._superlative(self.reduce(root, top=True))
+        return self._superlative(self._unwrapped(self.reduce(root, top=True)))
+
+    def _unwrapped(self, final: exp.Expression) -> exp.Expression:
+        """The last step in place of an answer that only repeats it."""
+        while self.steps and self._repeats(final, *self.steps[-1]):
+            final = self.steps.pop()[1]
+        return final
 
     def _superlative(self, final: exp.Expression) -> exp.Expression:
         """Cut an answer that names the first of some groups or joined rows: which it is, and what is asked of
@@ -438,11 +448,8 @@ class _Chain:
                 raise _Unsafe
             self.steps.append((to_sql(cte.args["alias"].this), body))
             self.known[cte.alias.lower()] = _outputs(body, self.known)
-        while self.steps and self._repeats(query, *self.steps[-1]):
-            query = self.steps.pop()[1]
-            if not self.steps:
-                return self._superlative(self.reduce(query, top=True))
-        return query
+        final = self._unwrapped(query)
+        return final if self.steps else self.reduce_statement(final)
 
     def _repeats(self, query: exp.Expression, name: str, body: exp.Expression) -> bool:
         """Whether the query gives just what the CTE gives."""
@@ -526,6 +533,9 @@ class _Chain:
                 table = _whole_table(source.this)
                 name = identifier(self._push(self.reduce(source.this))) if table is None else table.this
                 alias = source.args.get("alias")
+                if not alias and any(other.alias_or_name == name.name for other in source_nodes(query)):
+                    alias = exp.TableAlias(this=identifier(unique(name.name, self.taken)))
+                    self.taken.add(alias.name.lower())
                 source.replace(exp.Table(this=name.copy(), alias=alias.copy() if alias else None))
         for key in ("expressions", "joins", "where", "group", "having", "order"):
             clause = query.args.get(key)
@@ -724,6 +734,8 @@ class _Chain:
                 target = None if column.table else aliases.get(column.name.lower())
                 if target is None or target == column:
                     continue
+                if key != "where" and not target.find(exp.Column, exp.AggFunc):
+                    raise _Unsafe  # a bare number there would be the place of an output column
                 first = key == "order" and isinstance(column.parent, exp.Ordered)  # there the alias wins
                 owners = self._source_of(query, column)
                 if not first and any(_source_columns(s, self.known) is None for s in owners):
@@ -889,6 +901,8 @@ class _Chain:
         in place. `nested`: columns that belong to none of them are those of outer queries.
         """
         sources, (first, *_) = source_nodes(query), moved
+        if not whole and not all(s.alias_or_name for s in sources):
+            raise _Unsafe  # a table-valued function, whose columns cannot be qualified
         bare = len(moved) == 1 and (whole or nested) and any(is_star(e) for e in query.expressions)
         if bare and not all(isinstance(e, exp.Star) for e in query.expressions if is_star(e)):
             raise _Unsafe
