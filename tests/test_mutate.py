@@ -333,7 +333,7 @@ def test_later_steps_follow_the_names_of_a_changed_step(known):
     """The names of step and column say what is in them now, not what should be."""
     chain = chain_of(MOST, known)
     assert fragments(chain) == [
-        "avg_age_by_country AS (SELECT country, AVG(age) AS avg_age FROM singer GROUP BY country)",
+        "avg_age_per_country AS (SELECT country, AVG(age) AS avg_age FROM singer GROUP BY country)",
         "SELECT country FROM avg_age_by_country WHERE avg_age > 30 ORDER BY avg_age DESC",
     ]
     _, variant = parse_fragment("SELECT country, MAX(age) AS avg_age FROM singer GROUP BY country")

@@ -13,12 +13,13 @@ becomes
 
 How it works. Everything that could stand alone is *hoisted*, innermost first: derived tables, the arms of a
 set operation, and subqueries that read nothing from outside. What then remains is a SELECT without such
-parts, and it is cut by small transformations of the syntax tree, each named after the clause it moves into a
-step of its own: the filter of one joined table (`_filter_first`), one join of several (`_split_joins`), the
-rows that FROM and WHERE make (`_cut_rows`), the groups (`_cut_groups`; HAVING turns into the WHERE of the step
-after it), and what a correlated subquery can do without its outer row (`_loosen`). A query that comes as a
-chain of CTEs has been taken apart by its author, and stays as it is; only where the answer merely repeats the
-last CTE is that one the answer.
+parts, and it is cut by small transformations of the syntax tree, each of which moves something into a step
+of its own: the filter of one joined table (`_filter_first`), one join of several (`_split_joins`), the rows
+that FROM and WHERE make (`_cut_rows`), the groups (`_cut_groups`; HAVING turns into the WHERE of the step
+after it), what a correlated subquery can do without its outer row (`_loosen`, `_extreme_per_group`), and
+the one row that a superlative names (`_superlative`). A query that comes as a chain of CTEs has been taken
+apart by its author, and stays as it is; only where the answer merely repeats the last CTE is that one the
+answer.
 
 Every cut names the columns that later clauses read, so it needs to know whose column an unqualified name is;
 where that (or anything else) is not certain, the cut is not made and the step stays coarser. The coarsest
@@ -823,7 +824,7 @@ class _Chain:
 
     def _join_two(self, query: exp.Expression) -> bool:
         """Push the join of the first table with the first other one that a condition connects to it."""
-        first, *others = source_nodes(query)
+        first = source_nodes(query)[0]
         where, joins = query.args.get("where"), query.args["joins"]
         filters = list(conjuncts(where.this)) if where else []
         ons = [(join, p) for join in joins if join.args.get("on") for p in conjuncts(join.args["on"])]
@@ -937,7 +938,9 @@ class _Chain:
             if not bare and (shared or clash or name in used):
                 table = next((s for s in sources if s.alias_or_name.lower() == owner), None)
                 twice = table is not None and sum(s.name.lower() == table.name.lower() for s in sources) > 1
-                prefix = "" if table is None else table.alias_or_name if twice else table.name
+                prefix = (
+                    "" if table is None else table.alias_or_name if twice else self._origin(table.name, name)
+                )
                 new = unique(slug(f"{prefix}_{name}"), used | set(aliases) | {n for _, n in wanted})
             used.add(new.lower())
             same = new == column.name
@@ -964,6 +967,21 @@ class _Chain:
             query.set("joins", None)
         else:
             first.replace(table)
+
+    def _origin(self, source: str, column: str) -> str:
+        """The table that a column of a table or step comes from; the step itself for what it computes."""
+        body = next((tree for name, tree in self.steps if name.lower() == source.lower()), None)
+        if not isinstance(body, exp.Select):
+            return source
+        for e in body.expressions:
+            read, sources = e.unalias(), source_nodes(body)
+            if e.alias_or_name.lower() == column.lower() and isinstance(read, exp.Column):
+                owner = next(
+                    (s for s in sources if s.alias_or_name.lower() == read.table.lower()), sources[0]
+                )
+                alias = owner.alias if len(sources) > 1 else ""
+                return alias or self._origin(owner.name, read.name)
+        return source
 
     def _unqualify(self, rows: exp.Select, expressions: list[exp.Expression], source: exp.Expression) -> None:
         """A step over one table needs neither the alias nor `table.` before its columns."""
