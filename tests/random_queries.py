@@ -98,6 +98,8 @@ class Writer:
         conditions += [needed] if needed else []
         self.random.shuffle(conditions)
         body = f"FROM {source}" + (" WHERE " + " AND ".join(conditions) if conditions else "")
+        if conditions and needed is None and self.chance(0.2):
+            body += f" OR {self.condition(columns, 0)}"
         kind = self.random.random()
         if kind < 0.3:
             return self.grouped(body, columns)
@@ -157,7 +159,7 @@ class Writer:
         forms = [f"{column} {sign} {value}" for sign in ("=", "<>", ">", "<=")]
         forms += [f"{column} IS {no}NULL", f"{column} {no}IN ({value}, {self.pick(VALUES[name])})"]
         forms += [f"{column} {no}BETWEEN {value} AND {self.pick(VALUES[name])}", f"{column} {no}LIKE '%o%'"]
-        if self.chance(0.25):
+        if depth > -2 and self.chance(0.25):
             joined = f" {self.pick(['AND', 'OR'])} ".join(
                 self.condition(columns, depth - 1) for _ in range(2)
             )

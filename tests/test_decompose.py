@@ -396,6 +396,8 @@ EQUAL = [
     "c.year = 2014 AND t.capacity > 1000 ORDER BY c.id",
     "SELECT s.id, c.id, t.id, s.name, t.name FROM singer s JOIN concert c ON s.id = c.singer_id JOIN "
     "stadium t ON t.id = c.stadium_id WHERE c.year = 2014 ORDER BY s.id, c.id, t.id",
+    "SELECT t.name FROM concert c JOIN singer a ON c.singer_id = a.id JOIN singer b ON c.id = b.id JOIN "
+    "stadium t ON t.id = c.stadium_id WHERE a.age > 50 OR b.age > 42",
     "SELECT s.name FROM singer s LEFT JOIN concert c ON c.singer_id = s.id LEFT JOIN stadium t ON t.id = "
     "c.stadium_id WHERE s.age > 30 AND t.name IS NULL ORDER BY s.name",
     "SELECT s.name, t.name FROM singer s LEFT JOIN stadium t ON t.name = s.name WHERE t.capacity > 1 "

@@ -408,8 +408,8 @@ class _Chain:
         return final
 
     def _superlative(self, final: exp.Expression) -> exp.Expression:
-        """Cut an answer that names the first of some groups or joined rows: which it is, and what is asked of
-        it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
+        """Cut an answer that names the first one of joined rows or of their groups: which it is, and what is
+        asked of it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
         sources, limit, order = source_nodes(final), final.args.get("limit"), final.args.get("order")
         if not limit or not order or len(sources) != 1 or not isinstance(final, exp.Select):
             return final
@@ -420,7 +420,8 @@ class _Chain:
         count = limit.args.get("expression")
         one = isinstance(count, exp.Literal) and count.name == "1"
         made = any(name.lower() == sources[0].name.lower() for name, _ in self.steps)
-        if not (plain and keys and one and made) or others:
+        joined = any(len(source_nodes(tree)) > 1 for _, tree in self.steps)
+        if not (plain and keys and one and made and joined) or others:
             return final
         asked = [e.copy() for e in final.expressions]
         final.set("expressions", [*final.expressions, *(key.copy() for key in dict.fromkeys(keys))])
@@ -918,8 +919,12 @@ class _Chain:
             owners, name = self._source_of(query, column), column.name.lower()
             if not owners and nested and name not in ROWID:
                 continue
+            if self._may_be_string(query, column):
+                raise _Unsafe
             merged = not column.table and (natural or name in using)  # by USING, NATURAL: no table's own
             unknown = all(_source_columns(source, self.known) is None for source in owners)
+            if nested and unknown and not column.table:
+                raise _Unsafe  # perhaps an outer query's
             if not owners or (len(owners) > 1 and not (whole and (merged or unknown))):
                 raise _Unsafe
             if len(owners) == 1 and not any(owners[0] is source for source in moved):
@@ -1100,6 +1105,9 @@ def _leaves(query: exp.Expression) -> Iterator[exp.Select]:
 
 
 def _all(conditions: list[exp.Expression]) -> exp.Expression | None:
+    """The conditions held together by AND; an OR that stood alone now needs its brackets."""
+    if len(conditions) > 1:
+        conditions = [exp.paren(p) if isinstance(p, exp.Or) else p for p in conditions]
     return exp.and_(*conditions, copy=True, wrap=False) if conditions else None
 
 
