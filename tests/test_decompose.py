@@ -497,6 +497,18 @@ def test_no_step_is_senseless(query):
     assert all(to_sql(parse_fragment(step.sql)[1]) != to_sql(written) for step in steps[:-1])
 
 
+@pytest.mark.parametrize("query", [*STEPS, *EQUAL])
+def test_a_sentence_names_everything_in_its_step(query):
+    for step in decompose(query, TABLES):
+        _, tree = parse_fragment(step.sql)
+        assert step.text[0].isupper() and step.text.endswith(".")
+        assert not step.name or step.text.endswith(f"; call it {step.name}.")
+        for node in tree.find_all(exp.Identifier):
+            assert re.search(rf"(?<!\w){re.escape(node.name)}(?!\w)", step.text), (node.name, step.text)
+        for node in tree.find_all(exp.Literal):
+            assert node.sql("sqlite") in step.text, (node, step.text)
+
+
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
 def test_random_queries(random):
