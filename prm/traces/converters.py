@@ -11,6 +11,8 @@ Keys that it does not know are handed on, so that nothing is lost on the way.
 | prm800k | `question.problem`, `label.steps[].completions[].rating` | step-wise; -1 wrong, 0 and 1 right |
 | processbench | `problem`, `steps` (strings), `label`: index of the first error or -1 | cumulative |
 | verdict | `question`, `reasoning.step_1`, `analysis.analysis_step_1.verification_result` | step-wise |
+| cocte | `question` and an answer `WITH a AS (…),` `b AS (…)` `SELECT …` in any of `ANSWER_KEYS` | `labels` or none |
+| candidates | `question`, `candidates[]`, each with `steps` or `sql` | what they are |
 
 "Step-wise" traces say `label_scheme: step`: each label judges its step alone and may return to right after an
 error.
@@ -20,7 +22,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from prm.errors import InputError
@@ -58,10 +61,14 @@ def recognise(row: Row) -> str:
         return "prm800k"
     if "reasoning" in row and ("question" in row or "analysis" in row):
         return "verdict"
+    if "question" in row and "candidates" in row:
+        return "candidates"
     if "problem" in row and "steps" in row:
         return "processbench"
     if "input" in row and "label" in row:
         return "math-shepherd"
+    if "question" in row and any(key in row for key in ANSWER_KEYS if key != "sql"):
+        return "cocte"  # not by `sql` alone: lists of questions with their gold SQL look like that
     if "question" in row or "steps" in row:
         return "native"  # a faulty one: what it lacks is said there
     columns = ", ".join(str(name)[:30] for name in list(row)[:8]) or "none"
@@ -237,6 +244,253 @@ def _numbered(value: Any, name: str) -> dict[int, Any]:
     return {number: item for number, item in numbered.items() if item is not None}
 
 
+#: What people call the text of a model's answer, the likeliest first.
+ANSWER_KEYS = ("output", "response", "answer", "completion", "sql")
+_DATABASE_KEYS = ("db_id", "db", "database")
+
+
+def _cocte(row: Row) -> list[Row]:
+    """One trace an answer; a row with several answers (a list) gives one each, of one group.
+
+    The prose around the SQL is left out. `labels`, where the row has them, are one a step (for several
+    answers a list of such lists).
+    """
+    key = next((key for key in ANSWER_KEYS if key in row), None)
+    if key is None:
+        raise InputError(f"no answer: the row needs its text under one of {', '.join(ANSWER_KEYS)}")
+    answers, labels = row.pop(key), row.pop("labels", None)
+    if isinstance(answers, str):
+        answers, labels = [answers], None if labels is None else [labels]
+    if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+        raise InputError(f"{key!r} must be the text of an answer, or a list of such texts")
+    if labels is None:
+        labels = [None] * len(answers)
+    elif not isinstance(labels, list) or len(labels) != len(answers):
+        raise InputError(f"'labels' must hold one list of labels for each of the {len(answers)} answers")
+    database = next((row.pop(name) for name in _DATABASE_KEYS if row.get(name) is not None), None)
+    if "sql" in row:  # beside another answer it may be anything, gold included: nothing of ours reads it
+        row["row_sql"] = row.pop("sql")
+    name = row.get("id")
+    rows = []
+    for number, (text, wanted) in enumerate(zip(answers, labels, strict=True)):
+        answer = _whole_answer(text, f"answer {number} in {key!r}" if len(answers) > 1 else repr(key))
+        steps = _unlabelled(answer)
+        if wanted is not None:
+            if not isinstance(wanted, list) or len(wanted) != len(steps):
+                raise InputError(f"'labels' must be a list of one label a step; the answer has {len(steps)}")
+            for step, label in zip(steps, wanted, strict=True):
+                step["label"] = label
+        made = {**row, "steps": steps, "sql": answer.sql}
+        if database is not None:
+            made["db_id"] = database
+        if len(answers) > 1 and name is not None:
+            made |= {"id": f"{name}-{number}", "group": row.get("group", name)}
+        rows.append(made)
+    return rows
+
+
+def _whole_answer(text: str, what: str) -> Answer:
+    answer = split_answer(text)
+    if answer is None:
+        raise InputError(f"no SQL statement in {what}; an answer ends with a SELECT")
+    if not answer.whole:
+        raise InputError(f"the SQL in {what} is cut off: {answer.why}; restore it or leave the row out")
+    return answer
+
+
+def _unlabelled(answer: Answer) -> list[Row]:
+    return [{"text": step.sql, "sql": step.sql} for step in answer.steps]
+
+
+def _candidates(row: Row) -> list[Row]:
+    """One trace a candidate, all of one group (the row's id)."""
+    candidates, group = row.pop("candidates"), row.get("group", row.get("id"))
+    if not isinstance(candidates, list) or not all(isinstance(each, dict) for each in candidates):
+        raise InputError("'candidates' must be a list of objects with 'steps' or 'sql'")
+    row.pop("scores", None)  # `prm rerank` writes one a candidate; a trace has one a step
+    rows = []
+    for number, candidate in enumerate(candidates):
+        made = row | candidate
+        if "steps" not in candidate:
+            if not isinstance(candidate.get("sql"), str):
+                raise InputError(f"candidate {number} must have 'steps', or its 'sql' as text")
+            made["steps"] = _unlabelled(_whole_answer(candidate["sql"], f"'sql' of candidate {number}"))
+        if group is not None:
+            made |= {"group": group, "id": candidate.get("id", f"{group}-{number}")}
+        rows += _native(made)
+    return rows
+
+
+# A model's answer as text
+
+
+@dataclass(frozen=True)
+class AnswerStep:
+    """`sql` is `name AS (SELECT …)`, or the final `SELECT …` (named ""); `sentence` the prose before it."""
+
+    name: str
+    sql: str
+    sentence: str = ""
+
+
+@dataclass
+class Answer:
+    """The steps that a text holds; `why` says what keeps them from being a whole statement, "" if nothing.
+
+    `closed` tells whether something stood behind the final SELECT (a semicolon, a fence, prose): of a text that
+    was cut at a number of tokens only such an answer is known to be whole. `recursive`: WITH RECURSIVE.
+    """
+
+    steps: list[AnswerStep] = field(default_factory=list)
+    why: str = "it has no final SELECT"
+    closed: bool = False
+    recursive: bool = False
+    fenced: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return not self.why
+
+    @property
+    def sql(self) -> str:
+        """The steps of a whole answer as one statement."""
+        *ctes, final = [step.sql for step in self.steps]
+        head = "WITH RECURSIVE " if self.recursive else "WITH "
+        return head + ",\n".join(ctes) + "\n" + final if ctes else final
+
+
+def split_answer(text: str) -> Answer | None:
+    """The steps of a model's answer: CTEs and a final SELECT with prose, fences and tags around or between.
+
+    Of several answers in a text the last fenced one counts (drafts come first), and where none is fenced the
+    first (a model that does not know when to stop goes on with questions of its own). Where no answer is whole,
+    the unfinished one is returned, and None where there is no SQL at all. Reads any text in linear time.
+    """
+    answers = list(_answers(text.rpartition("</think>")[2]))
+    whole = [answer for answer in answers if answer.whole]
+    fenced = [answer for answer in whole if answer.fenced]
+    return fenced[-1] if fenced else whole[0] if whole else answers[-1] if answers else None
+
+
+_NAME = r'(?:"[^"]{1,128}"|`[^`]{1,128}`|\[[^\]]{1,128}\]|(?<![\w$])[^\W\d][\w$]{0,127}(?![\w$]))'
+_GAP = r"(?:\s|--[^\n]*\n|/\*[^*]{0,200}\*/)*"
+_CTE = re.compile(
+    rf"(?P<with>\bWITH\s+(?P<recursive>RECURSIVE\s+)?)?(?P<sql>(?P<name>{_NAME})\s*(?:\([^()]{{1,2000}}\)\s*)?\bAS\s*"
+    rf"(?:(?:NOT\s+)?MATERIALIZED\s*)?(?P<open>\())(?={_GAP}(?:SELECT|WITH|VALUES|\())",
+    re.IGNORECASE,
+)
+#: A SELECT on its own: at the start of a line (numbers, bullets and "Final:" may stand before it) or behind a
+#: colon. "Select" begins sentences, so that inside a fence only it counts as SQL.
+_LEAD = r"(?:^[ \t>*#-]*(?:\d{1,3}[.)][ \t]*)?|:[ \t*]*)"
+_SELECT = re.compile(rf"{_LEAD}\b(?P<sql>SELECT|select)(?=[\s*'\"(])", re.MULTILINE)
+_FENCED_SELECT = re.compile(rf"{_LEAD}\b(?P<sql>SELECT)(?=[\s*'\"(])", re.MULTILINE | re.IGNORECASE)
+_SELECT_NEXT = re.compile(r"[\s,]*(?P<sql>SELECT|select)(?=[\s*'\"(])")
+#: SQL's lexical units as far as finding the end of a statement takes them; an open one reaches to the end.
+_UNIT = re.compile(
+    r"""'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|[();]|\n[ \t\r]*\n\s*""",
+    re.DOTALL,
+)
+#: What tells, at a blank line, that a SELECT goes on: how the next line begins, how the last one ends.
+_CLAUSES = (
+    "FROM|WHERE|GROUP|ORDER|HAVING|LIMIT|OFFSET|UNION|EXCEPT|INTERSECT|JOIN|LEFT|RIGHT|FULL|INNER|CROSS|NATURAL|AND"
+    "|OR|ON|WINDOW"
+)
+_GOES_ON = re.compile(rf"(?:{_CLAUSES}|{_CLAUSES.lower()})\b|--|/\*|[,()+*/=<>|]")
+_WANTS_MORE = re.compile(rf"(?:\b(?:{_CLAUSES}|SELECT|DISTINCT|ALL|BY|IN|AS)|[,(+/=<>|-])\Z", re.IGNORECASE)
+#: Marks that no SQL holds: code fences, tags around an answer, special tokens.
+_MARK = re.compile(
+    r"(?P<fence>```|~~~)(?:(?:sqlite3?|sql|postgresql|mysql|text)\b)?|(?P<tag><(?:answer|sql|output|response)>)"
+    r"|</(?:answer|sql|output|response)>|<\|[^|<>\n]{1,40}\|>|</?s>",
+    re.IGNORECASE,
+)
+
+
+def _answers(text: str) -> Iterator[Answer]:
+    answer, names, said = Answer(), set(), ""
+    for part, fenced, last in _parts(text):
+        at, next_is_near = 0, False
+        ctes, selects = _Next(_CTE, part), _Next(_FENCED_SELECT if fenced else _SELECT, part)
+        while True:
+            cte = ctes.after(at)
+            select = (next_is_near and _SELECT_NEXT.match(part, at)) or selects.after(at)
+            if cte is None and select is None:
+                said += part[at:]
+                break
+            if cte is not None and (select is None or cte.start() <= select.start("sql")):
+                if cte["name"].lower() in names:
+                    yield answer  # a draft that is written anew
+                    answer, names = Answer(), set()
+                names.add(cte["name"].lower())
+                sentence = _sentence(said + part[at : cte.start()])
+                end, closed = _end(part, cte.start("open"))
+                if not closed:
+                    answer.why = f"the text ends inside {cte['name']} AS (…"
+                    yield answer
+                    answer, names, said = Answer(), set(), ""
+                    break
+                answer.recursive = answer.recursive or cte["recursive"] is not None
+                answer.steps.append(AnswerStep(cte["name"], part[cte.start("sql") : end].strip(), sentence))
+            else:
+                sentence = _sentence(said + part[at : select.start()])
+                end, closed = _end(part, select.start("sql"))
+                sql = part[select.start("sql") : end].strip()
+                answer.steps.append(AnswerStep("", sql, sentence))
+                answer.why, answer.fenced = "", fenced
+                answer.closed = closed or not last
+                yield answer
+                answer, names = Answer(), set()
+            at, said, next_is_near = end, "", bool(answer.steps)
+    if answer.steps:
+        yield answer
+
+
+class _Next:
+    """The matches of a pattern, each looked for once however often it is asked for."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self.pattern, self.text, self.match = pattern, text, pattern.search(text)
+
+    def after(self, at: int) -> re.Match[str] | None:
+        if self.match is not None and self.match.start() < at:
+            self.match = self.pattern.search(self.text, at)
+        return self.match
+
+
+def _parts(text: str) -> Iterator[tuple[str, bool, bool]]:
+    """The text between marks, whether it stands inside a fence or tag, and whether it is the last."""
+    at, fenced = 0, False
+    for mark in _MARK.finditer(text):
+        yield text[at : mark.start()], fenced, False
+        at, fenced = mark.end(), not fenced if mark["fence"] else mark["tag"] is not None
+    yield text[at:], fenced, True
+
+
+def _end(part: str, start: int) -> tuple[int, bool]:
+    """Where the parenthesis or the SELECT that begins at `start` ends, and whether something ended it."""
+    depth = 0
+    in_parentheses = part[start] == "("
+    for unit in _UNIT.finditer(part, start):
+        if unit[0] == "(":
+            depth += 1
+        elif unit[0] == ")":
+            depth -= 1
+            if in_parentheses and depth == 0:
+                return unit.end(), True
+            if depth < 0:
+                return unit.start(), True
+        elif depth == 0 and unit[0] == ";":
+            return unit.start(), True
+        elif depth == 0 and unit[0][0] == "\n" and not _GOES_ON.match(part, unit.end()):
+            if not _WANTS_MORE.search(part[max(start, unit.start() - 20) : unit.start()]):
+                return unit.start(), unit.end() < len(part)
+    return len(part), False
+
+
+def _sentence(said: str) -> str:
+    """The last paragraph of the prose before a step."""
+    return re.split(r"\n[ \t\r]*\n", said.strip(" \t\r\n,;"))[-1].strip()
+
+
 def _from(row: Row, source: str, **native: Any) -> Row:
     """The row's remaining keys, then the native ones; the row's own word on its label source counts."""
     return {"label_source": source} | row | native
@@ -250,4 +504,6 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prm800k": (("question", "label"), _prm800k),
     "processbench": (("problem", "steps", "label"), _processbench),
     "verdict": (("question", "reasoning"), _verdict),
+    "cocte": (("question",), _cocte),
+    "candidates": (("question", "candidates"), _candidates),
 }
