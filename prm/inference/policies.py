@@ -52,6 +52,8 @@ from prm.traces.trace import Step, Trace
 STOPS = ("\nQuestion:", "\nSchema:")
 APIS = ("chat", "chat-ask", "completions")
 MAX_RESPONSE_BYTES = 64 << 20
+#: Seconds to wait after a first failure; the next ones double it.
+BACKOFF = 1.0
 
 
 @dataclass(frozen=True)
@@ -604,8 +606,7 @@ class ServerPolicy:
                 reason = getattr(error, "reason", None) or error
                 why = f"{self.base_url} cannot be reached or gave a broken answer: {_one_line(reason)}"
             if attempt + 1 < self.tries:
-                backoff = min(2.0**attempt, 60.0) * random.uniform(0.5, 1.5)
-                stop.wait(backoff if wait is None else wait + random.uniform(0, 0.5))
+                stop.wait(_pause(attempt, wait))
         return Failed(f"{why} ({self.tries} tries)", refused=False)
 
     def _send(self, url: str, body: dict[str, Any]) -> Any:
@@ -694,6 +695,13 @@ def _choices(answer: Any, api: str) -> tuple[list[tuple[str, bool]], dict[str, A
 def _characters(text: str) -> str:
     """Half surrogate pairs, which JSON can say and UTF-8 cannot, become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _pause(attempt: int, wanted: float | None) -> float:
+    """Seconds to wait after the attempt-th failure; jitter keeps the clients of one server from coming at once."""
+    if wanted is not None:
+        return wanted + random.uniform(0, 0.5)
+    return min(BACKOFF * 2.0**attempt, 60.0) * random.uniform(0.5, 1.5)
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -141,6 +141,8 @@ class Journal:
                     _same_settings(line["journal"], settings, self.path)
                 else:
                     self.records[line.pop("key")] = line
+            except InputError:
+                raise
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 what = "the first line of no journal" if number == 1 else "no line of a journal"
                 raise InputError(

@@ -281,6 +281,8 @@ def _same(trace: Trace) -> tuple[Any, ...]:
 
 
 def _folded(trace: Trace) -> list[Label]:
+    if trace.label_scheme != "step":
+        return trace.labels
     copy = replace(trace, steps=[replace(step) for step in trace.steps])
     fold_labels(copy)
     return copy.labels
