@@ -109,7 +109,7 @@ def _rollout(args: argparse.Namespace) -> None:
         for option in ("layout", "root", "split", "limit", "samples", "form"):
             if getattr(args, option):
                 raise InputError(
-                    f"--{option} goes with questions to answer; --data brings the answers and wants --databases"
+                    f"--{option} goes with questions to answer; --data brings answers and wants --databases"
                 )
         if not args.databases:
             raise InputError("--data wants --databases, the folder that holds <db_id>/<db_id>.sqlite")
@@ -136,7 +136,15 @@ def _judge(args: argparse.Namespace) -> None:
 
     traces = load_traces(args.data, labels=args.labels, on_bad_rows=args.on_bad_rows)
     price = tuple(args.price) if args.price else None
-    judge(traces, _policy(args), args.output, seed=args.seed, tries=args.tries, price=price)
+    judge(
+        traces,
+        _policy(args),
+        args.output,
+        databases=args.databases,
+        seed=args.seed,
+        tries=args.tries,
+        price=price,
+    )
 
 
 def _consensus(args: argparse.Namespace) -> None:
@@ -382,6 +390,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--output", required=True, help="JSONL or Parquet file; <output>.journal.jsonl is kept beside it"
     )
+    sub.add_argument("--databases", metavar="DIR", help="for traces without a schema: <db_id>/<db_id>.sqlite")
     sub.add_argument("--tries", type=_positive, default=3, help="for answers that cannot be read (3)")
     policy(sub, temperature=0.3, tokens=1024)
     rows(sub)

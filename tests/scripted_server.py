@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback whose answers a test writes down: real sockets, real HTTP, no model."""
+"""An OpenAI-compatible server on loopback whose answers a test writes down: real HTTP, no model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def asked(body):
 
 @contextmanager
 def serving(answer):
-    """Serve `answer(body, number) -> body | (status, headers, body) | Raw` for the number-th request (from 0).
+    """Serve `answer(body, number) -> body | (status, headers, body) | Raw` for request `number` (from 0).
 
     Yields the server: `.url` ends in /v1, `.log` holds (path, headers, body) of each request so far.
     """

@@ -31,18 +31,33 @@ CATS, HEAVY, LAST = "cats AS (SELECT * FROM t)", "heavy AS (SELECT * FROM cats)"
         (f"Here:\n```sql\nWITH {CATS}\nSelect 1 FROM cats\n```\ndone", [CATS, "Select 1 FROM cats"]),
         ("```SELECT 1```", ["SELECT 1"]),
         ("~~~sqlite\nSELECT 1\n~~~", ["SELECT 1"]),
-        (f"Step 1:\n```sql\n{CATS}\n```\nStep 2:\n```\nSELECT 1 FROM cats\n```", [CATS, "SELECT 1 FROM cats"]),
+        (
+            f"Step 1:\n```sql\n{CATS}\n```\nStep 2:\n```\nSELECT 1 FROM cats\n```",
+            [CATS, "SELECT 1 FROM cats"],
+        ),
         ("Draft: SELECT 1;\n```sql\nSELECT 2\n```\n```sql\nSELECT 3\n```", ["SELECT 3"]),  # the last fenced
         ("SELECT 1\n\nQuestion: next\nSELECT 2", ["SELECT 1"]),  # the first where none is
         (f"WITH {CATS}\nNo.\nWITH {CATS}, {HEAVY} {LAST}", [CATS, HEAVY, LAST]),  # written anew
         ("<think>SELECT 1</think><answer>SELECT 2</answer>", ["SELECT 2"]),
         ("SELECT 1<|im_end|>\nmore", ["SELECT 1"]),
         ("SELECT 1</s>", ["SELECT 1"]),
-        ("a AS (SELECT ')' AS x, \"(\", [(] FROM t) SELECT 1", ["a AS (SELECT ')' AS x, \"(\", [(] FROM t)", "SELECT 1"]),
-        ("a AS (SELECT 'it''s' -- )\n FROM t /* ) */) SELECT 1", ["a AS (SELECT 'it''s' -- )\n FROM t /* ) */)", "SELECT 1"]),
+        (
+            "a AS (SELECT ')' AS x, \"(\", [(] FROM t) SELECT 1",
+            ["a AS (SELECT ')' AS x, \"(\", [(] FROM t)", "SELECT 1"],
+        ),
+        (
+            "a AS (SELECT 'it''s' -- )\n FROM t /* ) */) SELECT 1",
+            ["a AS (SELECT 'it''s' -- )\n FROM t /* ) */)", "SELECT 1"],
+        ),
         ("WITH RECURSIVE n(i) AS (SELECT 1) SELECT i FROM n", ["n(i) AS (SELECT 1)", "SELECT i FROM n"]),
-        ('WITH "my cats" AS MATERIALIZED (SELECT 1) SELECT 2', ['"my cats" AS MATERIALIZED (SELECT 1)', "SELECT 2"]),
-        ("a AS (WITH b AS (SELECT 1) SELECT * FROM b) SELECT 2", ["a AS (WITH b AS (SELECT 1) SELECT * FROM b)", "SELECT 2"]),
+        (
+            'WITH "my cats" AS MATERIALIZED (SELECT 1) SELECT 2',
+            ['"my cats" AS MATERIALIZED (SELECT 1)', "SELECT 2"],
+        ),
+        (
+            "a AS (WITH b AS (SELECT 1) SELECT * FROM b) SELECT 2",
+            ["a AS (WITH b AS (SELECT 1) SELECT * FROM b)", "SELECT 2"],
+        ),
         ("größe AS (VALUES (1)) SELECT 2", ["größe AS (VALUES (1))", "SELECT 2"]),
     ],
 )  # fmt: skip
@@ -67,15 +82,23 @@ def test_unfinished_answers(text, why):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "No SQL at all.", "Select the cats. With care (as ever).", "use AS (an alias)", "The SELECT clause", "DELETE FROM t"],
-)  # fmt: skip
+    [
+        "",
+        "No SQL at all.",
+        "Select the cats. With care (as ever).",
+        "use AS (an alias)",
+        "The SELECT clause",
+        "DELETE FROM t",
+    ],
+)
 def test_no_answer(text):
     assert split_answer(text) is None
 
 
 def test_sentences_stand_before_their_steps():
     answer = split_answer(
-        f"I think.\n\nSelect the cats.\n{CATS}\n\nWith these, keep the heavy.\nAll of them.\n{HEAVY}\n\n{LAST}"
+        f"I think.\n\nSelect the cats.\n{CATS}\n\nWith these, keep the heavy.\nAll of them.\n{HEAVY}\n\n"
+        f"{LAST}"
     )
     assert [step.sentence for step in answer.steps] == [
         "Select the cats.", "With these, keep the heavy.\nAll of them.", "",
@@ -100,11 +123,16 @@ def test_the_statement():
     answer = split_answer(f"WITH {CATS},\n\n{HEAVY}\n\n{LAST}")
     assert answer.sql == f"WITH {CATS},\n{HEAVY}\n{LAST}"
     assert split_answer("SELECT 1").sql == "SELECT 1"
-    assert split_answer("WITH RECURSIVE n AS (SELECT 1) SELECT 2").sql == "WITH RECURSIVE n AS (SELECT 1)\nSELECT 2"
+    assert (
+        split_answer("WITH RECURSIVE n AS (SELECT 1) SELECT 2").sql
+        == "WITH RECURSIVE n AS (SELECT 1)\nSELECT 2"
+    )
 
 
-JUNK = ["(", "'", '"', "[", "/*", "WITH ", "a AS (", "SELECT ", "```", "\n", ": ", "<answer>", "a AS (SELECT (",
-        "SELECT 1;", "a AS (SELECT 1),", "\nSELECT 1 ", "\nSELECT 1\n\nFROM ", "a(", "-- ", "{"]  # fmt: skip
+JUNK = [
+    "(", "'", '"', "[", "/*", "WITH ", "a AS (", "SELECT ", "```", "\n", ": ", "<answer>", "a AS (SELECT (",
+            "SELECT 1;", "a AS (SELECT 1),", "\nSELECT 1 ", "\nSELECT 1\n\nFROM ", "a(", "-- ", "{",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -114,7 +142,13 @@ def test_any_text_is_read_in_linear_time(junk):
     assert time.monotonic() - began < 3
 
 
-@given(st.lists(st.sampled_from([*JUNK, CATS, HEAVY, LAST, ")", ";", "\n\n", "</think>", "x", "```\n"]) | st.text(max_size=5), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from([*JUNK, CATS, HEAVY, LAST, ")", ";", "\n\n", "</think>", "x", "```\n"])
+        | st.text(max_size=5),
+        max_size=30,
+    )
+)
 def test_nothing_breaks_it(parts):
     text = "".join(parts)
     answer = split_answer(text)

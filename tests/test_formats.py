@@ -59,7 +59,9 @@ VERDICT = {
         "Analysis_Step_2": {"Verification_Result": " INCORRECT "},
     },
 }
-COCTE = "Sure:\n```sql\nWITH cats AS (SELECT * FROM t)\n\nSELECT COUNT(*) FROM cats;\n```\nIt counts t's cats."
+COCTE = (
+    "Sure:\n```sql\nWITH cats AS (SELECT * FROM t)\n\nSELECT COUNT(*) FROM cats;\n```\nIt counts t's cats."
+)
 
 
 def completion(text, rating):
@@ -184,9 +186,9 @@ def prm800k(*steps, **label):
         ),
         (
             "cocte",  # labels of its own; `sql` beside the answer may be anything
-            {"question": "q", "response": COCTE, "labels": [1, 0], "sql": "SELECT 5", "label_source": "human"},
+            {"question": "q", "response": COCTE, "labels": [1, 0], "sql": "SELECT 5", "label_source": "x"},
             [[("cats AS (SELECT * FROM t)", 1), ("SELECT COUNT(*) FROM cats", 0)]],
-            {"label_source": "human", "extra": {"row_sql": "SELECT 5"}},
+            {"label_source": "x", "extra": {"row_sql": "SELECT 5"}},
         ),
         (
             "cocte",  # several answers to one question
@@ -303,13 +305,19 @@ def test_the_judges_other_words_stay_with_their_step():
             "'labels' must be a list of one label a step; the answer has 2",
         ),
         ({"question": "q", "output": COCTE, "labels": "++"}, "'labels' must be a list of one label a step"),
-        ({"question": "q", "output": [COCTE], "labels": [[1, 1], [0]]}, "one list of labels for each of the 1"),
+        (
+            {"question": "q", "output": [COCTE], "labels": [[1, 1], [0]]},
+            "one list of labels for each of the 1",
+        ),
         ({"question": "q", "output": COCTE, "labels": [0, 1]}, "step 1 is labelled right after"),
         ({"question": "q", "output": COCTE, "labels": [1, 2]}, "'label' of step 1 must be"),
         ({"question": "q", "candidates": {}}, "'candidates' must be a list of objects"),
         ({"question": "q", "candidates": ["SELECT 1"]}, "'candidates' must be a list of objects"),
         ({"question": "q", "candidates": [{"votes": 1}]}, "candidate 0 must have 'steps', or its 'sql'"),
-        ({"question": "q", "candidates": [{"sql": "DROP TABLE t"}]}, "no SQL statement in 'sql' of candidate 0"),
+        (
+            {"question": "q", "candidates": [{"sql": "DROP TABLE t"}]},
+            "no SQL statement in 'sql' of candidate 0",
+        ),
         ({"question": "q", "candidates": [{"steps": []}]}, "'steps' must be a non-empty list"),
     ],
 )
@@ -831,7 +839,7 @@ def test_every_format_has_a_case_above():
 
 
 def test_cocte_answers_by_any_usual_name(tmp_path):
-    """`prm convert --from cocte`: questions with nothing but `sql` are taken for answers only when told so."""
+    """`prm convert --from cocte`: questions with nothing but `sql` are answers only when told so."""
     for key in ("output", "response", "answer", "completion", "sql"):
         row = {"question": "q", "database": "zoo", key: "SELECT 1"}
         (trace,) = from_rows([row], format="cocte")
@@ -840,5 +848,7 @@ def test_cocte_answers_by_any_usual_name(tmp_path):
         from_rows([row])
     (tmp_path / "in.jsonl").write_text(json.dumps({"question": "q", "output": COCTE}))
     assert convert(tmp_path / "in.jsonl", tmp_path / "out.jsonl", format="cocte") == 1
-    with pytest.raises(InputError, match="needs its text under one of output, response, answer, completion, sql"):
+    with pytest.raises(
+        InputError, match="needs its text under one of output, response, answer, completion, sql"
+    ):
         from_rows([{"question": "q", "text": "SELECT 1"}], format="cocte")

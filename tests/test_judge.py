@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import pytest
 from scripted_server import asked, chat, serving
@@ -46,7 +47,10 @@ C, I = "Correct", "Incorrect"  # noqa: E741
         (f"{said(C, C, C)} No, wait: {said(C, C, I)}", [1, 1, 0]),
         (json.dumps({"step_1": C, "step_2": C, "step_3": I}), [1, 1, 0]),
         (json.dumps({"Analysis_Step_1": C, "analysis step 2": I}), [1, 0, 0]),
-        ('{"analysis": ' + json.dumps(said(C, C, I)) + "}", None),  # a string with an object that has "analysis"
+        (
+            '{"analysis": ' + json.dumps(said(C, C, I)) + "}",
+            None,
+        ),  # a string with an object that has "analysis"
         (json.dumps({"analysis": json.dumps({"step_1": C, "step_2": C, "step_3": C})}), [1, 1, 1]),
         (said(C, C), None),  # a step without a verdict, and no error before it
         (said(C, "Maybe", C), None),
@@ -73,7 +77,7 @@ def test_the_judges_reasons_stay_with_their_steps():
 
 @pytest.fixture
 def judged(tmp_path):
-    """Run `prm judge` over traces against a scripted server: (labels by id, statistics, number of requests)."""
+    """Run `prm judge` against a scripted server: (traces by id, statistics, number of requests)."""
 
     def run(traces, answer, *options, status=0):
         data, output = tmp_path / "in.jsonl", tmp_path / "judged.jsonl"
@@ -88,7 +92,10 @@ def judged(tmp_path):
     return run
 
 
-TRACES = [trace(1, 1, id="a"), trace(1, 0.5, question="Which?", id="b", label_source="execution", scores=[1.0, 0.2])]
+TRACES = [
+    trace(1, 1, id="a"),
+    trace(1, 0.5, question="Which?", id="b", label_source="execution", scores=[1.0, 0.2]),
+]
 
 
 def test_prm_judge(judged, capsys):
@@ -100,6 +107,24 @@ def test_prm_judge(judged, capsys):
     assert "2 traces judged: 1 right, 1 wrong, 0 without a verdict" in capsys.readouterr().err
     made_again, statistics, n = judged(TRACES, lambda *_: (500, {}, b""))
     assert made_again == made and n == 0  # all from the journal
+
+
+def test_a_schema_may_come_from_the_database(judged, tmp_path, capsys):
+    with sqlite3.connect(tmp_path / "zoo.sqlite") as connection:
+        connection.execute("CREATE TABLE animal (name TEXT)")
+    connection.close()
+    prompts = []
+
+    def answer(body, _):
+        prompts.append(asked(body)[0])
+        return chat(said(C))
+
+    made, _, _ = judged(
+        [trace(1, id="a", db_id="zoo"), trace(1, id="b")], answer, "--databases", str(tmp_path)
+    )
+    assert "animal(name TEXT)" in prompts[0] and made["a"].schema == "animal(name TEXT)"
+    assert "Schema:" not in prompts[1]
+    assert "1 traces were judged without a schema; --databases gives them one" in capsys.readouterr().err
 
 
 def test_an_answer_that_cannot_be_read_is_asked_for_again(judged):
@@ -151,7 +176,9 @@ PAIRS = [  # first, second, fate, labels kept by traces and by steps
 
 @pytest.mark.parametrize("keep", ["traces", "steps"])
 def test_prm_consensus(tmp_path, keep, capsys):
-    first = [trace(*a, question=f"q{i}", id=str(i), label_source="monte-carlo") for i, (a, *_) in enumerate(PAIRS)]
+    first = [
+        trace(*a, question=f"q{i}", id=str(i), label_source="monte-carlo") for i, (a, *_) in enumerate(PAIRS)
+    ]
     second = [trace(*b, question=f"q{i}", label_source="judge") for i, (_, b, *_) in enumerate(PAIRS)]
     first.append(trace(1, question="alone"))
     write_traces(first, tmp_path / "a.jsonl")
@@ -175,7 +202,7 @@ def test_each_fate_by_itself(tmp_path):
     for first, second, fate, by_traces, _ in PAIRS:
         a, b = [trace(*first)], [trace(*second)]
         if by_traces is None:
-            with pytest.raises(InputError, match="agree on nothing, so nothing was written .1 x"):
+            with pytest.raises(InputError, match=r"agree on nothing, so nothing was written .1 x"):
                 consensus(a, b, tmp_path / "c.jsonl")
         else:
             counts = consensus(a, b, tmp_path / "c.jsonl")

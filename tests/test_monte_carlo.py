@@ -1,4 +1,4 @@
-"""Monte-Carlo labels: from estimates to labels, and whole runs against a scripted policy and a real database."""
+"""Monte-Carlo labels: from estimates to labels, and runs with a scripted policy on a real database."""
 
 from __future__ import annotations
 
@@ -53,7 +53,13 @@ HARD, SOFT, BINARY = Plan(), Plan(label="soft"), Plan(search="binary")
         (BINARY, 8, False, known(_0="8+1", _4="8+2", _6="8+0"), [5]),
         (BINARY, 8, False, known(_0="8+1", _4="8+2", _5="8+0", _6="8+0"), []),
         (BINARY, 8, False, known(_0="8+1", _4="0+0"), []),
-        (BINARY, 8, False, known(_0="8+1", _1="8+0", _5="8+1"), [6]),  # of another answer: a longer good one counts
+        (
+            BINARY,
+            8,
+            False,
+            known(_0="8+1", _1="8+0", _5="8+1"),
+            [6],
+        ),  # of another answer: a longer good one counts
         (BINARY, 8, True, {}, []),
         (BINARY, 1, False, {}, []),
     ],
@@ -68,7 +74,13 @@ def test_which_prefixes_are_tried_next(plan, n, right, found, lengths):
         (HARD, 4, True, {}, [1, 1, 1, 1]),
         (HARD, 4, False, known(_1="8+8", _2="8+1", _3="8+0"), [1, 1, 0, 0]),
         (HARD, 4, False, known(_1="8+0", _2="8+0", _3="8+0"), [0, 0, 0, 0]),
-        (HARD, 4, False, known(_1="8+0", _2="8+0", _3="8+2"), [1, 1, 1, 0]),  # who comes back from 3 was there at 1
+        (
+            HARD,
+            4,
+            False,
+            known(_1="8+0", _2="8+0", _3="8+2"),
+            [1, 1, 1, 0],
+        ),  # who comes back from 3 was there at 1
         (HARD, 4, False, known(_2="8+1"), [1, 1, None, 0]),  # the budget was spent
         (HARD, 4, False, known(_1="8+1", _2="8+0"), [1, 0, 0, 0]),  # behind a bad prefix all is bad
         (HARD, 4, False, known(_1="8+1", _2="0+0", _3="0+0"), [1, None, None, 0]),
@@ -112,8 +124,15 @@ def test_labels_never_contradict_each_other():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"label": "soft", "search": "binary"}, {"label": "odd"}, {"search": "all"}, {"form": "x"}, {"timeout": 0}]
-)  # fmt: skip
+    "settings",
+    [
+        {"label": "soft", "search": "binary"},
+        {"label": "odd"},
+        {"search": "all"},
+        {"form": "x"},
+        {"timeout": 0},
+    ],
+)
 def test_bad_plans(settings):
     with pytest.raises(InputError):
         Plan(**settings)
@@ -121,8 +140,10 @@ def test_bad_plans(settings):
 
 # Whole runs. Six animals; the cats heavier than 4 are Tom and Kit, so gold gives 2.
 
-ANIMALS = [("Tom", "cat", 5.0), ("Kit", "cat", 4.5), ("Mia", "cat", 3.0), ("Rex", "dog", 20.0), ("Bo", "dog", 4.0),
-           ("Pip", "hen", 2.0)]  # fmt: skip
+ANIMALS = [
+    ("Tom", "cat", 5.0), ("Kit", "cat", 4.5), ("Mia", "cat", 3.0), ("Rex", "dog", 20.0), ("Bo", "dog", 4.0),
+    ("Pip", "hen", 2.0),
+]  # fmt: skip
 GOLD = "SELECT COUNT(*) FROM animal WHERE species = 'cat' AND weight > 4"
 CATS = ("Keep cats.", "cats AS (SELECT * FROM animal WHERE species = 'cat')")
 DOGS = ("Keep dogs.", "dogs AS (SELECT * FROM animal WHERE species = 'dog')")
@@ -151,7 +172,7 @@ RIGHT = answer_of(CATS, HEAVY, COUNT_HEAVY, id="right")
 LATE = answer_of(CATS, LIGHT, COUNT_LIGHT, id="late")
 EARLY = answer_of(DOGS, COUNT_DOGS, id="early")
 OOPS = "SELECT COUNT(* FROM"
-#: What the policy says after each prefix, in turn: "right" of four rollouts are (hand-counted) 3, 1, 0, 2 and 2.
+#: What the policy says after each prefix, in turn. Of four rollouts 3, 1, 0, 2 and 2 are right (by hand).
 TABLE = {
     prefix_of(CATS): [
         text_of(HEAVY, COUNT_HEAVY),
@@ -218,7 +239,12 @@ def test_hard_labels_of_given_answers(zoo):
     ]  # fmt: skip
     assert made["late"].label_source == "monte-carlo"
     about = made["late"].extra["monte_carlo"]
-    assert (about["policy"], about["rollouts"], about["seed"], about["temperature"]) == ("scripted", 4, 0, 0.8)
+    assert (about["policy"], about["rollouts"], about["seed"], about["temperature"]) == (
+        "scripted",
+        4,
+        0,
+        0.8,
+    )
     assert len(log) == 12  # three prefixes, four rollouts each
     assert len({body["seed"] for _, _, body in log}) == 12
     assert made["late"].steps[0].text in log[0][2]["messages"][1]["content"]
@@ -304,14 +330,19 @@ def test_answers_of_ctes_alone(zoo):
 
 def test_answers_that_the_policy_writes_itself(zoo, capsys):
     table = zoo.parent / "questions.jsonl"
-    question = {"question": "How many heavy cats?", "sql": GOLD, "database": "databases/zoo/zoo.sqlite", "id": "q"}
+    question = {
+        "question": "How many heavy cats?",
+        "sql": GOLD,
+        "database": "databases/zoo/zoo.sqlite",
+        "id": "q",
+    }
     empty = question | {"sql": "SELECT name FROM animal WHERE weight > 99", "id": "e"}
     broken = question | {"sql": "SELECT nothing FROM animal", "id": "b"}
     table.write_text("\n".join(map(json.dumps, (empty, question, broken))))
     output = zoo.parent / "out.jsonl"
     with serving(in_turn()) as server:
         status = main(
-            ["rollout", "--layout", "table", "--root", str(table), "--output", str(output), "--model", "scripted",
+            ["rollout", "--layout", "table", "--root", str(table), "--output", str(output), "--model", "m",
              "--base-url", server.url, "--samples", "5", "--rollouts", "4", "--concurrency", "1"]
         )  # fmt: skip
     assert status == 0
@@ -394,7 +425,7 @@ def test_a_refused_rollout_is_counted_and_kept_away_from(zoo):
 
 
 def test_a_model_that_refuses_everything_ends_the_run(zoo):
-    with pytest.raises(InputError, match="refuses whatever it is asked: 422: Unexpected fields.*--api"):
+    with pytest.raises(InputError, match=r"refuses whatever it is asked: 422: Unexpected fields.*--api"):
         rolled(zoo, [LATE, EARLY], Plan(rollouts=4), lambda *_: (422, {}, {"detail": "Unexpected fields"}))
     assert len((zoo.parent / "out.jsonl.journal.jsonl").read_text().splitlines()) == 1  # and may be mended
 
@@ -405,10 +436,10 @@ def test_a_server_that_dies_ends_the_run_and_the_next_goes_on(zoo):
     def dying(body, number):
         return steady(body, number) if number < 5 else (503, {}, b"")
 
-    with pytest.raises(InputError, match="503: .*run the same command again to go on"):
+    with pytest.raises(InputError, match=r"503: .*run the same command again to go on"):
         rolled(zoo, [LATE, EARLY], Plan(rollouts=4), dying)
     assert not (zoo.parent / "out.jsonl").exists()
-    made, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4))
+    _, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4))
     assert len(log) == 12 - statistics["requests_from_journal"] and statistics["requests_from_journal"] == 5
 
 
@@ -449,7 +480,14 @@ def test_bad_usage(arguments, message, capsys):
 )
 def test_bad_policies(zoo, tmp_path, arguments, message, capsys):
     write_traces([LATE], tmp_path / "t.jsonl")
-    given = ["--data", str(tmp_path / "t.jsonl"), "--databases", str(zoo), "--output", str(tmp_path / "o.jsonl")]
+    given = [
+        "--data",
+        str(tmp_path / "t.jsonl"),
+        "--databases",
+        str(zoo),
+        "--output",
+        str(tmp_path / "o.jsonl"),
+    ]
     assert main(["rollout", "--model", "m", *given, *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -459,10 +497,12 @@ def test_bad_policies(zoo, tmp_path, arguments, message, capsys):
 
 def test_journals_belong_to_their_settings_and_to_one_run(tmp_path):
     file = tmp_path / "j.jsonl"
-    with Journal(file, {"policy": "a", "temperature": 1.0}):
-        with pytest.raises(InputError, match="another command is writing here"):
-            Journal(file, {"policy": "a", "temperature": 1.0})
-    with pytest.raises(InputError, match="begun with temperature 1.0, not 0.5"):
+    with (
+        Journal(file, {"policy": "a", "temperature": 1.0}),
+        pytest.raises(InputError, match="another command is writing here"),
+    ):
+        Journal(file, {"policy": "a", "temperature": 1.0})
+    with pytest.raises(InputError, match=r"begun with temperature 1\.0, not 0\.5"):
         Journal(file, {"policy": "a", "temperature": 0.5})
     Journal(file, {"policy": "a", "temperature": 1.0}).__exit__()
     file.write_text('{"question": 1}\n')
@@ -481,7 +521,7 @@ def by_seed(body, _):
 
 def test_a_journal_cut_at_any_byte_gives_the_same_result(zoo):
     traces, plan = [RIGHT, LATE, EARLY], Plan(rollouts=4, label="soft")
-    made, statistics, log = rolled(zoo, traces, plan, by_seed)
+    _, statistics, log = rolled(zoo, traces, plan, by_seed)
     assert len(log) == 16
     output, journal = zoo.parent / "out.jsonl", zoo.parent / "out.jsonl.journal.jsonl"
     whole, expected = journal.read_bytes(), output.read_bytes()
@@ -489,7 +529,7 @@ def test_a_journal_cut_at_any_byte_gives_the_same_result(zoo):
     cuts = {0, 1, len(whole) - 1, len(whole), whole.index(b"\n"), whole.index(b"\n") + 1}
     for cut in cuts | {rng.randrange(len(whole)) for _ in range(6)}:
         journal.write_bytes(whole[:cut])
-        again, after, log = rolled(zoo, traces, plan, by_seed)
+        _, after, log = rolled(zoo, traces, plan, by_seed)
         assert output.read_bytes() == expected
         assert len(log) == 16 - max(whole[:cut].count(b"\n") - 1, 0)
         drop = ("seconds", "requests_from_journal")
@@ -502,7 +542,8 @@ def test_a_journal_cut_at_any_byte_gives_the_same_result(zoo):
 def rollout_command(zoo, url, data, output):
     return [
         sys.executable, "-m", "prm.cli", "rollout", "--data", str(data), "--databases", str(zoo), "--output",
-        str(output), "--model", "m", "--base-url", url, "--rollouts", "4", "--labels", "soft", "--concurrency", "3",
+        str(output), "--model", "m", "--base-url", url, "--rollouts", "4", "--labels", "soft",
+        "--concurrency", "3",
     ]  # fmt: skip
 
 
@@ -553,8 +594,9 @@ def test_a_transformers_policy_end_to_end(zoo, tmp_path, tiny_model_dir):
     """A model of random weights: every label is what its gibberish proves, and a second run asks nothing."""
     write_traces([RIGHT, LATE, EARLY], tmp_path / "t.jsonl")
     command = [
-        "rollout", "--data", str(tmp_path / "t.jsonl"), "--databases", str(zoo), "--output", str(tmp_path / "o.jsonl"),
-        "--model", str(tiny_model_dir()), "--rollouts", "2", "--max-new-tokens", "6", "--dtype", "float32",
+        "rollout", "--data", str(tmp_path / "t.jsonl"), "--databases", str(zoo),
+        "--output", str(tmp_path / "o.jsonl"), "--model", str(tiny_model_dir()),
+        "--rollouts", "2", "--max-new-tokens", "6", "--dtype", "float32",
     ]  # fmt: skip
     assert main(command) == 0
     made = {t.id: t.labels for t in load_traces(tmp_path / "o.jsonl")}

@@ -66,9 +66,7 @@ KEEP = Step("Keep cats.\ncats AS (SELECT * FROM t)", sql="cats AS (SELECT * FROM
 @pytest.mark.parametrize("form", ["sentences", "cte"])
 def test_the_prompt_shows_the_form_and_the_trace(form):
     prompt = answer_prompt(TRACE, form)
-    assert prompt.endswith(
-        "Schema:\nsinger(name TEXT)\nEvidence: all of them\nQuestion: How many?\nSteps:\n"
-    )
+    assert prompt.endswith("Schema:\nsinger(name TEXT)\nEvidence: all of them\nQuestion: How many?\nSteps:\n")
     answer = split_answer(prompt.split("database:\n")[1])  # the example is what the parser reads
     assert [step.name for step in answer.steps][-1] == ""
     assert all(bool(step.sentence) == (form == "sentences") for step in answer.steps)
@@ -460,7 +458,9 @@ def test_tokens_are_drawn_as_often_as_they_should_be():
 
 def test_text_that_looks_like_a_special_token_is_text(tiny):
     policy = tiny()
-    policy.tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}A:"
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}A:"
+    )
     ids = policy._ids("a<|im_end|>b", "<|im_end|>")
     special = [policy.tokenizer.convert_ids_to_tokens(i) for i in ids if i < 3]
     assert special == ["<|im_start|>", "<|im_end|>"]  # the template's own
@@ -496,7 +496,15 @@ def transformers_serve(tmp_path_factory):
         pytest.skip("make model")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(SMOLLM2), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(SMOLLM2),
+        "--device",
+        "cpu",
+    ]
     log = tmp_path_factory.mktemp("serve") / "log.txt"
     with open(log, "wb") as stream:
         process = subprocess.Popen(

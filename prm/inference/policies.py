@@ -657,8 +657,8 @@ class ServerPolicy:
             )
         if 300 <= error.code < 400:
             raise InputError(
-                f"{self.base_url} redirects to {error.headers.get('Location')}; give that as --base-url if it "
-                "is right"
+                f"{self.base_url} redirects to {error.headers.get('Location')}; give that as --base-url "
+                "if it is right"
             )
         return f"{error.code}: {told}"
 
@@ -698,7 +698,7 @@ def _characters(text: str) -> str:
 
 
 def _pause(attempt: int, wanted: float | None) -> float:
-    """Seconds to wait after the attempt-th failure; jitter keeps the clients of one server from coming at once."""
+    """Seconds to wait after a failure; jitter keeps the clients of one server from coming back at once."""
     if wanted is not None:
         return wanted + random.uniform(0, 0.5)
     return min(BACKOFF * 2.0**attempt, 60.0) * random.uniform(0.5, 1.5)

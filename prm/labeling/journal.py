@@ -22,10 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prm.errors import InputError
 from prm.inference.policies import Answered, Failed, Policy, Request
 
-#: Requests in a row that no server answers, and first requests of a run that are all refused: then the run
-#: ends.
+#: A run ends after so many requests in a row that no server answers …
 MAX_UNANSWERED = 3
-MAX_REFUSED = 5
+#: … and after so many that are refused before any is answered. Not fewer: the prompts of one large database
+#: may all be too long for a model that reads the others.
+MAX_REFUSED = 200
 
 Record = dict[str, Any]
 
@@ -39,8 +40,9 @@ class Journal:
 
     def __init__(self, path: str | Path, settings: dict[str, Any]) -> None:
         self.path = Path(path)
-        self.records: dict[str, Record] = {}
         self.resumed = 0
+        self._at: dict[str, int] = {}  # key -> where its line begins; a million texts would fill the memory
+        self._size = 0
         self._answered = False
         self._unanswered = 0
         self._refused: list[tuple[str, Record]] = []
@@ -78,9 +80,9 @@ class Journal:
         """
         new: dict[str, list[int]] = {}
         for i, (key, _) in enumerate(requests):
-            if key in self.records:
+            if key in self._at:
                 self.resumed += 1
-                yield i, self.records[key]
+                yield i, self._record(key)
             else:
                 new.setdefault(key, []).append(i)
         firsts = [indexes[0] for indexes in new.values()]
@@ -111,36 +113,50 @@ class Journal:
         else:
             self._refused.append((key, made))
             if len(self._refused) >= MAX_REFUSED:
-                raise InputError(
-                    f"the model refuses whatever it is asked: {failed.why}; check --model and "
-                    "--max-new-tokens, and whether the server knows this --api"
-                )
+                self.check()
         return made
 
+    def check(self) -> None:
+        """At the end of a run: that something was answered, if anything was asked.
+
+        Raises:
+            InputError: the model has refused all of it. It is not remembered, so that it can be mended.
+        """
+        if self._refused:
+            raise InputError(
+                f"the model refuses whatever it is asked: {self._refused[-1][1]['refused']}; check --model "
+                "and --max-new-tokens, and whether the server knows this --api (chat-ask is the plainest)"
+            )
+
+    def _record(self, key: str) -> Record:
+        self._file.seek(self._at[key])
+        return {name: value for name, value in json.loads(self._file.readline()).items() if name != "key"}
+
     def _add(self, key: str, record: Record) -> None:
-        self.records[key] = record
+        self._at[key] = self._size
         self._write({"key": key} | record)
 
     def _write(self, line: Record) -> None:
+        raw = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self._file.write(raw)  # at the end, wherever was read last
             self._file.flush()
         except OSError as error:
             raise InputError(f"cannot be written: {error.strerror}", file=str(self.path)) from None
+        self._size += len(raw)
 
     def _read(self, settings: dict[str, Any]) -> None:
         self._file.seek(0)
-        whole = 0
         for number, raw in enumerate(self._file, 1):
             if not raw.endswith(b"\n"):
                 break  # the run was killed while it wrote this
-            whole += len(raw)
             try:
                 line = json.loads(raw)
                 if number == 1:
                     _same_settings(line["journal"], settings, self.path)
                 else:
-                    self.records[line.pop("key")] = line
+                    self._at[line["key"]] = self._size
+                    self._answered = self._answered or "refused" not in line
             except InputError:
                 raise
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -150,10 +166,10 @@ class Journal:
                     file=str(self.path),
                     line=number,
                 ) from None
-        self._file.truncate(whole)
-        if whole == 0:
+            self._size += len(raw)
+        self._file.truncate(self._size)
+        if self._size == 0:
             self._write({"journal": settings})
-        self._answered = any("refused" not in record for record in self.records.values())
 
     def _lock(self) -> None:
         with contextlib.suppress(ImportError):  # not on Windows

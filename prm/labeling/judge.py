@@ -25,6 +25,8 @@ from prm import __version__
 from prm.errors import InputError
 from prm.inference.policies import Answered, Policy, Request
 from prm.labeling.journal import Journal, Record, digest, progress_bar, seed_of
+from prm.labeling.monte_carlo import find_database
+from prm.sql.schema import read_schema, schema_text
 from prm.traces.converters import native_rows
 from prm.traces.formats import atomic_write, write_traces
 from prm.traces.prompting import prompt_text
@@ -98,19 +100,21 @@ def judge(
     policy: Policy,
     output: str | Path,
     *,
+    databases: str | Path | None = None,
     seed: int = 0,
     tries: int = 3,
     price: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Label the steps of `traces` by a model, write them to `output`, return counts (`<output>.stats.json`).
 
-    An answer that cannot be read is asked for again with another seed, `tries` times at most; the steps of a
-    trace that none was found for are unlabelled. Resumable by the journal beside the output.
+    Traces without a schema are given their database's, from the folder `databases`. An answer that cannot be
+    read is asked for again with another seed, `tries` times at most; the steps of a trace that none was found
+    for are unlabelled. Resumable by the journal beside the output.
 
     Raises:
         InputError: the policy fails for good, or there are no traces.
     """
-    traces = list(traces)
+    traces = [_with_schema(trace, databases) for trace in traces]
     if not traces:
         raise InputError("there are no traces to judge")
     began, counts = time.monotonic(), Counter[str]()
@@ -141,6 +145,7 @@ def judge(
                 bar.update(
                     task, so_far=f"{counts['malformed']} answers malformed, {counts['tokens']:,} tokens"
                 )
+        journal.check()
         resumed = journal.resumed
     about = policy.settings() | {"seed": seed, "version": __version__}
     done = [
@@ -169,6 +174,9 @@ def judge(
         "seconds": round(time.monotonic() - began, 1),
     }
     _write(done, output, statistics)
+    blind = sum(trace.schema is None and "prompt" not in trace.extra for trace in done)
+    if blind:
+        print(f"{blind} traces were judged without a schema; --databases gives them one", file=sys.stderr)
     s = statistics
     print(
         f"{s['traces']} traces judged: {s['right']} right, {s['wrong']} wrong, {s['unlabelled']} without a "
@@ -178,6 +186,13 @@ def judge(
         file=sys.stderr,
     )
     return statistics
+
+
+def _with_schema(trace: Trace, databases: str | Path | None) -> Trace:
+    if databases is None or trace.schema is not None or trace.db_id is None or "prompt" in trace.extra:
+        return trace
+    schema = read_schema(find_database(databases, trace.db_id))
+    return replace(trace, schema=schema_text(schema, trace.question))
 
 
 def _record(_: int, answered: Answered) -> Record:

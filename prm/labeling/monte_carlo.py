@@ -196,6 +196,7 @@ class _Work:
     answers: list[_Answer] = field(default_factory=list)
     gold: Rows | None = None
     known: dict[str, Estimate] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)  # by SQL: samples repeat each other
     spent: int = 0
     over_budget: bool = False
 
@@ -305,6 +306,7 @@ def _run(
     with Journal(f"{output}.journal.jsonl", settings) as journal, _Databases(plan.timeout) as databases:
         run = _Rollouts(policy, plan, journal, databases, sampled)
         run.all(works)
+        journal.check()
         statistics = run.statistics(works, price)
         with atomic_write(f"{output}.stats.json") as beside:
             json.dump(statistics, beside, indent=2)
@@ -500,14 +502,17 @@ class _Rollouts:
         return "no_answer" if sql is None else self._outcome(work, sql)
 
     def _outcome(self, work: _Work, sql: str) -> str:
-        try:
-            rows = self.databases[work.database].execute(sql)
-        except SQLError as error:
-            return "error" if error.kind in ("error", "refused") else "timeout"
-        return "right" if results_equal(work.gold or (), rows, ordered=work.ordered) else "wrong"
+        if sql not in work.outcomes:
+            try:
+                rows = self.databases[work.database].execute(sql)
+                right = results_equal(work.gold or (), rows, ordered=work.ordered)
+                work.outcomes[sql] = "right" if right else "wrong"
+            except SQLError as error:
+                work.outcomes[sql] = "error" if error.kind in ("error", "refused") else "timeout"
+        return work.outcomes[sql]
 
     def _finish(self, work: _Work) -> None:
-        plan = self.plan
+        plan, work.gold, work.outcomes = self.plan, Rows(), {}
         for answer in work.answers:
             trace, known = answer.trace, _known(work, answer)
             labels = labels_of(len(trace.steps), answer.right, known, plan)
@@ -610,7 +615,7 @@ def _show(statistics: dict[str, Any], output: str) -> None:
     share = "" if s["share_right"] is None else f", {s['share_right']:.1%} right"
     lines.append(
         f"{s['rollouts']} rollouts of {s['prefixes']} prefixes{share}; {s['requests_from_journal']} requests "
-        f"from the journal; {s['prompt_tokens']:,} prompt tokens, {s['tokens']:,} new ones, {s['seconds']:g} s"
+        f"from the journal; {s['prompt_tokens']:,} prompt tokens, {s['tokens']:,} new, {s['seconds']:g} s"
         + ("" if s["cost"] is None else f", cost {s['cost']:.2f}")
     )
     lines += [f"  {n} x {OUTCOMES[kind]}" for kind, n in s["outcomes"].items() if kind != "right"]
