@@ -39,6 +39,7 @@ CATS, HEAVY, LAST = "cats AS (SELECT * FROM t)", "heavy AS (SELECT * FROM cats)"
         ("SELECT 1\n\nQuestion: next\nSELECT 2", ["SELECT 1"]),  # the first where none is
         (f"WITH {CATS}\nNo.\nWITH {CATS}, {HEAVY} {LAST}", [CATS, HEAVY, LAST]),  # written anew
         ("<think>SELECT 1</think><answer>SELECT 2</answer>", ["SELECT 2"]),
+        ("<think>\nSELECT 1;\n</think>\nSELECT 2", ["SELECT 2"]),
         ("SELECT 1<|im_end|>\nmore", ["SELECT 1"]),
         ("SELECT 1</s>", ["SELECT 1"]),
         (

@@ -209,6 +209,12 @@ def test_each_fate_by_itself(tmp_path):
             assert counts[fate] == counts["traces_kept"] == 1
 
 
+def test_copies_are_matched_in_order(tmp_path):
+    first = [trace(1, id="a"), trace(0, id="b")]
+    consensus(first, [trace(1), trace(0)], tmp_path / "c.jsonl")
+    assert [(t.id, t.labels) for t in load_traces(tmp_path / "c.jsonl")] == [("a", [1]), ("b", [0])]
+
+
 def test_steps_judged_alone_are_folded_first(tmp_path):
     first = [trace(1, 0, 1, label_scheme="step")]
     consensus(first, [trace(1, 0, 0)], tmp_path / "c.jsonl")

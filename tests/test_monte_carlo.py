@@ -218,11 +218,13 @@ def in_turn(table=TABLE):
     return answer
 
 
-def rolled(zoo, traces, plan, answer=None, **options):
+def rolled(zoo, traces, plan, answer=None, concurrency=8, **options):
     """(labelled traces by id, statistics, what the server was asked)."""
     output = zoo.parent / "out.jsonl"
     with serving(answer or in_turn()) as server:
-        policy = ServerPolicy(server.url, "scripted", Sampling(), tries=1, timeout=10)
+        policy = ServerPolicy(
+            server.url, "scripted", Sampling(), tries=1, timeout=10, concurrency=concurrency
+        )
         statistics = label_answers(traces, zoo, policy, output, plan, **options)
         return {t.id: t for t in load_traces(output)}, statistics, server.log
 
@@ -285,6 +287,34 @@ def test_binary_search(zoo):
     made, statistics, _ = rolled(zoo, [long], Plan(rollouts=4, search="binary"), in_turn(table))
     assert made["long"].labels == [None] * 7 + [0]
     assert (statistics["rollouts"], statistics["questions_never_solved"]) == (4, 1)
+
+
+def test_the_output_keeps_the_order_of_the_input(zoo):
+    steps = [(f"Step {i}.", f"s{i} AS (SELECT {i} AS x)") for i in range(3)]
+    first = answer_of(
+        *steps, ("Last.", "SELECT 9"), id="first", group="a"
+    )  # takes three rounds, the other none
+    table = {"": ["SELECT 2"], prefix_of(*steps[:1]): ["SELECT 2"], prefix_of(*steps[:2]): ["SELECT 3"]}
+    made, _, log = rolled(
+        zoo, [first, replace(RIGHT, group="b")], Plan(rollouts=1, search="binary"), in_turn(table)
+    )
+    assert list(made) == ["first", "right"] and len(log) == 3
+    assert made["first"].labels == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "sql", "right"),
+    [
+        ("SELECT name FROM animal", "SELECT name FROM animal ORDER BY name DESC", True),
+        ("SELECT name FROM animal ORDER BY name", "SELECT name FROM animal ORDER BY name DESC", False),
+        ("SELECT name FROM animal ORDER BY name", "SELECT name FROM animal ORDER BY lower(name)", True),
+        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT 5", True),
+        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT '5.0'", False),
+    ],
+)
+def test_what_counts_as_right(zoo, gold, sql, right):
+    made, _, _ = rolled(zoo, [answer_of(("Name.", sql), id="x", gold_sql=gold)], Plan())
+    assert made["x"].labels == [int(right)]
 
 
 def test_a_budget_leaves_null(zoo):
@@ -418,9 +448,9 @@ def test_a_refused_rollout_is_counted_and_kept_away_from(zoo):
         long = DOGS[0] in asked(body)[1]
         return (400, {}, {"error": {"message": "too long"}}) if long else in_turn()(body, number)
 
-    made, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4), answer)
+    made, statistics, log = rolled(zoo, [EARLY, LATE], Plan(rollouts=4), answer)
     assert made["early"].labels == [None, 0] and statistics["refused"] == 4
-    _, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4), answer)
+    _, statistics, log = rolled(zoo, [EARLY, LATE], Plan(rollouts=4), answer)
     assert not log and statistics["refused"] == 4
 
 
@@ -441,6 +471,16 @@ def test_a_server_that_dies_ends_the_run_and_the_next_goes_on(zoo):
     assert not (zoo.parent / "out.jsonl").exists()
     _, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4))
     assert len(log) == 12 - statistics["requests_from_journal"] and statistics["requests_from_journal"] == 5
+
+
+def test_requests_that_fail_here_and_there_do_not_end_the_run(zoo):
+    steady = in_turn()
+
+    def moody(body, number):
+        return (500, {}, b"") if number % 3 == 2 else steady(body, number)
+
+    _, statistics, _ = rolled(zoo, [LATE, EARLY], Plan(rollouts=4), moody, concurrency=1)
+    assert (statistics["unanswered"], statistics["rollouts"]) == (4, 8)
 
 
 def test_one_unanswered_request_is_asked_again_by_the_next_run(zoo):
