@@ -11,9 +11,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prm import __version__
 from prm.errors import InputError
+
+if TYPE_CHECKING:
+    from prm.inference.policies import Policy
 
 LABELS_HELP = "prefix: fold labels that return to 1 after a 0, and count how many were folded"
 BAD_ROWS_HELP = "stop at the first malformed row (default), or skip and count them"
@@ -57,6 +61,104 @@ def _convert(args: argparse.Namespace) -> None:
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
         split=args.split,
+    )
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    """The model that writes answers or verdicts: the server's at `--base-url`, or one in this process."""
+    from prm.inference.policies import Sampling, ServerPolicy, TransformersPolicy
+
+    sampling = Sampling(args.temperature, args.top_p, args.max_new_tokens)
+    if args.base_url is not None:
+        for option in ("dtype", "revision", "trust_remote_code", "batch_size"):
+            if getattr(args, option):
+                raise InputError(f"--{option.replace('_', '-')} is the server's business; leave it out")
+        return ServerPolicy(
+            args.base_url,
+            args.model,
+            sampling,
+            api=args.api or "chat",
+            concurrency=args.concurrency or 8,
+            timeout=args.request_timeout or 300.0,
+            api_key_env=args.api_key_env or "OPENAI_API_KEY",
+        )
+    for option in ("api", "concurrency", "request_timeout", "api_key_env"):
+        if getattr(args, option):
+            raise InputError(f"--{option.replace('_', '-')} goes with --base-url")
+    return TransformersPolicy(
+        args.model,
+        sampling,
+        batch_size=args.batch_size or 16,
+        dtype=args.dtype or "auto",
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def _rollout(args: argparse.Namespace) -> None:
+    from prm.labeling.monte_carlo import Plan, label_answers, sample_and_label
+
+    plan = Plan(
+        rollouts=args.rollouts,
+        label=args.labels,
+        search=args.search,
+        max_rollouts=args.max_rollouts,
+        samples=args.samples or 4,
+        per_request=args.samples_per_request,
+        form=args.form or "sentences",
+        seed=args.seed,
+        timeout=args.timeout,
+    )
+    price = tuple(args.price) if args.price else None
+    if args.data:
+        for option in ("layout", "root", "split", "limit", "samples", "form"):
+            if getattr(args, option):
+                raise InputError(
+                    f"--{option} goes with questions to answer; --data brings answers and wants --databases"
+                )
+        if not args.databases:
+            raise InputError("--data wants --databases, the folder that holds <db_id>/<db_id>.sqlite")
+        from prm.traces.formats import load_traces
+
+        traces = load_traces(args.data, labels="prefix", on_bad_rows=args.on_bad_rows)  # they are replaced
+        label_answers(traces, args.databases, _policy(args), args.output, plan, price=price)
+        return
+    if not args.layout or not args.root:
+        raise InputError(
+            "prm rollout wants --data with answers, or --layout and --root with questions to answer"
+        )
+    if args.databases:
+        raise InputError("--databases goes with --data; a --layout knows where its databases are")
+    from prm.labeling.build import read_questions
+
+    questions = read_questions(args.layout, args.root, args.split)[: args.limit]
+    sample_and_label(questions, _policy(args), args.output, plan, price=price)
+
+
+def _judge(args: argparse.Namespace) -> None:
+    from prm.labeling.judge import judge
+    from prm.traces.formats import load_traces
+
+    traces = load_traces(args.data, labels=args.labels, on_bad_rows=args.on_bad_rows)
+    price = tuple(args.price) if args.price else None
+    judge(
+        traces,
+        _policy(args),
+        args.output,
+        databases=args.databases,
+        seed=args.seed,
+        tries=args.tries,
+        price=price,
+    )
+
+
+def _consensus(args: argparse.Namespace) -> None:
+    from prm.labeling.judge import consensus
+    from prm.traces.formats import read_traces
+
+    options = {"labels": args.labels, "on_bad_rows": args.on_bad_rows}
+    consensus(
+        read_traces(args.first, **options), read_traces(args.second, **options), args.output, keep=args.keep
     )
 
 
@@ -184,9 +286,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def bad_rows(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--on-bad-rows", choices=["stop", "skip"], default="stop", help=BAD_ROWS_HELP)
+
     def rows(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--labels", choices=["strict", "prefix"], default="strict", help=LABELS_HELP)
-        sub.add_argument("--on-bad-rows", choices=["stop", "skip"], default="stop", help=BAD_ROWS_HELP)
+        bad_rows(sub)
 
     def forward(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--max-tokens-per-batch", type=_positive, default=8192, help="tokens in one forward")
@@ -253,11 +358,94 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="format",
         required=True,
-        help="auto (by the columns), native, trl, math-shepherd, prm800k, processbench, verdict",
+        help="auto (by the columns), native, trl, math-shepherd, prm800k, processbench, verdict, cocte, "
+        "candidates",
     )
     sub.add_argument("--input", required=True, help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
     sub.add_argument("--output", required=True, help="JSONL or Parquet file to write")
+    rows(sub)
+
+    def policy(sub: argparse.ArgumentParser, temperature: float, tokens: int) -> None:
+        sub.add_argument("--model", required=True, help="folder or Hub id; with --base-url the server's name")
+        sub.add_argument(
+            "--base-url", metavar="URL", help="OpenAI-compatible server: http://localhost:8000/v1"
+        )
+        sub.add_argument(
+            "--api",
+            choices=["chat", "chat-ask", "completions"],
+            help="how the server goes on with an answer: an open assistant message (default), asked for in "
+            "words, or plain text",
+        )
+        sub.add_argument("--api-key-env", metavar="NAME", help="variable that holds the key (OPENAI_API_KEY)")
+        sub.add_argument("--concurrency", type=_positive, help="requests under way at a time (8)")
+        sub.add_argument("--request-timeout", type=float, metavar="SECONDS", help="for one answer (300)")
+        sub.add_argument("--batch-size", type=_positive, help="samples in one batch of a local model (16)")
+        sub.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], help="of a local model")
+        sub.add_argument("--revision", help="of a model on the Hub")
+        sub.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings")
+        sub.add_argument("--temperature", type=float, default=temperature, help="default: %(default)s")
+        sub.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
+        sub.add_argument("--max-new-tokens", type=_positive, default=tokens, help="default: %(default)s")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument(
+            "--price", type=float, nargs=2, metavar=("IN", "OUT"), help="of a million tokens, for the cost"
+        )
+
+    sub = verb("rollout", _rollout, "step labels by Monte-Carlo: how often a policy reaches gold's result")
+    sub.add_argument("--data", nargs="+", metavar="FILE", help="answers: traces or candidates with gold_sql")
+    sub.add_argument("--databases", metavar="DIR", help="for --data: holds <db_id>/<db_id>.sqlite")
+    sub.add_argument(
+        "--layout", choices=["spider", "bird", "table"], help="questions the policy shall answer"
+    )
+    sub.add_argument("--root", help="as of prm build")
+    sub.add_argument("--split", help="as of prm build")
+    sub.add_argument("--limit", type=_positive, help="only the first questions")
+    sub.add_argument("--samples", type=_positive, help="answers that the policy writes to a question (4)")
+    sub.add_argument(
+        "--form", choices=["sentences", "cte"], help="of its steps: sentence and SQL (default), or CTEs alone"
+    )
+    sub.add_argument(
+        "--output", required=True, help="JSONL or Parquet file; <output>.journal.jsonl is kept beside it"
+    )
+    sub.add_argument("--rollouts", type=_positive, default=8, metavar="K", help="for each prefix (8)")
+    sub.add_argument(
+        "--labels", choices=["hard", "soft"], default="hard", help="1 if any rollout is right, or their share"
+    )
+    sub.add_argument(
+        "--search",
+        choices=["steps", "binary"],
+        default="steps",
+        help="try every prefix, or halve towards the first error",
+    )
+    sub.add_argument("--max-rollouts", type=_positive, metavar="N", help="for one question, at most")
+    sub.add_argument(
+        "--samples-per-request", type=_positive, default=1, metavar="N", help="where a server's n is cheaper"
+    )
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+    policy(sub, temperature=0.8, tokens=512)
+    bad_rows(sub)
+
+    sub = verb("judge", _judge, "step labels by a model that reads the steps")
+    sub.add_argument("--data", required=True, nargs="+", metavar="FILE", help="traces")
+    sub.add_argument(
+        "--output", required=True, help="JSONL or Parquet file; <output>.journal.jsonl is kept beside it"
+    )
+    sub.add_argument("--databases", metavar="DIR", help="for traces without a schema: <db_id>/<db_id>.sqlite")
+    sub.add_argument("--tries", type=_positive, default=3, help="for answers that cannot be read (3)")
+    policy(sub, temperature=0.3, tokens=1024)
+    rows(sub)
+
+    sub = verb("consensus", _consensus, "keep what two labelled files agree on")
+    sub.add_argument("first", metavar="FIRST", help="the file whose labels are kept, as of prm rollout")
+    sub.add_argument("second", metavar="SECOND", help="the file that must agree, as of prm judge")
+    sub.add_argument("--output", required=True, help="JSONL or Parquet file to write")
+    sub.add_argument(
+        "--keep",
+        choices=["traces", "steps"],
+        default="traces",
+        help="traces with one first error in both, or every step label that both give",
+    )
     rows(sub)
 
     sub = verb("inspect", _inspect, "check trace files and show their statistics")

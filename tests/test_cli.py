@@ -72,7 +72,7 @@ def test_help_names_every_verb(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for verb in ("train", "build", "convert", "inspect", "score", "evaluate"):
+    for verb in ("train", "build", "rollout", "judge", "convert", "inspect", "score", "evaluate"):
         assert f"    {verb} " in shown
 
 

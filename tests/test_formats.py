@@ -59,6 +59,9 @@ VERDICT = {
         "Analysis_Step_2": {"Verification_Result": " INCORRECT "},
     },
 }
+COCTE = (
+    "Sure:\n```sql\nWITH cats AS (SELECT * FROM t)\n\nSELECT COUNT(*) FROM cats;\n```\nIt counts t's cats."
+)
 
 
 def completion(text, rating):
@@ -169,6 +172,42 @@ def prm800k(*steps, **label):
         ),
         ("verdict", {"question": "q", "reasoning": {"step 1": "x"}}, [[("x", None)]], {}),
         (
+            "cocte",
+            {"question": "q", "db": "zoo", "gold_sql": "SELECT 5", "output": COCTE},
+            [[("cats AS (SELECT * FROM t)", None), ("SELECT COUNT(*) FROM cats", None)]],
+            {
+                "question": "q",
+                "db_id": "zoo",
+                "gold_sql": "SELECT 5",
+                "sql": "WITH cats AS (SELECT * FROM t)\nSELECT COUNT(*) FROM cats",
+                "label_source": None,
+                "extra": {},
+            },
+        ),
+        (
+            "cocte",  # labels of its own; `sql` beside the answer may be anything
+            {"question": "q", "response": COCTE, "labels": [1, 0], "sql": "SELECT 5", "label_source": "x"},
+            [[("cats AS (SELECT * FROM t)", 1), ("SELECT COUNT(*) FROM cats", 0)]],
+            {"label_source": "x", "extra": {"row_sql": "SELECT 5"}},
+        ),
+        (
+            "cocte",  # several answers to one question
+            {"question": "q", "id": 7, "completion": ["SELECT 1", COCTE], "labels": [[0], None], "t": 1.0},
+            [[("SELECT 1", 0)], [("cats AS (SELECT * FROM t)", None), ("SELECT COUNT(*) FROM cats", None)]],
+            {"group": "7", "extra": {"t": 1.0}},
+        ),
+        (
+            "candidates",
+            {
+                "id": "x",
+                "question": "q",
+                "scores": [0.5, 0.7],
+                "candidates": [{"sql": "SELECT 1", "votes": 2}, {"steps": [{"text": "a"}], "votes": 2}],
+            },
+            [[("SELECT 1", None)], [("a", None)]],
+            {"group": "x", "question": "q", "scores": None, "extra": {"votes": 2}},
+        ),
+        (
             "native",  # sequences as `datasets` stores them
             {"question": "q", "steps": {"text": ["a", "b"], "label": [1, 0]}},
             [[("a", 1), ("b", 0)]],
@@ -251,6 +290,35 @@ def test_the_judges_other_words_stay_with_their_step():
             VERDICT | {"analysis": {"analysis_step_1": "Maybe"}},
             "the verdict on step 1 must be Correct or Incorrect",
         ),
+        ({"question": "q", "output": "No."}, "no SQL statement in 'output'; an answer ends with a SELECT"),
+        ({"question": "q", "output": 5}, "'output' must be the text of an answer, or a list of such texts"),
+        ({"question": "q", "output": []}, "'output' must be the text of an answer"),
+        ({"question": "q", "output": ["SELECT 1", None]}, "'output' must be the text of an answer"),
+        (
+            {"question": "q", "answer": "WITH a AS (SELECT (1"},
+            r"the SQL in 'answer' is cut off: the text ends inside a AS \(…; restore it",
+        ),
+        ({"question": "q", "answer": "WITH a AS (SELECT 1)"}, "is cut off: it has no final SELECT"),
+        ({"question": "q", "output": ["SELECT 1", "No."]}, "no SQL statement in answer 1 in 'output'"),
+        (
+            {"question": "q", "output": COCTE, "labels": [1]},
+            "'labels' must be a list of one label a step; the answer has 2",
+        ),
+        ({"question": "q", "output": COCTE, "labels": "++"}, "'labels' must be a list of one label a step"),
+        (
+            {"question": "q", "output": [COCTE], "labels": [[1, 1], [0]]},
+            "one list of labels for each of the 1",
+        ),
+        ({"question": "q", "output": COCTE, "labels": [0, 1]}, "step 1 is labelled right after"),
+        ({"question": "q", "output": COCTE, "labels": [1, 2]}, "'label' of step 1 must be"),
+        ({"question": "q", "candidates": {}}, "'candidates' must be a list of objects"),
+        ({"question": "q", "candidates": ["SELECT 1"]}, "'candidates' must be a list of objects"),
+        ({"question": "q", "candidates": [{"votes": 1}]}, "candidate 0 must have 'steps', or its 'sql'"),
+        (
+            {"question": "q", "candidates": [{"sql": "DROP TABLE t"}]},
+            "no SQL statement in 'sql' of candidate 0",
+        ),
+        ({"question": "q", "candidates": [{"steps": []}]}, "'steps' must be a non-empty list"),
     ],
 )
 def test_malformed_rows_are_refused_with_their_place(row, message):
@@ -768,3 +836,19 @@ def test_a_file_may_be_converted_into_itself(tmp_path):
 def test_every_format_has_a_case_above():
     (mark,) = [m for m in test_foreign_rows.pytestmark if m.name == "parametrize"]
     assert {case[0] for case in mark.args[1]} == set(FORMATS)
+
+
+def test_cocte_answers_by_any_usual_name(tmp_path):
+    """`prm convert --from cocte`: questions with nothing but `sql` are answers only when told so."""
+    for key in ("output", "response", "answer", "completion", "sql"):
+        row = {"question": "q", "database": "zoo", key: "SELECT 1"}
+        (trace,) = from_rows([row], format="cocte")
+        assert (trace.db_id, labels_of(trace), trace.sql) == ("zoo", [("SELECT 1", None)], "SELECT 1")
+    with pytest.raises(InputError, match="'steps' missing"):
+        from_rows([row])
+    (tmp_path / "in.jsonl").write_text(json.dumps({"question": "q", "output": COCTE}))
+    assert convert(tmp_path / "in.jsonl", tmp_path / "out.jsonl", format="cocte") == 1
+    with pytest.raises(
+        InputError, match="needs its text under one of output, response, answer, completion, sql"
+    ):
+        from_rows([{"question": "q", "text": "SELECT 1"}], format="cocte")

@@ -11,6 +11,8 @@ Keys that it does not know are handed on, so that nothing is lost on the way.
 | prm800k | `question.problem`, `label.steps[].completions[].rating` | step-wise; -1 wrong, 0 and 1 right |
 | processbench | `problem`, `steps` (strings), `label`: index of the first error or -1 | cumulative |
 | verdict | `question`, `reasoning.step_1`, `analysis.analysis_step_1.verification_result` | step-wise |
+| cocte | `question`, an answer `WITH a AS (…),` `b AS (…)` `SELECT …` (`ANSWER_KEYS`) | `labels`, or none |
+| candidates | `question`, `candidates[]`, each with `steps` or `sql` | what they are |
 
 "Step-wise" traces say `label_scheme: step`: each label judges its step alone and may return to right after an
 error.
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prm.errors import InputError
+from prm.traces.answer import Answer, split_answer
 
 Row = dict[str, Any]
 
@@ -58,10 +61,14 @@ def recognise(row: Row) -> str:
         return "prm800k"
     if "reasoning" in row and ("question" in row or "analysis" in row):
         return "verdict"
+    if "question" in row and "candidates" in row:
+        return "candidates"
     if "problem" in row and "steps" in row:
         return "processbench"
     if "input" in row and "label" in row:
         return "math-shepherd"
+    if "question" in row and any(key in row for key in ANSWER_KEYS if key != "sql"):
+        return "cocte"  # not by `sql` alone: lists of questions with their gold SQL look like that
     if "question" in row or "steps" in row:
         return "native"  # a faulty one: what it lacks is said there
     columns = ", ".join(str(name)[:30] for name in list(row)[:8]) or "none"
@@ -237,6 +244,83 @@ def _numbered(value: Any, name: str) -> dict[int, Any]:
     return {number: item for number, item in numbered.items() if item is not None}
 
 
+#: What people call the text of a model's answer, the likeliest first.
+ANSWER_KEYS = ("output", "response", "answer", "completion", "sql")
+_DATABASE_KEYS = ("db_id", "db", "database")
+
+
+def _cocte(row: Row) -> list[Row]:
+    """One trace an answer; a row with several answers (a list) gives one each, of one group.
+
+    The prose around the SQL is left out. `labels`, where the row has them, are one a step (for several
+    answers a list of such lists).
+    """
+    key = next((key for key in ANSWER_KEYS if key in row), None)
+    if key is None:
+        raise InputError(f"no answer: the row needs its text under one of {', '.join(ANSWER_KEYS)}")
+    answers, labels = row.pop(key), row.pop("labels", None)
+    if isinstance(answers, str):
+        answers, labels = [answers], None if labels is None else [labels]
+    if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+        raise InputError(f"{key!r} must be the text of an answer, or a list of such texts")
+    if labels is None:
+        labels = [None] * len(answers)
+    elif not isinstance(labels, list) or len(labels) != len(answers):
+        raise InputError(f"'labels' must hold one list of labels for each of the {len(answers)} answers")
+    database = next((row.pop(name) for name in _DATABASE_KEYS if row.get(name) is not None), None)
+    if "sql" in row:  # beside another answer it may be anything, gold included: nothing of ours reads it
+        row["row_sql"] = row.pop("sql")
+    name = row.get("id")
+    rows = []
+    for number, (text, wanted) in enumerate(zip(answers, labels, strict=True)):
+        answer = _whole_answer(text, f"answer {number} in {key!r}" if len(answers) > 1 else repr(key))
+        steps = _unlabelled(answer)
+        if wanted is not None:
+            if not isinstance(wanted, list) or len(wanted) != len(steps):
+                raise InputError(f"'labels' must be a list of one label a step; the answer has {len(steps)}")
+            for step, label in zip(steps, wanted, strict=True):
+                step["label"] = label
+        made = {**row, "steps": steps, "sql": answer.sql}
+        if database is not None:
+            made["db_id"] = database
+        if len(answers) > 1 and name is not None:
+            made |= {"id": f"{name}-{number}", "group": row.get("group", name)}
+        rows.append(made)
+    return rows
+
+
+def _whole_answer(text: str, what: str) -> Answer:
+    answer = split_answer(text)
+    if answer is None:
+        raise InputError(f"no SQL statement in {what}; an answer ends with a SELECT")
+    if not answer.whole:
+        raise InputError(f"the SQL in {what} is cut off: {answer.why}; restore it or leave the row out")
+    return answer
+
+
+def _unlabelled(answer: Answer) -> list[Row]:
+    return [{"text": step.sql, "sql": step.sql} for step in answer.steps]
+
+
+def _candidates(row: Row) -> list[Row]:
+    """One trace a candidate, all of one group (the row's id)."""
+    candidates, group = row.pop("candidates"), row.get("group", row.get("id"))
+    if not isinstance(candidates, list) or not all(isinstance(each, dict) for each in candidates):
+        raise InputError("'candidates' must be a list of objects with 'steps' or 'sql'")
+    row.pop("scores", None)  # `prm rerank` writes one a candidate; a trace has one a step
+    rows = []
+    for number, candidate in enumerate(candidates):
+        made = row | candidate
+        if "steps" not in candidate:
+            if not isinstance(candidate.get("sql"), str):
+                raise InputError(f"candidate {number} must have 'steps', or its 'sql' as text")
+            made["steps"] = _unlabelled(_whole_answer(candidate["sql"], f"'sql' of candidate {number}"))
+        if group is not None:
+            made |= {"group": group, "id": candidate.get("id", f"{group}-{number}")}
+        rows += _native(made)
+    return rows
+
+
 def _from(row: Row, source: str, **native: Any) -> Row:
     """The row's remaining keys, then the native ones; the row's own word on its label source counts."""
     return {"label_source": source} | row | native
@@ -250,4 +334,6 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prm800k": (("question", "label"), _prm800k),
     "processbench": (("problem", "steps", "label"), _processbench),
     "verdict": (("question", "reasoning"), _verdict),
+    "cocte": (("question",), _cocte),
+    "candidates": (("question", "candidates"), _candidates),
 }

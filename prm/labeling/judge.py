@@ -1,0 +1,317 @@
+"""Labels by reading instead of running: a model judges every step, and what it and the rollouts agree on is
+kept.
+
+A judge reads schema, question and numbered steps and writes a verdict a step, in the JSON that `prm convert
+--from verdict` knows. It errs in other ways than Monte-Carlo labels: rollouts call a step right from which a
+policy happens to recover and wrong where the policy is weak; a judge believes what sounds right. Zhang et al.
+2025 ("The Lessons of Developing Process Reward Models in Mathematical Reasoning") keep only the traces in
+which both put the first error at the same step, and train better models on the 40 % that remain. `consensus`
+does that for any two labelled files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prm import __version__
+from prm.errors import InputError
+from prm.inference.policies import Answered, Policy, Request
+from prm.labeling.journal import Journal, Record, digest, progress_bar, seed_of
+from prm.labeling.monte_carlo import find_database
+from prm.sql.schema import read_schema, schema_text
+from prm.traces.converters import native_rows
+from prm.traces.formats import atomic_write, write_traces
+from prm.traces.prompting import prompt_text
+from prm.traces.trace import Label, Step, Trace, first_error, fold_labels
+
+JUDGE_PROMPT_VERSION = 1
+
+_TASK = """\
+You check the reasoning of a text-to-SQL system. Below are a database schema, a question, and the numbered
+steps of an answer. A step is wrong where it, or its SQL, can no longer lead to the right result for the
+question, given the steps before it. Another way to the same result is not wrong.
+
+Write one JSON object and nothing else, with one entry for every step, in order:
+{"analysis": {"analysis_step_1": {"reason": "...", "verification_result": "Correct"},
+ "analysis_step_2": {"reason": "...", "verification_result": "Incorrect"}}}
+
+"""
+_MAX_TRIED_OBJECTS = 50
+
+
+def judge_prompt(trace: Trace) -> str:
+    """What the judge reads of a trace; its labels are not in it."""
+    steps = "\n\n".join(f"Step {number}:\n{step.text.strip()}" for number, step in enumerate(trace.steps, 1))
+    return f"{_TASK}{prompt_text(trace).rstrip()}\n\n{steps}\n\nJSON:\n"
+
+
+def read_verdicts(text: str, trace: Trace) -> list[Step] | None:
+    """The trace's steps with the labels that a judge's answer gives them; None where it gives none that are
+    clear.
+
+    The last JSON object of the text that `prm convert --from verdict` understands counts, whatever stands
+    around it. Every step up to the first wrong one must have its verdict; from there on all are wrong.
+    """
+    reasoning = {f"step_{number}": step.text for number, step in enumerate(trace.steps, 1)}
+    for found in reversed(_objects(text.rpartition("</think>")[2])):
+        analysis = found.get("analysis", found)
+        with suppress(InputError):
+            (row,) = native_rows({"question": "-", "reasoning": reasoning, "analysis": analysis}, "verdict")
+            labels: list[Label] = [step["label"] for step in row["steps"]]
+            wrong = first_error(labels)
+            if None in labels[: wrong if wrong >= 0 else None]:
+                continue
+            return [
+                replace(
+                    step,
+                    label=0 if 0 <= wrong <= i else 1,
+                    error=None,
+                    extra=step.extra | ({"analysis": told["analysis"]} if "analysis" in told else {}),
+                )
+                for i, (step, told) in enumerate(zip(trace.steps, row["steps"], strict=True))
+            ]
+    return None
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects that stand in a text, outermost ones."""
+    decoder, found, at = json.JSONDecoder(), [], text.find("{")
+    for _ in range(_MAX_TRIED_OBJECTS):
+        if at < 0:
+            break
+        end = at + 1
+        with suppress(ValueError, RecursionError):
+            value, end = decoder.raw_decode(text, at)
+            found.append(value)
+        at = text.find("{", end)
+    return found
+
+
+def judge(
+    traces: Iterable[Trace],
+    policy: Policy,
+    output: str | Path,
+    *,
+    databases: str | Path | None = None,
+    seed: int = 0,
+    tries: int = 3,
+    price: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """Label the steps of `traces` by a model, write them to `output`, return counts (`<output>.stats.json`).
+
+    Traces without a schema are given their database's, from the folder `databases`. An answer that cannot be
+    read is asked for again with another seed, `tries` times at most; the steps of a trace that none was found
+    for are unlabelled. Resumable by the journal beside the output.
+
+    Raises:
+        InputError: the policy fails for good, or there are no traces.
+    """
+    traces = [_with_schema(trace, databases) for trace in traces]
+    if not traces:
+        raise InputError("there are no traces to judge")
+    began, counts = time.monotonic(), Counter[str]()
+    judged: dict[int, list[Step]] = {}
+    settings = policy.settings() | {"seed": seed, "judge_prompt": JUDGE_PROMPT_VERSION}
+    with Journal(f"{output}.journal.jsonl", settings) as journal, progress_bar("traces") as bar:
+        task = bar.add_task("", total=len(traces), so_far="")
+        for attempt in range(tries):
+            left = [i for i in range(len(traces)) if i not in judged]
+            requests = []
+            for i in left:
+                prompt = judge_prompt(traces[i])
+                request = Request(prompt, seed=seed_of(seed, prompt, attempt))
+                requests.append((digest(prompt, request.seed), request))
+            for n, made in journal.ask(policy, requests, _record):
+                counts["prompt_tokens"] += made.get("prompt_tokens", 0)
+                counts["tokens"] += made.get("tokens", 0)
+                if "text" not in made:
+                    counts["refused" if "refused" in made else "unanswered"] += 1
+                    continue
+                counts["answers"] += 1
+                steps = read_verdicts(made["text"], traces[left[n]])
+                if steps is None:
+                    counts["malformed"] += 1
+                else:
+                    judged[left[n]] = steps
+                    bar.advance(task)
+                bar.update(
+                    task, so_far=f"{counts['malformed']} answers malformed, {counts['tokens']:,} tokens"
+                )
+        journal.check()
+        resumed = journal.resumed
+    about = policy.settings() | {"seed": seed, "version": __version__}
+    done = [
+        replace(
+            trace,
+            steps=judged.get(i) or [replace(step, label=None, error=None) for step in trace.steps],
+            label_source="judge",
+            label_scheme=None,
+            scores=None,
+            extra=trace.extra | {"judge": about},
+        )
+        for i, trace in enumerate(traces)
+    ]
+    wrong = sum(trace.first_error >= 0 for trace in done)
+    statistics = {
+        "traces": len(traces),
+        "right": len(judged) - wrong,
+        "wrong": wrong,
+        "unlabelled": len(traces) - len(judged),
+        **{name: counts[name] for name in ("answers", "malformed", "refused", "unanswered")},
+        "requests_from_journal": resumed,
+        **{name: counts[name] for name in ("prompt_tokens", "tokens")},
+        "cost": None
+        if price is None
+        else (counts["prompt_tokens"] * price[0] + counts["tokens"] * price[1]) / 1e6,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    _write(done, output, statistics)
+    blind = sum(trace.schema is None and "prompt" not in trace.extra for trace in done)
+    if blind:
+        print(f"{blind} traces were judged without a schema; --databases gives them one", file=sys.stderr)
+    s = statistics
+    print(
+        f"{s['traces']} traces judged: {s['right']} right, {s['wrong']} wrong, {s['unlabelled']} without a "
+        f"verdict ({s['malformed']} of {s['answers']} answers malformed) -> {output}\n"
+        f"{s['prompt_tokens']:,} prompt tokens, {s['tokens']:,} new ones, {s['seconds']:g} s"
+        + ("" if s["cost"] is None else f", cost {s['cost']:.2f}"),
+        file=sys.stderr,
+    )
+    return statistics
+
+
+def _with_schema(trace: Trace, databases: str | Path | None) -> Trace:
+    if databases is None or trace.schema is not None or trace.db_id is None or "prompt" in trace.extra:
+        return trace
+    schema = read_schema(find_database(databases, trace.db_id))
+    return replace(trace, schema=schema_text(schema, trace.question))
+
+
+def _record(_: int, answered: Answered) -> Record:
+    (completion,) = answered.completions
+    return {"text": completion.text, "tokens": completion.tokens, "prompt_tokens": answered.prompt_tokens}
+
+
+def _write(traces: list[Trace], output: str | Path, statistics: dict[str, Any]) -> None:
+    write_traces(traces, output)
+    with atomic_write(f"{output}.stats.json") as beside:
+        json.dump(statistics, beside, indent=2)
+        beside.write("\n")
+
+
+# --- consensus ----------------------------------------------------------------------------------------------
+
+#: What becomes of a trace of the first file.
+FATES = {
+    "agree_right": "both say that no step is wrong",
+    "agree_wrong": "both put the first error at the same step",
+    "first_earlier": "the first file puts the error earlier",
+    "second_earlier": "the second file puts the error earlier",
+    "only_first": "only the first file finds an error",
+    "only_second": "only the second file finds an error",
+    "undecided": "labels are missing where the error would be",
+    "unmatched": "not in the second file",
+}
+
+
+def error_position(labels: list[Label]) -> int | None:
+    """The first error of cumulative labels (-1: there is none), or None where missing labels leave it open.
+
+    A right step says that all before it are right, too, so only the label before the first wrong one counts.
+    """
+    at = first_error(labels)
+    before = labels[at - 1] if at > 0 else labels[-1] if at < 0 else 1
+    return at if before is not None and before >= 0.5 else None
+
+
+def consensus(
+    first: Iterable[Trace], second: Iterable[Trace], output: str | Path, *, keep: str = "traces"
+) -> dict[str, int]:
+    """Write the traces of `first` on whose labels `second` agrees, and return the counts of `FATES`.
+
+    A trace is found in `second` by its database, question and steps. `keep="traces"`: only traces in which
+    both have the first error at the same step. `keep="steps"`: all traces, with the labels on which both
+    agree and null for the others; traces without any such label are left out.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if keep not in ("traces", "steps"):
+        raise InputError(f"keep must be 'traces' or 'steps', not {keep!r}")
+    others: dict[tuple[Any, ...], deque[Trace]] = defaultdict(deque)
+    for trace in second:
+        others[_same(trace)].append(trace)
+    fates, kept = Counter[str](), []
+    labels_kept = labels_dropped = 0
+    for trace in first:
+        if not others[_same(trace)]:
+            fates["unmatched"] += 1
+            continue
+        other = others[_same(trace)].popleft()
+        mine, theirs = _folded(trace), _folded(other)
+        fate = _fate(error_position(mine), error_position(theirs))
+        fates[fate] += 1
+        labels = mine
+        if keep == "steps":
+            labels = [a if _agree(a, b) else None for a, b in zip(mine, theirs, strict=True)]
+        elif not fate.startswith("agree"):
+            labels = [None] * len(mine)
+        labels_kept += sum(label is not None for label in labels)
+        labels_dropped += sum(a is not None and b is None for a, b in zip(mine, labels, strict=True))
+        if any(label is not None for label in labels):
+            kept.append(
+                replace(
+                    trace,
+                    steps=[replace(s, label=label) for s, label in zip(trace.steps, labels, strict=True)],
+                    label_source="consensus",
+                    label_scheme=None,
+                    extra=trace.extra | {"consensus": [trace.label_source, other.label_source]},
+                )
+            )
+    counts = {name: fates[name] for name in FATES} | {
+        "traces_kept": len(kept),
+        "labels_kept": labels_kept,
+        "labels_dropped": labels_dropped,
+    }
+    if not kept:
+        told = "; ".join(f"{n} x {FATES[name]}" for name, n in fates.items()) or "the first file is empty"
+        raise InputError(f"the two files agree on nothing, so nothing was written ({told})")
+    _write(kept, output, counts)
+    for name, n in fates.items():
+        print(f"{n:>6} {FATES[name]}", file=sys.stderr)
+    print(f"{len(kept)} traces with {labels_kept} labels kept -> {output}", file=sys.stderr)
+    return counts
+
+
+def _same(trace: Trace) -> tuple[Any, ...]:
+    return trace.db_id, trace.question, tuple(step.text for step in trace.steps)
+
+
+def _folded(trace: Trace) -> list[Label]:
+    if trace.label_scheme != "step":
+        return trace.labels
+    copy = replace(trace, steps=[replace(step) for step in trace.steps])
+    fold_labels(copy)
+    return copy.labels
+
+
+def _agree(a: Label, b: Label) -> bool:
+    return a is not None and b is not None and (a >= 0.5) == (b >= 0.5)
+
+
+def _fate(a: int | None, b: int | None) -> str:
+    if a is None or b is None:
+        return "undecided"
+    if a == b:
+        return "agree_right" if a < 0 else "agree_wrong"
+    if a < 0 or b < 0:
+        return "only_second" if a < 0 else "only_first"
+    return "first_earlier" if a < b else "second_earlier"
