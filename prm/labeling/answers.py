@@ -44,7 +44,7 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
-from prm.labeling.reach import Gold, Holding, holdings, judge
+from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import results_equal
 from prm.sql.database import Rows, SQLError, open_database
@@ -462,23 +462,9 @@ def _subtracted(pieces: list[Piece]) -> set[str]:
             continue
         whole = piece.name.strip('"').lower() in found
         for table in piece.tree.find_all(exp.Table):
-            node: exp.Expression | None = table
-            while node is not None and not whole and not _subtracts(node):
-                node = node.parent
-            if whole or node is not None:
+            if whole or is_subtracted(table):
                 found.add(table.name.lower())
     return found
-
-
-def _subtracts(node: exp.Expression) -> bool:
-    parent = node.parent
-    if isinstance(parent, exp.Except) and parent.expression is node:
-        return True
-    if isinstance(parent, exp.Join) and (parent.side or parent.method):
-        return True
-    if isinstance(parent, exp.From) and any(join.side for join in parent.parent.args.get("joins") or []):
-        return True
-    return isinstance(parent, (exp.Not, exp.NEQ, exp.Case, exp.If))
 
 
 # --- traces -------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 - values: S groups by gold's own keys, and its counts or sums are others than gold's.
 
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
-never called lost.
+called lost only in comparison with what gold itself subtracts.
 
 Everything else is unknown. That two results are equal is claimed in one place only, `Gold.same`.
 """
@@ -35,8 +35,9 @@ import contextlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import sqlglot
 from sqlglot import exp
@@ -66,6 +67,7 @@ class Holding:
     aggregated: bool
     keys: int  # columns that are no aggregates
     grouped: frozenset[str] = frozenset()  # keys of its own GROUP BY
+    equal: tuple[frozenset[str], ...] = ()  # keys that its inner joins make equal
     step: bool = True  # False: a table of the database
     single: bool = True  # one SELECT, not a set operation
 
@@ -130,6 +132,7 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
     reads: set[str] = set()
     aggregated = False
     inherited: frozenset[str] = frozenset()
+    pairs: list[frozenset[str]] = []
     for node in _sources(tree):
         if isinstance(node, exp.Table):
             held = known.get(node.name.lower())
@@ -140,14 +143,16 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
         if held is None:
             return None
         columns = {c.lower(): key for c, key in held.columns}
+        equal = held.equal
         for instance in sorted(held.tables):
             if instance in tables:
                 n = next(n for n in itertools.count(2) if f"{instance}~{n}" not in tables)
-                columns = {
-                    c: key.replace(f'"{instance}.', f'"{instance}~{n}.') for c, key in columns.items()
-                }
+                old, new = f'"{instance}.', f'"{instance}~{n}.'
+                columns = {c: key.replace(old, new) for c, key in columns.items()}
+                equal = tuple(frozenset(key.replace(old, new) for key in keys) for keys in equal)
                 instance = f"{instance}~{n}"
             tables.add(instance)
+        pairs += equal
         within |= held.within
         reads |= held.reads
         aggregated = aggregated or held.aggregated
@@ -184,6 +189,12 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
             return owners[0] if len(owners) == 1 else f'"?.{node.name.lower()}"'
         return to_sql(node.copy().transform(keyed))
 
+    joins = tree.args.get("joins") or []
+    if not any(join.side or join.method for join in joins):
+        clauses = [join.args.get("on") for join in joins] + [tree.args["where"].this if tree.args.get("where") else None]
+        for part in (part for clause in clauses if clause is not None for part in _conjuncts(clause)):
+            if isinstance(part, exp.EQ) and all(isinstance(e, exp.Column) for e in (part.this, part.expression)):
+                pairs.append(frozenset({key_of(part.this), key_of(part.expression)}))
     listed: list[tuple[str, str]] = []
     keys = 0
     for projection in tree.expressions:
@@ -210,7 +221,17 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
         aggregated,
         keys,
         grouped,
+        tuple(_merged(pairs)),
     )
+
+
+def _merged(sets: Iterable[Set[Any]]) -> list[frozenset[Any]]:
+    """The sets, those with something in common made one."""
+    merged: list[frozenset[Any]] = []
+    for one in sets:
+        joined = [m for m in merged if m & one]
+        merged = [m for m in merged if not m & one] + [frozenset(one).union(*joined)]
+    return merged
 
 
 def _is_star(node: Tree) -> bool:
@@ -364,17 +385,10 @@ class _Block:
             select = select.parent_select
         return None
 
-    def _equal_columns(self) -> list[set[Place]]:
-        classes: list[set[Place]] = []
-        for part in self.conditions:
-            if not isinstance(part, exp.EQ):
-                continue
-            pair = {self.owners.get(id(side)) for side in (part.this, part.expression)}
-            if None in pair or len(pair) < 2:
-                continue
-            joined = [c for c in classes if c & pair]
-            classes = [c for c in classes if not c & pair] + [pair.union(*joined)]
-        return classes
+    def _equal_columns(self) -> list[frozenset[Place]]:
+        equations = [part for part in self.conditions if isinstance(part, exp.EQ)]
+        pairs = [{self.owners.get(id(e)) for e in (part.this, part.expression)} for part in equations]
+        return _merged(pair for pair in pairs if None not in pair)
 
     def mates(self, place: Place) -> list[Place]:
         """The place and those that gold's join conditions make equal to it."""
@@ -416,9 +430,13 @@ def _blocks(gold: Gold) -> list[int]:
 
 def _covers(block: _Block, held: Holding) -> Iterator[dict[str, str]]:
     """Which of gold's tables the step stands for: its own table -> gold's alias, in all ways."""
+    here = {table.name.lower() for table in block.select.find_all(exp.Table)}
+    elsewhere = {table.name.lower() for table in block.tree.find_all(exp.Table)} - here
     options: list[list[tuple[str, str | None]]] = []
     for instance in sorted(held.tables | held.within):
         table = instance.split("~")[0]
+        if table in elsewhere:
+            return  # it holds, or leaves out, what another part of gold is about
         aliases = [alias for alias, name in block.aliases.items() if name == table]
         none: list[tuple[str, str | None]] = [(instance, None)]
         of_from = instance in held.tables
@@ -444,6 +462,10 @@ def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinc
     select = block.select
     instance_of = {alias: instance for instance, alias in cover.items()}
     names = {key: name for name, key in reversed(held.columns)}
+    for keys in held.equal:
+        carrying = next((names[key] for key in sorted(keys) if key in names), None)
+        if carrying is not None:
+            names = dict.fromkeys(keys, carrying) | names
     fetched: dict[str, exp.Join] = {}
     conditions: list[Tree] = []
 
@@ -641,6 +663,22 @@ def _matches(gold: Gold, prefix: str, held: Holding) -> Iterator[Tree]:
         yield tree
 
 
+def is_subtracted(node: Tree) -> bool:
+    """Whether a query uses a part of it for what it does not want: NOT IN, EXCEPT, an outer join …"""
+    while node.parent is not None:
+        parent = node.parent
+        if isinstance(parent, exp.Except) and parent.expression is node:
+            return True
+        if isinstance(parent, exp.Join) and (parent.side or parent.method):
+            return True
+        if isinstance(parent, exp.From) and any(join.side for join in parent.parent.args.get("joins") or []):
+            return True
+        if isinstance(parent, (exp.Not, exp.NEQ, exp.Case, exp.If)):
+            return True
+        node = parent
+    return False
+
+
 # --- the verdict on a step ----------------------------------------------------------------------------------
 
 
@@ -652,11 +690,12 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     if gold.tree is None or held is None or held.name.lower() in gold.known or not held.columns:
         return "unknown"
     blocks = [(i, _Block(gold, i)) for i in _blocks(gold)]
+    alike = [i for i, block in blocks if is_subtracted(block.select)]
     if any(held.name.lower() in block.aliases for _, block in blocks):
         return "unknown"
     covers = [(i, cover) for i, block in blocks for cover in _covers(block, held)][:MAX_GRAFTS]
-    fitted: set[int] = set()  # covers whose graft runs, and gives something else
-    for n, (i, cover) in enumerate(covers):
+    fitted: list[tuple[int, dict[str, str]]] = []  # those whose graft runs, and gives something else
+    for i, cover in covers:
         for distinct in (False, True):
             try:
                 tree = _graft(gold, i, cover, held, distinct)
@@ -666,7 +705,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
             if reached:
                 return "completed"
             if not distinct and reached is not None:
-                fitted.add(n)
+                fitted.append((i, cover))
     scalar = held.aggregated and held.keys == 0 and len(held.columns) == 1
     if scalar:
         for i, _ in blocks:
@@ -676,7 +715,9 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     for tree in _matches(gold, prefix, held):
         if gold.same(_with(prefix, tree)):
             return "matched"
-    if subtracted or not covers:
+    if subtracted:
+        covers = [(i, cover) for i, cover in covers if i in alike]
+    if not covers:
         return "unknown"
     if scalar:
         return "lost" if _other_scalar(gold, blocks, held) else "unknown"
@@ -688,12 +729,12 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         q.args.get("limit") for q in gold.tree.find_all(exp.Query) if q is not gold.tree
     )
     compared = 0
-    for n, (i, cover) in enumerate(covers):
+    for i, cover in covers:
         kept = _rows_kept(gold, prefix, i, cover, held)
         compared += kept is not None
         if kept is False:
             continue
-        if not held.single or nested_limit and n in fitted:
+        if not held.single or nested_limit and (i, cover) in fitted:
             return "unknown"
         if held.aggregated:
             if kept is None or not _other_values(gold, i, cover, held):
