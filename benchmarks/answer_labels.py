@@ -77,7 +77,9 @@ def main() -> None:
         print(f"| skipped: {reason} | {n} | |")
     share = summary["steps_without_label"] / summary["steps"]
     print(f"\n{summary['steps']} steps, {share:.1%} without label")
-    print(f"{summary['answers'] / seconds:.1f} answers a second with {args.workers} worker(s), {seconds:.0f} s")
+    print(
+        f"{summary['answers'] / seconds:.1f} answers a second with {args.workers} worker(s), {seconds:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ step from which gold can no longer be reached, and execution finds that step (`p
 Where it cannot tell, the steps in question have no label: a step before which everything was fine keeps its
 1, the last step of a wrong answer has its 0, and between them stands null.
 
-An answer that is given as SQL is cut into steps by `prm.sql.decompose`, if the steps give its result; one that
-is given as steps stays as its author cut it. Each trace names its evidence in `label_evidence`:
+An answer that is given as SQL is cut into steps by `prm.sql.decompose`, if the steps give its result; one
+that is given as steps stays as its author cut it. Each trace names its evidence in `label_evidence`:
 
 - `equal`: the result is gold's, on the database and on all variants of it
 - `single_step`: wrong, and there is but one step
@@ -50,7 +50,7 @@ from prm.sql.compare import results_equal
 from prm.sql.database import Rows, SQLError, open_database
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
-from prm.sql.schema import quote, read_schema, schema_text
+from prm.sql.schema import read_schema, schema_text
 from prm.traces.formats import Tally, atomic_write, rows_of
 from prm.traces.trace import Step, Trace
 
@@ -65,6 +65,7 @@ SKIP_REASONS = {
     "answer_timeout": "the answer outlives its time",
     "answer_too_large": "the answer gives too many rows",
     "unexpected": "an error that nobody foresaw",
+    "undecided": "the answer is equal on the database, but was not compared on all variants",
     "tied": "the answer differs from gold in rows that tie in gold's ORDER BY, which proves nothing",
 }
 EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
@@ -194,9 +195,11 @@ def _asked(row: Any, folder: Path) -> Asked:
         value = row.get(key)
         if key in ("id", "group") and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        needed = key in ("question", "db_id", "gold_sql")
-        if not isinstance(value, str) and (needed or value is not None) or needed and not value.strip():
-            raise InputError(f"'{key}' must be a {'non-empty ' if needed else ''}text")
+        if key in ("question", "db_id", "gold_sql"):
+            if not isinstance(value, str) or not value.strip():
+                raise InputError(f"'{key}' must be a non-empty text")
+        elif not isinstance(value, (str, type(None))):
+            raise InputError(f"'{key}' must be a text")
         texts[key] = value or None
     database = _database(texts["db_id"], folder)
     listed = row.get("candidates")
@@ -335,14 +338,19 @@ class _Skip(Exception):
 
 
 class _Place:
-    """One database and what is known of it."""
+    """One database, what is known of it, and a folder for its variants."""
 
     def __init__(self, path: Path, timeout: float) -> None:
-        self.path = path
+        self.path, self.timeout = path, timeout
         self.schema = read_schema(path)
+        self.folder = tempfile.TemporaryDirectory()
         self.database = open_database(path, timeout=timeout)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema))
+
+    def close(self) -> None:
+        self.database.close()
+        self.folder.cleanup()
 
 
 @dataclass(frozen=True)
@@ -361,7 +369,7 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
     Raises:
         _Skip: it gives no trace.
     """
-    pieces = None
+    pieces, source = None, "execution"
     if "steps" in answer:
         pieces = _pieces_of_steps(answer["steps"])
         fragments = [piece.sql for piece in pieces if piece.sql is not None]
@@ -379,15 +387,16 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
             raise _Skip("answer_too_large" if error.kind == "too_large" else "answer_timeout") from None
         rows = None
     if rows is not None:
-        differs_on = gold.differs_on(sql)
-        if differs_on is None:
+        same = gold.same(sql)
+        if same.equal is None:
+            raise _Skip("undecided")
+        if same.equal:
             pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
             return Verdict(pieces, [1] * len(pieces), "equal")
-        if differs_on == "database" and gold.tied(rows):
+        if same.on != "database":
+            source = same.on
+        elif gold.tied(rows):
             raise _Skip("tied")
-        source = "execution" if differs_on == "database" else differs_on
-    else:
-        source = "execution"
     pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
     labels, evidence = _first_error(pieces, rows is not None, gold, place)
     return Verdict(pieces, labels, evidence, source)
@@ -427,9 +436,7 @@ def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> 
         decided = True
     first = failing if lost is None else lost
     between = [i for i in at if fine < i < first]
-    labels: list[int | None] = [
-        1 if i <= fine else 0 if i >= first else None for i in range(n)
-    ]
+    labels: list[int | None] = [1 if i <= fine else 0 if i >= first else None for i in range(n)]
     if decided and not between:
         if lost is not None:
             evidence = "lost"
@@ -474,7 +481,7 @@ def label_question(asked: Asked, place: _Place) -> Labelled:
     """The traces of a question's answers."""
     labelled = Labelled(answers=len(asked.answers))
     try:
-        gold = Gold(asked.gold_sql, place.database, place.schema)
+        gold = Gold(asked.gold_sql, place.database, place.schema, place.folder.name, place.timeout)
     except SQLError as error:
         reason = {"timeout": "gold_timeout", "too_large": "gold_too_large"}.get(error.kind, "gold_fails")
         labelled.skipped = [reason] * len(asked.answers)
@@ -539,11 +546,13 @@ class _Worker:
             raise
         except Exception as error:  # SQL has more forms than anyone foresees: one must not end hours of work
             text = f"{asked.question!r}: {type(error).__name__}: {error}"
-            return Labelled(skipped=["unexpected"] * len(asked.answers), answers=len(asked.answers), unexpected=text)
+            return Labelled(
+                skipped=["unexpected"] * len(asked.answers), answers=len(asked.answers), unexpected=text
+            )
 
     def close(self) -> None:
         if self.place is not None:
-            self.place.database.close()
+            self.place.close()
 
 
 _worker: _Worker | None = None  # of this process, where it is one of the pool
@@ -665,7 +674,9 @@ def _show(summary: dict[str, Any], output: str) -> None:
     for reason, n in summary["skipped"].items():
         console.print(f"skipped {n}: {SKIP_REASONS[reason]}")
     if summary["first_unexpected_error"]:
-        console.print(f"please report this error: {summary['first_unexpected_error']}", soft_wrap=True, markup=False)
+        console.print(
+            f"please report this error: {summary['first_unexpected_error']}", soft_wrap=True, markup=False
+        )
 
 
 def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:

@@ -33,21 +33,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from prm.sql.compare import is_ordered, results_equal
-from prm.sql.database import Database, Rows, SQLError
+from prm.sql.compare import Undecided, results_equal
+from prm.sql.database import Database, Rows, SQLError, open_database
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
 from prm.sql.schema import Schema, quote
+from prm.sql.variants import Suite, Verdict, neighbours
 
 Tree = exp.Expression
 MAX_GRAFTS = 48  # ways to put one step into gold that are tried
@@ -191,9 +194,13 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
 
     joins = tree.args.get("joins") or []
     if not any(join.side or join.method for join in joins):
-        clauses = [join.args.get("on") for join in joins] + [tree.args["where"].this if tree.args.get("where") else None]
+        clauses = [join.args.get("on") for join in joins] + [
+            tree.args["where"].this if tree.args.get("where") else None
+        ]
         for part in (part for clause in clauses if clause is not None for part in _conjuncts(clause)):
-            if isinstance(part, exp.EQ) and all(isinstance(e, exp.Column) for e in (part.this, part.expression)):
+            if isinstance(part, exp.EQ) and all(
+                isinstance(e, exp.Column) for e in (part.this, part.expression)
+            ):
                 pairs.append(frozenset({key_of(part.this), key_of(part.expression)}))
     listed: list[tuple[str, str]] = []
     keys = 0
@@ -251,15 +258,25 @@ def _own_aggregates(node: Tree, select: exp.Select) -> list[Tree]:
 
 
 class Gold:
-    """Gold on one database: its rows, its SELECTs, and whether another statement gives the same.
+    """Gold on one database and on variants of it: its rows, its SELECTs, and who gives the same.
 
-    Raises (from the constructor): SQLError if gold does not run.
+    A context manager, or to be closed; variants are written to `folder`. `database` stays the caller's.
     """
 
-    def __init__(self, sql: str, database: Database, schema: Schema) -> None:
-        self.sql, self.database, self.schema = sql, database, schema
-        self.rows = database.execute(sql)
-        self.ordered = is_ordered(sql)
+    def __init__(
+        self,
+        sql: str,
+        database: Database,
+        schema: Schema,
+        folder: str | os.PathLike[str],
+        timeout: float = 5.0,
+    ) -> None:
+        """Raises: SQLError if gold does not run."""
+        self.database, self.schema = database, schema
+        self.suite = Suite(database, sql, folder=folder, opener=partial(open_database, timeout=timeout))
+        self.rows, self.ordered = self.suite.gold, self.suite.ordered
+        if self.rows:
+            self.suite.distil(neighbours(sql, database.path))
         self.known = _tables(schema)
         self._unique: dict[tuple[str, str], bool] = {}
         self.unlimited: Rows | None = None
@@ -273,16 +290,34 @@ class Gold:
             with contextlib.suppress(SQLError):
                 self.unlimited = database.execute(to_sql(without))
 
-    def same(self, sql: str) -> bool | None:
-        """Whether a statement's result equals gold's, wherever that is looked at; None if it does not run."""
-        try:
-            return results_equal(self.rows, self.database.execute(sql), ordered=self.ordered)
-        except SQLError:
-            return None
+    def same(self, sql: str) -> Verdict:
+        """Whether a statement gives gold's result on the database and on all variants, and where it does not:
+        the one place where anything is claimed to be equal to gold."""
+        return self.suite.verdict(sql)
 
-    def differs_on(self, sql: str) -> str | None:
-        """Where an answer that runs differs from gold ("database" or a variant's name), None if nowhere."""
-        return None if self.same(sql) else "database"
+    def reached(self, sql: str, unlimited: str | None) -> bool | None:
+        """Whether a completed statement gives gold's result, None if it does not run.
+
+        Where gold ends with LIMIT, it is enough that both give the same rows without it on the database
+        itself, for which of several tied rows LIMIT keeps is chance (variants are made without such ties).
+        """
+        verdict = self.same(sql)
+        if verdict.equal is not False or verdict.on != "database" or None in (unlimited, self.unlimited):
+            return verdict.equal
+        try:
+            return results_equal(self.unlimited, self.database.execute(unlimited), ordered=False)
+        except (SQLError, Undecided):
+            return False
+
+    def __enter__(self) -> Gold:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the variants' workers and delete their files."""
+        self.suite.close()
 
     def tied(self, rows: Rows) -> bool:
         """Whether rows that are not gold's are what gold could have given: those that tie in its ORDER BY
@@ -304,15 +339,6 @@ class Gold:
         wanted = [(keyed[i][n:], row) for i, row in enumerate(rows)]
         return not Counter(wanted) - left
 
-    def __enter__(self) -> Gold:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        pass
-
     def unique(self, table: str, column: str) -> bool:
         """Whether the values of a column tell the rows of its table apart."""
         if (table, column) not in self._unique:
@@ -325,17 +351,6 @@ class Gold:
             except SQLError:
                 self._unique[table, column] = True  # nothing is called lost that is not known to be
         return self._unique[table, column]
-
-    def reached(self, sql: str, unlimited: str | None) -> bool | None:
-        """Whether a completed statement gives gold's result; where gold ends with LIMIT, it is enough that
-        both give the same rows without it, for which of several tied rows LIMIT keeps is chance."""
-        same = self.same(sql)
-        if same or unlimited is None or self.unlimited is None:
-            return same
-        try:
-            return results_equal(self.unlimited, self.database.execute(unlimited), ordered=False)
-        except SQLError:
-            return same
 
 
 # --- one step in gold's place -------------------------------------------------------------------------------
@@ -350,9 +365,7 @@ class _Block:
         self.tree: Tree = gold.tree.copy()
         self.select: exp.Select = list(self.tree.find_all(exp.Select))[index]
         self.known = gold.known
-        self.aliases = {
-            node.alias_or_name.lower(): node.name.lower() for node in _sources(self.select)
-        }
+        self.aliases = {node.alias_or_name.lower(): node.name.lower() for node in _sources(self.select)}
         self.owners: dict[int, Place] = {}
         for column in self.select.find_all(exp.Column):
             owner = self._owner(column)
@@ -614,7 +627,9 @@ def _aggregate_key(node: Tree, block: _Block, instance_of: dict[str, str]) -> st
 def _is_count(key: str, node: Tree) -> bool:
     """Whether a key counts as `node` does; which column is counted rarely matters, and is found out by
     running it."""
-    return key.upper().startswith("COUNT(") and ("DISTINCT" in key.upper()) == (node.find(exp.Distinct) is not None)
+    return key.upper().startswith("COUNT(") and ("DISTINCT" in key.upper()) == (
+        node.find(exp.Distinct) is not None
+    )
 
 
 def _superlative(gold: Gold, index: int, held: Holding) -> Tree | None:
@@ -625,7 +640,9 @@ def _superlative(gold: Gold, index: int, held: Holding) -> Tree | None:
     if order is None or limit is None or to_sql(limit.expression) != "1":
         return None
     by = order.expressions[0].this
-    value = exp.Subquery(this=exp.select(exp.column(quoted(held.columns[0][0]))).from_(exp.Table(this=quoted(held.name))))
+    value = exp.Subquery(
+        this=exp.select(exp.column(quoted(held.columns[0][0]))).from_(exp.Table(this=quoted(held.name)))
+    )
     condition = exp.EQ(this=by.copy(), expression=value)
     select.set("order", None)
     select.set("limit", None)
@@ -647,10 +664,12 @@ def _matches(gold: Gold, prefix: str, held: Holding) -> Iterator[Tree]:
             continue
         try:
             there = gold.database.execute(to_sql(node))
-            rows = gold.database.execute(f"{prefix}\nSELECT * FROM {quote(held.name)}") if rows is None else rows
+            rows = (
+                gold.database.execute(f"{prefix}\nSELECT * FROM {quote(held.name)}") if rows is None else rows
+            )
         except SQLError:
             continue  # correlated, or too large
-        if not there or len(there[0]) != len(held.columns) or not results_equal(there, rows, ordered=False):
+        if not there or len(there[0]) != len(held.columns) or not _equal(there, rows):
             continue
         tree = gold.tree.copy()
         target = list(tree.find_all(exp.Query))[i]
@@ -679,11 +698,18 @@ def is_subtracted(node: Tree) -> bool:
     return False
 
 
+def _equal(rows: Rows, others: Rows) -> bool:
+    try:
+        return results_equal(rows, others, ordered=False)
+    except Undecided:
+        return False
+
+
 # --- the verdict on a step ----------------------------------------------------------------------------------
 
 
 def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> str:
-    """"completed", "matched", "lost" or "unknown" for the step that ends `prefix` (`WITH … , name AS (…)`).
+    """ "completed", "matched", "lost" or "unknown" for the step that ends `prefix` (`WITH … , name AS (…)`).
 
     `subtracted`: a later step uses it for what it does not want.
     """
@@ -710,10 +736,10 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     if scalar:
         for i, _ in blocks:
             tree = _superlative(gold, i, held)
-            if tree is not None and gold.same(_with(prefix, tree)):
+            if tree is not None and gold.same(_with(prefix, tree)).equal:
                 return "completed"
     for tree in _matches(gold, prefix, held):
-        if gold.same(_with(prefix, tree)):
+        if gold.same(_with(prefix, tree)).equal:
             return "matched"
     if subtracted:
         covers = [(i, cover) for i, cover in covers if i in alike]
@@ -725,16 +751,14 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         (plain := _PLAIN.match(key)) and gold.unique(plain[1].split("~")[0], plain[2])
         for _, key in held.columns
     )
-    nested_limit = any(
-        q.args.get("limit") for q in gold.tree.find_all(exp.Query) if q is not gold.tree
-    )
+    nested_limit = any(q.args.get("limit") for q in gold.tree.find_all(exp.Query) if q is not gold.tree)
     compared = 0
     for i, cover in covers:
         kept = _rows_kept(gold, prefix, i, cover, held)
         compared += kept is not None
         if kept is False:
             continue
-        if not held.single or nested_limit and (i, cover) in fitted:
+        if not held.single or (nested_limit and (i, cover) in fitted):
             return "unknown"
         if held.aggregated:
             if kept is None or not _other_values(gold, i, cover, held):
@@ -793,20 +817,30 @@ def _other_values(gold: Gold, index: int, cover: dict[str, str], held: Holding) 
         place = block.owners.get(id(key))
         if place is None:
             return False
-        wanted.append({_key(instance, c) for a, c in block.mates(place) for instance, alias in cover.items() if alias == a})
+        wanted.append(
+            {
+                _key(instance, c)
+                for a, c in block.mates(place)
+                for instance, alias in cover.items()
+                if alias == a
+            }
+        )
     plain = {key for _, key in held.columns if _PLAIN.match(key)}
     return all(keys & plain for keys in wanted) and held.grouped <= set().union(*wanted)
 
 
 def _other_scalar(gold: Gold, blocks: list[tuple[int, _Block]], held: Holding) -> bool:
-    """Whether gold has the same aggregate of the same column (and nothing that it could be meant for else)."""
+    """Whether gold has the same aggregate of the same column, and nothing else that it could be meant for."""
     if any(q.args.get("limit") for q in gold.tree.find_all(exp.Query)):
         return False
     for _, block in blocks:
-        instance_of = {alias: table for alias, table in block.aliases.items()}
+        instance_of = dict(block.aliases)
         if block.select.args.get("group") is None:
             for projection in block.select.expressions:
                 inner = projection.unalias()
-                if isinstance(inner, exp.AggFunc) and _aggregate_key(inner, block, instance_of) == held.columns[0][1]:
+                if (
+                    isinstance(inner, exp.AggFunc)
+                    and _aggregate_key(inner, block, instance_of) == held.columns[0][1]
+                ):
                     return True
     return False
