@@ -12,13 +12,12 @@ from sqlglot import exp
 from prm.sql.decompose import (
     DecomposeError,
     assemble,
-    column_alias,
-    cte_name,
     decompose,
     parse_fragment,
     render_fragment,
     to_sql,
 )
+from prm.sql.naming import column_alias, cte_name
 
 SCRIPT = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, country TEXT, age INTEGER,

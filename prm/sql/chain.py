@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
 
-from prm.sql.decompose import KEYWORDS, column_alias, cte_name, to_sql
+from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM
+from prm.sql.naming import KEYWORDS, column_alias, cte_name
 from prm.sql.schema import Schema, quote
 
 Tree = exp.Expression

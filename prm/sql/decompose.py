@@ -5,24 +5,30 @@
 
 becomes
 
-    singer_with_concert AS (SELECT singer.name, singer.id FROM singer JOIN concert
-                            ON singer.id = concert.singer_id WHERE concert.year > 2014)
-    count_by_id AS (SELECT name, COUNT(*) AS count FROM singer_with_concert GROUP BY id)
-    SELECT name FROM count_by_id WHERE count > 2
+    concert_where_year_over_2014 AS (SELECT singer_id FROM concert WHERE year > 2014)
+    singer_with_concert AS (SELECT singer.name, singer.id FROM singer JOIN concert_where_year_over_2014
+                            ON singer.id = concert_where_year_over_2014.singer_id)
+    count_per_id AS (SELECT name, COUNT(*) AS count FROM singer_with_concert GROUP BY id)
+    SELECT name FROM count_per_id WHERE count > 2
 
-How it works. Everything that could stand alone is *hoisted*, innermost first: the query's own CTEs,
-derived tables, the arms of a set operation, and subqueries that read nothing from outside. What then
-remains is a SELECT without such parts, and it is cut at most twice: after FROM and WHERE (the rows), and
-after GROUP BY (the groups); HAVING turns into the WHERE of the step after it. A join whose rows are only
-filtered and returned is cut between the join and the filter. Every cut names the columns that later
-clauses read, so it needs to know whose column an unqualified name is; where that (or anything else) is
-not certain, the cut is not made and the step stays coarser. The coarsest result is the query itself as
-the only step: never a CTE around all of it.
+How it works. Everything that could stand alone is *hoisted*, innermost first: derived tables, the arms of a
+set operation, and subqueries that read nothing from outside. What then remains is a SELECT without such
+parts, and it is cut by small transformations of the syntax tree, each named after the clause it moves into a
+step of its own: the filter of one joined table (`_filter_first`), one join of several (`_split_joins`), the
+rows that FROM and WHERE make (`_cut_rows`), the groups (`_cut_groups`; HAVING turns into the WHERE of the step
+after it), and what a correlated subquery can do without its outer row (`_loosen`). A query that comes as a
+chain of CTEs has been taken apart by its author, and stays as it is; only where the answer merely repeats the
+last CTE is that one the answer.
+
+Every cut names the columns that later clauses read, so it needs to know whose column an unqualified name is;
+where that (or anything else) is not certain, the cut is not made and the step stays coarser. The coarsest
+result is the query itself as the only step: never a CTE around all of it.
 
 The order of the output columns is kept, and so is the order of the rows where the query sets one. What a
-query leaves open may come out otherwise: in GROUP BY … ORDER BY count(*) DESC LIMIT 1 SQLite may choose
-another of two groups of the same size once the grouping is a step of its own (2 % of Spider's queries on
-its data).
+query leaves open may come out otherwise: in GROUP BY year ORDER BY count(*) DESC LIMIT 1 SQLite groups
+backwards and so prefers the latest of two years of the same count, but only while grouping and order stand in
+one SELECT (2 % of Spider's queries on its data). A second ORDER BY term would settle that, and would be a
+claim that the question does not make.
 """
 
 from __future__ import annotations
@@ -34,14 +40,31 @@ from dataclasses import dataclass
 import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.sqlite import SQLite
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ErrorLevel, SqlglotError
 
 from prm.sql.describe import FROM, WITH, describe
+from prm.sql.naming import (
+    KEYWORDS,
+    aggregates,
+    column_alias,
+    conjuncts,
+    cte_name,
+    identifier,
+    is_aggregate,
+    is_star,
+    needs_quotes,
+    own_nodes,
+    slug,
+    source_nodes,
+    unique,
+)
 
 Tables = Mapping[str, Sequence[str]]
 
 #: The clauses beside the output that work on the rows which FROM and WHERE make.
 LATER = ("group", "having", "order")
+#: Names of the column that every table has without listing it, and no CTE has.
+ROWID = frozenset({"rowid", "oid", "_rowid_"})
 
 
 class DecomposeError(ValueError):
@@ -67,22 +90,34 @@ def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
         DecomposeError: `sql` is not one SELECT statement, or the parser cannot read it.
     """
     try:
-        statements = [tree for tree in sqlglot.parse(sql, dialect="sqlite") if tree is not None]
+        statements = [tree for tree in _parsed(sql) if tree is not None]
         if len(statements) != 1 or not isinstance(statements[0], exp.Query):
             raise DecomposeError("not one SELECT statement")
         root = statements[0]
         if any(not select.expressions for select in root.find_all(exp.Select)):
             raise DecomposeError("a SELECT that returns nothing")
         for node in root.walk():
+            if any(isinstance(part, list) and None in part for part in node.args.values()):
+                raise DecomposeError(f"something is missing in {node.key.upper()}")
             node.comments = None
         chain = _Chain(root, tables)
-        final = chain.reduce(root)
+        final = chain.reduce_statement(root)
         steps = [*chain.steps, ("", final)]
         return [SQLStep(name, render_fragment(name, tree), describe(tree, name)) for name, tree in steps]
     except SqlglotError as error:
-        raise DecomposeError(f"cannot parse the query: {str(error).splitlines()[0]}") from None
+        raise DecomposeError(f"cannot write the query: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise DecomposeError("the query is nested too deeply") from None
+
+
+def _parsed(sql: str) -> list[exp.Expression | None]:
+    try:
+        return sqlglot.parse(sql, dialect="sqlite")
+    except RecursionError:
+        raise DecomposeError("the query is nested too deeply") from None
+    except Exception as error:  # on nonsense the parser fails in ways of its own, not with SqlglotError alone
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DecomposeError(f"cannot parse the query: {reason}") from None
 
 
 def assemble(fragments: Sequence[str]) -> str:
@@ -99,13 +134,10 @@ def parse_fragment(fragment: str) -> tuple[str, exp.Expression]:
     """
     match = re.match(r'\s*("(?:[^"]|"")+"|\w+)\s+AS\s*\((.*)\)\s*$', fragment, re.IGNORECASE | re.DOTALL)
     name, body = (match[1], match[2]) if match else ("", fragment)
-    try:
-        query = sqlglot.parse_one(body, dialect="sqlite")
-    except (SqlglotError, RecursionError) as error:
-        raise DecomposeError(f"cannot parse the step: {str(error).splitlines()[0]}") from None
-    if not isinstance(query, exp.Query):
+    trees = _parsed(body)
+    if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise DecomposeError("the step is not a SELECT")
-    return name, query
+    return name, trees[0]
 
 
 def render_fragment(name: str, query: exp.Expression) -> str:
@@ -142,93 +174,14 @@ class _Generator(SQLite.Generator):
 
 def to_sql(tree: exp.Expression) -> str:
     """The tree as compact SQLite text on one line."""
-    return _Generator(dialect="sqlite", comments=False).generate(tree)
-
-
-# --- names
-
-
-def cte_name(query: exp.Expression) -> str:
-    """What to call a step, by its tree alone, so that a changed tree can get the name that it would have had.
-
-    Values are left out. The caller makes the name unique (`_2`, `_3`, …).
-    """
-    if isinstance(query, exp.SetOperation):
-        kinds = {exp.Union: "combined", exp.Intersect: "common", exp.Except: "remaining"}
-        return kinds.get(type(query), "combined") + "_rows"
-    sources = [_subject(table) for table in _source_nodes(query)] or ["values"]
-    subject = sources[0]
-    if len(sources) > 1:
-        subject += ("_with_" if len(sources) == 2 else "_to_") + sources[-1]
-    if len(subject) > 40:
-        subject = sources[0][:40].rstrip("_")
-    group, aggregates = query.args.get("group"), list(_aggregates(query))
-    value = column_alias(aggregates[0]) if len(aggregates) == 1 else "groups" if group else "summary"
-    if query.args.get("limit"):
-        return f"top_{subject}"
-    if group:
-        return f"{value}_by_{_slug('_'.join(key.name or 'key' for key in group.expressions[:2]))}"
-    if aggregates:
-        return f"{value}_of_{subject}"
-    if query.args.get("distinct"):
-        return f"distinct_{subject}"
-    if query.args.get("where") and len(sources) == 1:
-        return f"filtered_{subject}"
-    if len(sources) == 1:
-        columns = query.expressions
-        return (
-            f"{subject}_{_slug(columns[0].alias_or_name or 'value')}"
-            if len(columns) == 1
-            else f"all_{subject}"
-        )
-    return subject
-
-
-def column_alias(e: exp.Expression) -> str:
-    """A name for an expression that has none: `count`, `max_age`, `count_distinct_country` …"""
-    if isinstance(e, exp.Filter):
-        e = e.this
-    if isinstance(e, exp.Literal) or not isinstance(e, (exp.Func, exp.Anonymous)):
-        return e.name.lower() if isinstance(e, exp.Column) else "value"
-    function = e.name if isinstance(e, exp.Anonymous) else e.sql_name()
-    columns = [c.name for c in e.find_all(exp.Column) if not isinstance(c.this, exp.Star)]
-    distinct = "distinct_" if e.find(exp.Distinct) else ""
-    return _slug("_".join([function.lower()] + [distinct + c for c in columns[:1]]))
-
-
-def _subject(table: exp.Expression) -> str:
-    """What a source is about: the table, or what the step before it was about."""
-    name = re.sub(r"_\d+$", "", _slug(table.name or table.alias or "rows"))
-    return "groups" if "_by_" in name else re.sub(r"^(filtered|top|distinct|all)_|^.*_of_(?=\w)", "", name)
-
-
-def _is_star(e: exp.Expression) -> bool:
-    """`*` or `singer.*`, not COUNT(*)."""
-    return isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower()).strip("_") or "value"
-
-
-#: Words that SQLite reads as keywords where a column's name could stand.
-KEYWORDS = frozenset(
-    """add all alter and as autoincrement between case check collate commit constraint create default
-    deferrable delete distinct drop else escape except exists foreign from group having if in index insert
-    intersect into is isnull join limit not nothing notnull null on or order primary references returning
-    select set table then to transaction union unique update using values when where""".split()  # noqa: SIM905
-)
-
-
-def _identifier(name: str) -> exp.Identifier:
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in KEYWORDS
-    return exp.to_identifier(name, quoted=not plain)
+    return _Generator(dialect="sqlite", comments=False, unsupported_level=ErrorLevel.IGNORE).generate(tree)
 
 
 def _needs_no_quotes(name: str) -> bool:
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name.lower() in KEYWORDS:
-        return False
-    return sqlglot.tokenize(name, dialect="sqlite")[0].token_type == sqlglot.TokenType.VAR
+    """Whether both SQLite and the parser read the bare word as a name."""
+    return not needs_quotes(name) and (
+        sqlglot.tokenize(name, dialect="sqlite")[0].token_type == sqlglot.TokenType.VAR
+    )
 
 
 # --- reading a tree
@@ -236,41 +189,6 @@ def _needs_no_quotes(name: str) -> bool:
 
 class _Unsafe(Exception):
     """This cut cannot be made with certainty."""
-
-
-def _source_nodes(select: exp.Expression) -> list[exp.Expression]:
-    """What FROM and JOIN read, in order."""
-    if not isinstance(select, exp.Select) or not select.args.get(FROM):
-        return []
-    return [select.args[FROM].this] + [join.this for join in select.args.get("joins") or []]
-
-
-def _own(node: exp.Expression | None) -> Iterator[exp.Expression]:
-    """The node and all below it, without going into nested queries."""
-    if node is None:
-        return
-    yield node
-    for child in node.iter_expressions():
-        if not isinstance(child, exp.Query):
-            yield from _own(child)
-
-
-def _is_aggregate(e: exp.Expression) -> bool:
-    if isinstance(e, exp.Anonymous):
-        return e.name.lower() in ("total", "json_group_array", "json_group_object")
-    return isinstance(e, exp.AggFunc) and not (isinstance(e, (exp.Min, exp.Max)) and e.expressions)
-
-
-def _aggregates(select: exp.Expression) -> Iterator[exp.Expression]:
-    """The aggregates (FILTER included) of one SELECT's own clauses, windows left out, doubles too."""
-    seen: list[exp.Expression] = []
-    for clause in [*select.expressions, select.args.get("having"), select.args.get("order")]:
-        for node in _own(clause):
-            if _is_aggregate(node) and not isinstance(node.parent, exp.Window):
-                whole = node.parent if isinstance(node.parent, exp.Filter) else node
-                if whole not in seen and not isinstance(whole.parent, exp.Window):
-                    seen.append(whole)
-                    yield whole
 
 
 def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -> list[str] | None:
@@ -282,9 +200,9 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
         return None
     names: list[str] = []
     for e in query.expressions:
-        if _is_star(e):
+        if is_star(e):
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
-            for source in _source_nodes(query):
+            for source in source_nodes(query):
                 if wanted in (None, source.alias_or_name.lower()):
                     columns = _source_columns(source, known)
                     if columns is None:
@@ -325,7 +243,7 @@ class _Chain:
     def __init__(self, root: exp.Expression, tables: Tables | None) -> None:
         self.steps: list[tuple[str, exp.Expression]] = []
         self.known: dict[str, list[str] | None] = {n.lower(): list(c) for n, c in (tables or {}).items()}
-        names = {identifier.name.lower() for identifier in root.find_all(exp.Identifier)}
+        names = {node.name.lower() for node in root.find_all(exp.Identifier)}
         self.taken = names | set(self.known) | KEYWORDS
         self.hoisted: dict[str, str] = {}  # the text of a hoisted query -> the CTE that holds it
         self._read_strings(root)
@@ -333,17 +251,19 @@ class _Chain:
     # Reading names
 
     def _scopes(self, node: exp.Expression) -> Iterator[exp.Select]:
-        """The SELECTs around a node, from the inside out."""
-        child, parent = node, node.parent
+        """The SELECTs around a node whose columns it may read, from the inside out."""
+        below, child, parent = node, node, node.parent
         while parent is not None:
-            if isinstance(parent, exp.Select) and not isinstance(child, exp.With):
+            source = isinstance(child, (exp.From, exp.Join)) and below is child.this
+            derived = source and isinstance(below, exp.Subquery)  # it does not see the sources beside it
+            if isinstance(parent, exp.Select) and not isinstance(child, exp.With) and not derived:
                 yield parent
-            child, parent = parent, parent.parent
+            below, child, parent = child, parent, parent.parent
 
     def _owns(self, select: exp.Select, column: exp.Column) -> bool | None:
         """Whether `column` is one of `select`'s sources' (or its alias); None where that cannot be known."""
         unknown, name = False, column.name.lower()
-        for source in _source_nodes(select):
+        for source in source_nodes(select):
             if column.table:
                 if source.alias_or_name.lower() == column.table.lower():
                     return True
@@ -364,9 +284,9 @@ class _Chain:
 
         Quotes around names that need none are dropped.
         """
-        for identifier in list(root.find_all(exp.Identifier)):
-            column = identifier.parent
-            if not identifier.quoted:
+        for name in list(root.find_all(exp.Identifier)):
+            column = name.parent
+            if not name.quoted:
                 continue
             if isinstance(column, exp.Column) and not column.table and not _in_set_order(column):
                 owned = [self._owns(scope, column) for scope in self._scopes(column)]
@@ -375,8 +295,8 @@ class _Chain:
                     continue
                 if not any(owned):
                     continue  # a name or a string: not known
-            if _needs_no_quotes(identifier.name):
-                identifier.set("quoted", False)
+            if _needs_no_quotes(name.name):
+                name.set("quoted", False)
 
     def _correlated(self, query: exp.Expression) -> bool:
         """Whether the query reads, or may read, a column from outside itself."""
@@ -427,38 +347,38 @@ class _Chain:
             self._expand_stars(query)
         used: set[str] = set()
         for e in list(query.expressions):
-            if _is_star(e):
+            if is_star(e):
                 continue
             if isinstance(e, (exp.Alias, exp.Column)):
                 name, inner = e.alias_or_name, e.unalias()
                 if name.lower() in used:
                     table = inner.table if isinstance(inner, exp.Column) else ""
-                    name = _unique(_slug(f"{table}_{name}"), used)
+                    name = unique(slug(f"{table}_{name}"), used)
             else:
-                name, inner = _unique(column_alias(e), used | {n.lower() for n in names}), e
+                name, inner = unique(column_alias(e), used | {n.lower() for n in names}), e
             used.add(name.lower())
             if name != e.alias_or_name or (inner is e and not isinstance(e, exp.Column)):
-                e.replace(exp.alias_(inner.copy(), _identifier(name)))
+                e.replace(exp.alias_(inner.copy(), identifier(name)))
         return query
 
     def _expand_stars(self, select: exp.Select) -> None:
         """Write the columns of every star out. Not with USING or NATURAL, where a star merges columns."""
-        many = len(_source_nodes(select)) > 1
+        many = len(source_nodes(select)) > 1
         if any(join.args.get("using") or join.args.get("method") for join in select.args.get("joins") or []):
             raise _Unsafe
         expressions: list[exp.Expression] = []
         for e in select.expressions:
-            if not _is_star(e):
+            if not is_star(e):
                 expressions.append(e)
                 continue
             wanted = None if isinstance(e, exp.Star) else e.table.lower()
-            for source in _source_nodes(select):
+            for source in source_nodes(select):
                 columns = _source_columns(source, self.known)
                 if wanted in (None, source.alias_or_name.lower()):
                     if columns is None or (many and not source.alias_or_name):
                         raise _Unsafe
-                    table = _identifier(source.alias_or_name) if many else None
-                    expressions += [exp.column(_identifier(c), table) for c in columns]
+                    table = identifier(source.alias_or_name) if many else None
+                    expressions += [exp.column(identifier(c), table) for c in columns]
         select.set("expressions", expressions)
 
     def _attempt(
@@ -474,44 +394,96 @@ class _Chain:
 
     # Taking apart
 
-    def reduce(self, query: exp.Expression) -> exp.Expression:
-        """Push all steps before the last one of `query`; return the last one."""
+    def reduce_statement(self, root: exp.Expression) -> exp.Expression:
+        """Push all steps before the last one of the whole statement; return the last one."""
+        if root.args.get(WITH):
+            return self._attempt(self._authors_chain, root.copy()) or root
+        return self._superlative(self._unwrapped(self.reduce(root, top=True)))
+
+    def _unwrapped(self, final: exp.Expression) -> exp.Expression:
+        """The last step in place of an answer that only repeats it."""
+        while self.steps and self._repeats(final, *self.steps[-1]):
+            final = self.steps.pop()[1]
+        return final
+
+    def _superlative(self, final: exp.Expression) -> exp.Expression:
+        """Cut an answer that names the first of some groups or joined rows: which it is, and what is asked of
+        it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
+        sources, limit, order = source_nodes(final), final.args.get("limit"), final.args.get("order")
+        if not limit or not order or len(sources) != 1 or not isinstance(final, exp.Select):
+            return final
+        plain = all(isinstance(e, exp.Column) and not is_star(e) for e in final.expressions)
+        read = {e.name.lower() for e in final.expressions}
+        keys = [c for c in self._own_columns(final, "order") if c.name.lower() not in read]
+        others = {k for k, v in final.args.items() if v} - {"expressions", FROM, "limit", "order"}
+        count = limit.args.get("expression")
+        one = isinstance(count, exp.Literal) and count.name == "1"
+        made = any(name.lower() == sources[0].name.lower() for name, _ in self.steps)
+        if not (plain and keys and one and made) or others:
+            return final
+        asked = [e.copy() for e in final.expressions]
+        final.set("expressions", [*final.expressions, *(key.copy() for key in dict.fromkeys(keys))])
+        return exp.select(*asked).from_(exp.to_table(self._push(final)))
+
+    def _authors_chain(self, query: exp.Expression) -> exp.Expression:
+        """A statement with CTEs of its own: they are its steps, unless one of them is the whole query."""
+        ctes = query.args[WITH].expressions
+        query.set(WITH, None)
+        for cte in ctes:
+            body = cte.this
+            if cte.alias.lower() in (name.strip('"').lower() for name, _ in self.steps):
+                raise _Unsafe  # a second meaning of one name
+            listed = cte.args["alias"].args.get("columns") or []
+            first = body
+            while isinstance(first, (exp.SetOperation, exp.Subquery)):
+                first = first.this
+            if listed:
+                if not isinstance(first, exp.Select) or len(listed) != len(first.expressions):
+                    raise _Unsafe
+                if any(is_star(e) for e in first.expressions):
+                    raise _Unsafe
+                named = [exp.alias_(e.unalias(), c) for e, c in zip(first.expressions, listed, strict=True)]
+                first.set("expressions", named)
+            elif not isinstance(body, exp.Query):
+                raise _Unsafe
+            self.steps.append((to_sql(cte.args["alias"].this), body))
+            self.known[cte.alias.lower()] = _outputs(body, self.known)
+        final = self._unwrapped(query)
+        return final if self.steps else self.reduce_statement(final)
+
+    def _repeats(self, query: exp.Expression, name: str, body: exp.Expression) -> bool:
+        """Whether the query gives just what the CTE gives."""
+        name = name.strip('"').lower()
+        if not isinstance(query, exp.Select) or {k for k, v in query.args.items() if v} != {
+            FROM,
+            "expressions",
+        }:
+            return False
+        source = query.args[FROM].this
+        if not isinstance(source, exp.Table) or source.name.lower() != name or source.args.get("joins"):
+            return False
+        if any(table.name.lower() == name for table in body.find_all(exp.Table)):
+            return False  # recursive
+        if len(query.expressions) == 1 and is_star(query.expressions[0]):
+            return True
+        read = [e.name.lower() if isinstance(e, exp.Column) else None for e in query.expressions]
+        return read == [column.lower() for column in self.known[name] or []]
+
+    def reduce(self, query: exp.Expression, *, top: bool = False) -> exp.Expression:
+        """Push all steps before the last one of `query`; return the last one. `top`: it is the answer."""
         while isinstance(query, exp.Subquery) and not any(
             query.args.get(k) for k in ("order", "limit", "alias")
         ):
             query = query.this
         query = query.copy()
         if query.args.get(WITH):
-            query = self._attempt(self._own_ctes, query.copy()) or query
-            if query.args.get(WITH):
-                return query
+            return query  # names of a WITH inside hold inside only, so it stays where it is
         if isinstance(query, exp.SetOperation):
             return self._attempt(self._set_operation, query.copy()) or query
         if isinstance(query, exp.Select):
             query = self._attempt(self._hoist, query.copy()) or query
             self._attempt(self._drop_aliases, query)
-            return self._attempt(self._cut, query.copy()) or query
-        return query
-
-    def _own_ctes(self, query: exp.Expression) -> exp.Expression:
-        ctes = query.args[WITH].expressions
-        query.set(WITH, None)
-        for cte in ctes:
-            if cte.alias.lower() in self.known:
-                raise _Unsafe  # a second meaning of one name
-            body, columns = cte.this, cte.args["alias"].args.get("columns") or []
-            recursive = any(t.name.lower() == cte.alias.lower() for t in body.find_all(exp.Table))
-            # names of a WITH inside hold inside only, so it stays where it is
-            body = body.copy() if recursive or body.find(exp.With) else self.reduce(body)
-            first = body
-            while isinstance(first, exp.SetOperation):
-                first = first.this
-            if columns:
-                if len(columns) != len(first.expressions) or any(_is_star(e) for e in first.expressions):
-                    raise _Unsafe
-                named = [exp.alias_(e.unalias(), c) for e, c in zip(first.expressions, columns, strict=True)]
-                first.set("expressions", named)
-            self._push(body, to_sql(cte.args["alias"].this))
+            return self._attempt(lambda q: self._cut(q, top), query.copy()) or query
         return query
 
     def _set_operation(self, query: exp.Expression) -> exp.Expression:
@@ -519,12 +491,15 @@ class _Chain:
         leaves = list(_leaves(query))
         outputs: list[tuple[exp.Expression, str]] = []
         for leaf in leaves:
+            if not source_nodes(leaf) or _whole_table(leaf) is not None:
+                outputs += [(exp.column(n), n) for n in _outputs(leaf, self.known) or []]
+                continue  # nothing to do in a step of its own
             expressions = [e.copy() for e in leaf.expressions]
             reduced = self._named(self.reduce(leaf))
             name = self._push(reduced)
             names = self.known[name.lower()]
             star = names is None or (len(expressions) == 1 and isinstance(expressions[0], exp.Star))
-            columns = [exp.Star()] if star else [exp.column(_identifier(n)) for n in names]
+            columns = [exp.Star()] if star else [exp.column(identifier(n)) for n in names]
             if names is not None and len(names) == len(expressions):
                 outputs += zip(expressions, names, strict=True)
             elif names is not None:
@@ -541,7 +516,7 @@ class _Chain:
                     and term.this.name.lower() in (e.alias_or_name.lower(), name.lower())
                 )
                 if same:
-                    term.set("this", exp.column(_identifier(name)))
+                    term.set("this", exp.column(identifier(name)))
                     break
             else:
                 raise _Unsafe
@@ -549,15 +524,19 @@ class _Chain:
 
     def _hoist(self, query: exp.Expression) -> exp.Expression:
         """Turn derived tables and subqueries that stand alone into CTEs."""
-        for source in _source_nodes(query):
+        for source in source_nodes(query):
             if isinstance(source, exp.Subquery) and isinstance(source.this, exp.Query):
                 # "count(*)" may be read by its text, which the CTE would rename
                 odd = any(n.quoted and re.search(r"\W", n.name) for n in query.find_all(exp.Identifier))
                 if odd or source.this.args.get(WITH) or source.args.get("joins"):
                     continue
-                name = self._push(self.reduce(source.this))
+                table = _whole_table(source.this)
+                name = identifier(self._push(self.reduce(source.this))) if table is None else table.this
                 alias = source.args.get("alias")
-                source.replace(exp.Table(this=_identifier(name), alias=alias.copy() if alias else None))
+                if not alias and any(other.alias_or_name == name.name for other in source_nodes(query)):
+                    alias = exp.TableAlias(this=identifier(unique(name.name, self.taken)))
+                    self.taken.add(alias.name.lower())
+                source.replace(exp.Table(this=name.copy(), alias=alias.copy() if alias else None))
         for key in ("expressions", "joins", "where", "group", "having", "order"):
             clause = query.args.get(key)
             for node in clause if isinstance(clause, list) else [clause]:
@@ -571,12 +550,18 @@ class _Chain:
             from_source = isinstance(node, (exp.From, exp.Join)) and child is node.this
             if not isinstance(inner, (exp.Select, exp.SetOperation)) or from_source:
                 self._hoist_below(child)
-            elif (
-                isinstance(node, exp.Exists)
-                or inner.find(exp.With)
-                or inner.find(exp.Rand)
-                or self._correlated(inner)
-            ):
+            elif inner.args.get(WITH):
+                continue  # its names hold inside only
+            elif inner.find(exp.With) or inner.find(exp.Rand):
+                self._hoist_below(inner)
+            elif self._correlated(inner):
+                self._hoist_below(inner)
+                for loosen in (self._extreme_per_group, self._loosen):
+                    loose = self._attempt(loosen, inner)
+                    if loose is not None:
+                        inner.replace(loose)
+                        break
+            elif isinstance(node, exp.Exists):
                 self._hoist_below(inner)
             else:
                 plain = (
@@ -589,8 +574,87 @@ class _Chain:
                 if not plain:
                     name = self._push(self.reduce(inner))
                     names = self.known[name.lower()]
-                    columns = [exp.Star()] if names is None else [exp.column(_identifier(n)) for n in names]
+                    columns = [exp.Star()] if names is None else [exp.column(identifier(n)) for n in names]
                     inner.replace(exp.select(*columns).from_(exp.to_table(name)))
+
+    def _loosen(self, inner: exp.Expression) -> exp.Expression:
+        """Let a step of its own do the filters of a correlated subquery that need no outer row."""
+        where = inner.args.get("where")
+        sources = source_nodes(inner)
+        if not where or len(sources) != 1 or any(True for s in inner.find_all(exp.Query) if s is not inner):
+            raise _Unsafe
+        if not isinstance(sources[0], exp.Table) or sources[0].args.get("joins"):
+            raise _Unsafe
+        select = inner.copy()
+        source = source_nodes(select)[0]
+        parts = list(conjuncts(select.args["where"].this))
+        free = [p for p in parts if self._reads_only(select, p)]
+        if not free or len(free) == len(parts):
+            raise _Unsafe
+        rows = exp.Select(expressions=[])
+        rows.set(FROM, exp.From(this=source.copy()))
+        rows.set("where", _where(free))
+        select.set("where", _where([p for p in parts if not any(p is f for f in free)]))
+        self._gather(select, rows, [source], whole=False, nested=True)
+        return select
+
+    def _extreme_per_group(self, inner: exp.Expression) -> exp.Expression:
+        """`(SELECT MAX(age) FROM singer AS b WHERE b.country = a.country)`, a itself a singer: the maximum of
+        every country is a step of its own, from which the outer row takes its country's.
+
+        Only for one column of one table on both sides, where two groups can never be equal to one outer row;
+        and not for COUNT, which gives 0 where there is no group.
+        """
+        sources, where = source_nodes(inner), inner.args.get("where")
+        if {k for k, v in inner.args.items() if v} != {"expressions", FROM, "where"} or len(sources) != 1:
+            raise _Unsafe
+        value, outer = inner.expressions[0].unalias(), inner.find_ancestor(exp.Select)
+        simple = (exp.Max, exp.Min, exp.Avg, exp.Sum)
+        if (
+            len(inner.expressions) != 1
+            or type(value) not in simple
+            or not is_aggregate(value)
+            or outer is None
+        ):
+            raise _Unsafe
+        plain = isinstance(sources[0], exp.Table) and not any(sources[0].args.get(k) for k in ("db", "joins"))
+        if not plain or any(q is not inner for q in inner.find_all(exp.Query)):
+            raise _Unsafe
+        parts = list(conjuncts(where.this))
+        bound = [p for p in parts if not self._reads_only(inner, p)]
+        if len(bound) != 1 or not isinstance(bound[0], exp.EQ) or not self._reads_only(inner, value):
+            raise _Unsafe
+        sides = [bound[0].this, bound[0].expression]
+        if not all(isinstance(side, exp.Column) for side in sides):
+            raise _Unsafe
+        sides.sort(key=lambda side: not self._reads_only(inner, side))
+        key, other = sides
+        owners = self._source_of(outer, other)
+        if len(owners) != 1 or not other.table or key.name.lower() != other.name.lower():
+            raise _Unsafe
+        if not isinstance(owners[0], exp.Table) or owners[0].name.lower() != sources[0].name.lower():
+            raise _Unsafe
+        alias = identifier(column_alias(value))
+        columns = [exp.column(key.this.copy()), exp.alias_(value.copy(), alias)]
+        groups = exp.Select(expressions=columns)
+        groups.set(FROM, exp.From(this=exp.Table(this=sources[0].this.copy())))
+        groups.set("where", _where([p for p in parts if p is not bound[0]]))
+        groups.set("group", exp.Group(expressions=[exp.column(key.this.copy())]))
+        for column in groups.find_all(exp.Column):
+            column.set("table", None)
+        name = self._push(groups)
+        select = exp.Select(expressions=[exp.column(alias.copy())])
+        select.set(FROM, exp.From(this=exp.to_table(name)))
+        condition = exp.EQ(this=exp.column(key.this.copy(), identifier(name)), expression=other.copy())
+        select.set("where", exp.Where(this=condition))
+        return select
+
+    def _reads_only(self, select: exp.Select, e: exp.Expression) -> bool:
+        """Whether every column below `e` is certainly one of `select`'s own."""
+        found = [n for n in own_nodes(e) if isinstance(n, exp.Column)]
+        if any(_source_columns(s, self.known) is None for s in source_nodes(select)):
+            return all(len(self._source_of(select, c)) == 1 and bool(c.table) for c in found)
+        return all(len(self._source_of(select, c)) == 1 for c in found)
 
     # Cutting one SELECT
 
@@ -600,7 +664,7 @@ class _Chain:
         for key in keys:
             clause = select.args.get(key)
             for node in clause if isinstance(clause, list) else [clause]:
-                found += [n for n in _own(node) if isinstance(n, exp.Column) and not _is_star(n)]
+                found += [n for n in own_nodes(node) if isinstance(n, exp.Column) and not is_star(n)]
         return found
 
     def _nested_reads(self, node: exp.Expression | None) -> bool:
@@ -611,7 +675,7 @@ class _Chain:
 
     def _drop_aliases(self, select: exp.Expression) -> exp.Expression:
         """Write `singer.name` for `T1.name`, and `name` where there is one table only."""
-        sources = _source_nodes(select)
+        sources = source_nodes(select)
         plain = all(isinstance(s, exp.Table) and not s.args.get("joins") for s in sources)
         clauses = [*select.expressions, *(select.args.get(k) for k in ("where", "group", "having", "order"))]
         clauses += select.args.get("joins") or []
@@ -619,7 +683,9 @@ class _Chain:
             raise _Unsafe
         names = [s.name.lower() for s in sources]
         every = ("expressions", "joins", "where", "group", "having", "order", "windows")
-        stars = [n for e in select.expressions for n in _own(e) if isinstance(n, exp.Column) and _is_star(n)]
+        stars = [
+            n for e in select.expressions for n in own_nodes(e) if isinstance(n, exp.Column) and is_star(n)
+        ]
         columns = self._own_columns(select, *every) + stars
         for source in sources:
             others = {s.alias_or_name.lower() for s in sources if s is not source}
@@ -632,19 +698,33 @@ class _Chain:
         aliases = {e.alias.lower() for e in select.expressions if isinstance(e, exp.Alias)}
         if len(sources) == 1:
             for column in columns:
-                if column.table and column.name.lower() not in aliases and not _is_star(column):
+                if column.table and column.name.lower() not in aliases and not is_star(column):
                     column.set("table", None)
         return select
 
-    def _cut(self, query: exp.Expression) -> exp.Expression:
+    def _cut(self, query: exp.Expression, top: bool) -> exp.Expression:
         known = {"expressions", FROM, "joins", "where", *LATER, "limit", "offset", "distinct"}
         if {key for key, value in query.args.items() if value} - known or not query.args.get(FROM):
             return query
         if any(self._nested_reads(part) for part in [*query.expressions, *map(query.args.get, LATER)]):
             return query
+        if any(self._may_be_string(query, c) for c in self._own_columns(query, *known - {FROM, "limit"})):
+            return query
         self._resolve_aliases(query)
-        query = self._attempt(self._cut_rows, query.copy()) or query
+        many = len(source_nodes(query))
+        for at in range(many if many > 1 and query.args.get("where") else 0):
+            query = self._attempt(lambda q, at=at: self._filter_first(q, at), query.copy()) or query
+        if many > 2:
+            query = self._attempt(self._split_joins, query.copy()) or query
+        query = self._attempt(lambda q: self._cut_rows(q, top), query.copy()) or query
         return self._attempt(self._cut_groups, query.copy()) or query
+
+    def _may_be_string(self, select: exp.Expression, column: exp.Column) -> bool:
+        """Whether `"abc"` may be a string: SQLite reads it so where it finds no column of that name."""
+        if not column.this.args.get("quoted") or column.table:
+            return False
+        owners = self._source_of(select, column)
+        return not owners or _source_columns(owners[0], self.known) is None
 
     def _resolve_aliases(self, query: exp.Expression) -> None:
         """Replace output aliases by what they stand for, where SQLite takes them to be aliases."""
@@ -654,6 +734,8 @@ class _Chain:
                 target = None if column.table else aliases.get(column.name.lower())
                 if target is None or target == column:
                     continue
+                if key != "where" and not target.find(exp.Column, exp.AggFunc):
+                    raise _Unsafe  # a bare number there would be the place of an output column
                 first = key == "order" and isinstance(column.parent, exp.Ordered)  # there the alias wins
                 owners = self._source_of(query, column)
                 if not first and any(_source_columns(s, self.known) is None for s in owners):
@@ -666,13 +748,13 @@ class _Chain:
         for term in group.expressions if group else []:
             if term.is_int:
                 at = int(term.name) - 1
-                if not 0 <= at < len(query.expressions) or _is_star(query.expressions[at]):
+                if not 0 <= at < len(query.expressions) or is_star(query.expressions[at]):
                     raise _Unsafe
                 term.replace(query.expressions[at].unalias().copy())
 
     def _source_of(self, select: exp.Expression, column: exp.Column) -> list[exp.Expression]:
         """The sources that may own the column: certain if there is one, unknown or ambiguous otherwise."""
-        sources, name = _source_nodes(select), column.name.lower()
+        sources, name = source_nodes(select), column.name.lower()
         if column.table:
             return [s for s in sources if s.alias_or_name.lower() == column.table.lower()]
         listed = [(s, _source_columns(s, self.known)) for s in sources]
@@ -681,14 +763,104 @@ class _Chain:
         sure = [s for s, columns in listed if columns is not None and name in (c.lower() for c in columns)]
         return sure or [s for s, columns in listed if columns is None]
 
-    def _cut_rows(self, query: exp.Expression) -> exp.Expression:
-        """First cut: FROM, JOIN and WHERE make the rows, the rest reads them."""
-        sources, where = _source_nodes(query), query.args.get("where")
+    def _filter_first(self, query: exp.Expression, at: int) -> exp.Expression:
+        """Cut: what one of several joined tables must fulfil by itself is a step before the join.
+
+        An outer join keeps rows without a partner, which a filter after it drops: there only the table that
+        keeps all its rows, the first one of LEFT JOINs, may be filtered before.
+        """
+        sources, joins, where = source_nodes(query), query.args.get("joins") or [], query.args.get("where")
+        inner = all(_is_inner(join) for join in joins)
+        left = all(_is_inner(join, "LEFT") for join in joins)
+        if not where or not (inner or (left and at == 0)):
+            raise _Unsafe
+        source = sources[at]
+        if not isinstance(source, exp.Table) or source.args.get("joins") or self._nested_reads(query):
+            raise _Unsafe
+        alias, parts = {source.alias_or_name.lower()}, list(conjuncts(where.this))
+        mine = [p for p in parts if self._tables_of(query, p) == alias and not p.find(exp.Rand)]
+        if not mine:
+            raise _Unsafe
+        if any(is_star(e) for e in query.expressions):
+            self._expand_stars(query)
+        rows = exp.Select(expressions=[])
+        rows.set(FROM, exp.From(this=source.copy()))
+        rows.set("where", _where(mine))
+        query.set("where", _where([p for p in parts if not any(p is m for m in mine)]))
+        self._gather(query, rows, [source], whole=False)
+        return query
+
+    def _split_joins(self, query: exp.Expression) -> exp.Expression:
+        """Cut: of several joins every one but the last is a step, as far as conditions connect the tables."""
+        if not all(_is_inner(join) for join in query.args.get("joins") or []) or self._nested_reads(query):
+            raise _Unsafe
+        if any(is_star(e) for e in query.expressions):
+            self._expand_stars(query)
+        self._start_filtered(query)
+        while len(source_nodes(query)) > 2 and self._join_two(query):
+            pass
+        return query
+
+    def _start_filtered(self, query: exp.Expression) -> None:
+        """Let the joins begin at the first table that is a step already, and stand where all that a condition
+        of theirs reads has come before."""
+        sources, joins = source_nodes(query), query.args["joins"]
+        made = {name.lower() for name, _ in self.steps}
+        start = next((s for s in sources if s.name.lower() in made), sources[0])
+        order = [start, *(s for s in sources if s is not start)]
+        place = {s.alias_or_name.lower(): at for at, s in enumerate(order)}
+        conditions: dict[int, list[exp.Expression]] = {}
+        for join in joins:
+            for p in conjuncts(join.args["on"]) if join.args.get("on") else []:
+                if p != exp.true():
+                    at = max((place.get(t, 0) for t in self._tables_of(query, p)), default=0)
+                    conditions.setdefault(max(at, 1), []).append(p)
+        query.set(FROM, exp.From(this=start.copy()))
+        query.set(
+            "joins",
+            [exp.Join(this=s.copy(), on=_all(conditions.get(at, []))) for at, s in enumerate(order) if at],
+        )
+
+    def _join_two(self, query: exp.Expression) -> bool:
+        """Push the join of the first table with the first other one that a condition connects to it."""
+        first, *others = source_nodes(query)
+        where, joins = query.args.get("where"), query.args["joins"]
+        filters = list(conjuncts(where.this)) if where else []
+        ons = [(join, p) for join in joins if join.args.get("on") for p in conjuncts(join.args["on"])]
+        tables = {id(p): self._tables_of(query, p) for p in [*filters, *(p for _, p in ons)]}
+        for join in joins:
+            both = {first.alias_or_name.lower(), join.this.alias_or_name.lower()}
+            if both in tables.values():
+                break
+        else:
+            return False
+        if not all(isinstance(source, exp.Table) for source in (first, join.this)):
+            raise _Unsafe
+        inside = [p for _, p in ons if tables[id(p)] <= both] + [p for p in filters if tables[id(p)] == both]
+        taken = {id(p) for p in inside}
+        filters += [p for owner, p in ons if owner is join]  # what this join says of later tables
+        query.set("where", _where([p for p in filters if id(p) not in taken]))
+        for other in joins:
+            rest = [p for owner, p in ons if owner is other and other is not join and id(p) not in taken]
+            other.set("on", _all(rest))
+        rows = exp.Select(expressions=[])
+        rows.set(FROM, exp.From(this=first.copy()))
+        rows.set("joins", [exp.Join(this=join.this.copy(), on=_all(inside))])
+        self._gather(query, rows, [first, join.this], whole=False)
+        query.set("joins", [other for other in joins if other is not join])
+        return True
+
+    def _cut_rows(self, query: exp.Expression, top: bool) -> exp.Expression:
+        """Cut: FROM, JOIN and WHERE make the rows, the rest reads them."""
+        sources, where = source_nodes(query), query.args.get("where")
         many = len(sources) > 1
-        more = any(query.args.get(key) for key in ("group", "having", "order", "limit", "distinct"))
-        more = more or any(_aggregates(query))
-        more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in _own(e))
-        inside, outside = where.this if where else None, None
+        more = any(query.args.get(key) for key in ("group", "having", "order", "limit"))
+        more = more or (many and bool(query.args.get("distinct")))
+        # "the average price of red wines": one thing to say where it only serves a later step
+        more = more or ((top or many) and any(aggregates(query)))
+        more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in own_nodes(e))
+        parts = list(conjuncts(where.this)) if where else []
+        inside, outside = parts, []
         aliases = {e.alias.lower() for e in query.expressions if isinstance(e, exp.Alias)}
         for column in where.find_all(exp.Column) if where and self._nested_reads(where) else []:
             if not column.table and column.name.lower() in aliases:
@@ -697,85 +869,113 @@ class _Chain:
             if not (many and where):
                 return query
             # conditions over several tables belong to the join, those over one table are a filter after it
-            parts = list(_conjuncts(where.this))
-            kept = [p for p in parts if self._nested_reads(p) or len(self._tables_of(query, p)) != 1]
-            moved = [p for p in parts if not any(p is k for k in kept)]
-            inside = exp.and_(*kept, copy=True, wrap=False) if kept else None
-            outside = exp.and_(*moved, copy=True, wrap=False) if moved else None
-            if outside is None:
+            inside = [p for p in parts if self._nested_reads(p) or len(self._tables_of(query, p)) != 1]
+            outside = [p for p in parts if not any(p is i for i in inside)]
+            if not outside:
                 return query
         elif not many and not where:
             return query
+        if many and any(is_star(e) for e in query.expressions):
+            self._expand_stars(query)
         rows = exp.Select(expressions=[])
         rows.set(FROM, query.args[FROM].copy())
         rows.set("joins", [join.copy() for join in query.args.get("joins") or []])
-        if inside is not None:
-            rows.set("where", exp.Where(this=inside.copy()))
-        query.set("where", exp.Where(this=outside) if outside is not None else None)
-        bare = any(isinstance(e, exp.Star) for e in query.expressions)
-        starred = any(_is_star(e) for e in query.expressions)
-        if starred and not many:
-            if not bare:
-                raise _Unsafe
-            if not all(self._source_of(query, c) for c in self._own_columns(query, *LATER)):
-                raise _Unsafe
-            rows.set("expressions", [exp.Star()])
-        else:
-            if starred:
-                self._expand_stars(query)
-            self._carry(query, rows, sources)
-        name = self._push(rows)
-        query.set(FROM, exp.From(this=exp.to_table(name)))
-        query.set("joins", None)
-        if starred and not many:
-            for column in self._own_columns(query, "expressions", *LATER):
-                column.set("table", None)
+        rows.set("where", _where(inside))
+        query.set("where", _where(outside))
+        self._gather(query, rows, sources, whole=True)
         return query
 
-    def _carry(self, query: exp.Expression, rows: exp.Select, sources: list[exp.Expression]) -> None:
-        """Let `rows` give every column that `query` still reads, and rewrite `query` to read it there."""
+    def _gather(
+        self,
+        query: exp.Expression,
+        rows: exp.Select,
+        moved: list[exp.Expression],
+        *,
+        whole: bool,
+        nested: bool = False,
+    ) -> None:
+        """Make `rows` a step that gives every column which `query` still reads of the sources `moved`, and
+        let `query` read them there. `whole`: these are all its sources.
+
+        `rows` has FROM, JOIN and WHERE; conditions that it took are gone from `query`, whose sources are all
+        in place. `nested`: columns that belong to none of them are those of outer queries.
+        """
+        sources, (first, *_) = source_nodes(query), moved
+        if not whole and not all(s.alias_or_name for s in sources):
+            raise _Unsafe  # a table-valued function, whose columns cannot be qualified
+        bare = len(moved) == 1 and (whole or nested) and any(is_star(e) for e in query.expressions)
+        if bare and not all(isinstance(e, exp.Star) for e in query.expressions if is_star(e)):
+            raise _Unsafe
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
-        wanted: dict[tuple[str, str], list[exp.Column]] = {}
         joins = query.args.get("joins") or []
         using = {u.name.lower() for join in joins for u in join.args.get("using") or []}
         natural = any(join.args.get("method") for join in joins)
-        for column in self._own_columns(query, "expressions", "where", *LATER):
+        wanted: dict[tuple[str, str], list[exp.Column]] = {}
+        others: list[tuple[exp.Column, exp.Expression]] = []
+        clauses = ("expressions", "where", *LATER) if whole else ("expressions", "joins", "where", *LATER)
+        for column in self._own_columns(query, *clauses):
             owners, name = self._source_of(query, column), column.name.lower()
+            if not owners and nested and name not in ROWID:
+                continue
             merged = not column.table and (natural or name in using)  # by USING, NATURAL: no table's own
             unknown = all(_source_columns(source, self.known) is None for source in owners)
-            if not owners or (len(owners) > 1 and not merged and not unknown):
+            if not owners or (len(owners) > 1 and not (whole and (merged or unknown))):
                 raise _Unsafe
+            if len(owners) == 1 and not any(owners[0] is source for source in moved):
+                others.append((column, owners[0]))
+                continue
             owner = "" if merged or len(owners) > 1 else owners[0].alias_or_name.lower()
             wanted.setdefault((owner, name), []).append(column)
-        if not wanted:
-            where_columns = self._own_columns(rows, "where") or self._own_columns(rows, "joins")
-            first = [c.copy() for c in where_columns[:1]]
-            rows.set("expressions", first or [exp.alias_(exp.Literal.number(1), "one")])
-            return
         used: set[str] = set()
-        expressions = []
+        expressions: list[exp.Expression] = []
+        places: list[tuple[exp.Column, exp.Identifier]] = []
         for (owner, name), columns in wanted.items():
             column = columns[0]
             shared = sum(n == name for _, n in wanted) > 1
-            clash = name in aliases and aliases[name] != column
+            clash = whole and name in aliases and aliases[name] != column
             new = column.name
-            if shared or clash or name in used:
+            if not bare and (shared or clash or name in used):
                 table = next((s for s in sources if s.alias_or_name.lower() == owner), None)
                 twice = table is not None and sum(s.name.lower() == table.name.lower() for s in sources) > 1
                 prefix = "" if table is None else table.alias_or_name if twice else table.name
-                new = _unique(_slug(f"{prefix}_{name}"), used | set(aliases))
+                new = unique(slug(f"{prefix}_{name}"), used | set(aliases) | {n for _, n in wanted})
             used.add(new.lower())
-            source = column.copy()
             same = new == column.name
-            expressions.append(source if same else exp.alias_(source, _identifier(new)))
-            for place in columns:
-                target = place.this.copy() if same else _identifier(new)
-                place.replace(exp.Column(this=target))
+            expressions.append(column.copy() if same else exp.alias_(column.copy(), identifier(new)))
+            places += [(place, place.this.copy() if same else identifier(new)) for place in columns]
+        if bare:
+            expressions = [exp.Star()]
+        elif not expressions:
+            read = self._own_columns(rows, "where") or self._own_columns(rows, "joins")
+            expressions = [read[0].copy()] if read else [exp.alias_(exp.Literal.number(1), "one")]
+        if len(moved) == 1 and not whole:
+            self._unqualify(rows, expressions, first)
         rows.set("expressions", expressions)
+        table = exp.to_table(self._push(rows))
+        if not whole and any(s.alias_or_name.lower() == table.name.lower() for s in sources):
+            # a self join of rows with the same filter: one step, read under two names
+            table.set("alias", exp.TableAlias(this=identifier(first.alias_or_name)))
+        for column, source in others:
+            column.set("table", identifier(source.alias_or_name))
+        for place, new in places:
+            place.replace(exp.Column(this=new, table=None if whole else identifier(table.alias_or_name)))
+        if whole:
+            query.set(FROM, exp.From(this=table))
+            query.set("joins", None)
+        else:
+            first.replace(table)
+
+    def _unqualify(self, rows: exp.Select, expressions: list[exp.Expression], source: exp.Expression) -> None:
+        """A step over one table needs neither the alias nor `table.` before its columns."""
+        source_nodes(rows)[0].set("alias", None)
+        for e in [*expressions, rows.args["where"]]:
+            for column in [n for n in own_nodes(e) if isinstance(n, exp.Column)]:
+                if column.table.lower() == source.alias_or_name.lower():
+                    column.set("table", None)
 
     def _tables_of(self, query: exp.Expression, condition: exp.Expression) -> set[str]:
         found: set[str] = set()
-        for node in _own(condition):
+        for node in own_nodes(condition):
             if isinstance(node, exp.Column):
                 owners = self._source_of(query, node)
                 if len(owners) != 1:
@@ -788,12 +988,12 @@ class _Chain:
         group = query.args.get("group")
         if not group or not any(query.args.get(k) for k in ("having", "order", "limit", "distinct")):
             return query
-        if query.args.get("joins") or query.args.get("where") or any(_is_star(e) for e in query.expressions):
+        if query.args.get("joins") or query.args.get("where") or any(is_star(e) for e in query.expressions):
             raise _Unsafe
         if {k for k, v in group.args.items() if v} != {"expressions"}:
             raise _Unsafe
         clauses = [*query.expressions, query.args.get("having"), query.args.get("order")]
-        if any(isinstance(n, exp.Window) for clause in clauses for n in _own(clause)):
+        if any(isinstance(n, exp.Window) for clause in clauses for n in own_nodes(clause)):
             raise _Unsafe
         keys = [e for e in group.expressions if not isinstance(e, exp.Column)]
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
@@ -812,10 +1012,10 @@ class _Chain:
                 elif alias is not None:
                     new = alias.copy()
                 else:
-                    new = _identifier(column_alias(e))
+                    new = identifier(column_alias(e))
                 mine = alias is not None and alias.name.lower() == new.name.lower()
                 if new.name.lower() in used or (new.name.lower() in aliases and not mine):
-                    new = _identifier(_unique(_slug(new.name), used | set(aliases)))
+                    new = identifier(unique(slug(new.name), used | set(aliases)))
                 used.add(new.name.lower())
                 same = isinstance(e, exp.Column) and new.name == e.name
                 carried[text] = (e.copy() if same else exp.alias_(e.copy(), new), new)
@@ -825,7 +1025,7 @@ class _Chain:
             for child in list(node.iter_expressions()):
                 if isinstance(child, exp.Query):
                     continue
-                unit = _is_aggregate(child) or child in keys or isinstance(child, (exp.Column, exp.Filter))
+                unit = is_aggregate(child) or child in keys or isinstance(child, (exp.Column, exp.Filter))
                 if unit:
                     new = carry(child)
                     if isinstance(node, exp.Alias) and node.alias == new.name:
@@ -881,17 +1081,26 @@ def _leaves(query: exp.Expression) -> Iterator[exp.Select]:
             raise _Unsafe
 
 
-def _conjuncts(condition: exp.Expression) -> Iterator[exp.Expression]:
-    if isinstance(condition, exp.And):
-        yield from _conjuncts(condition.this)
-        yield from _conjuncts(condition.expression)
-    else:
-        yield condition
+def _all(conditions: list[exp.Expression]) -> exp.Expression | None:
+    return exp.and_(*conditions, copy=True, wrap=False) if conditions else None
 
 
-def _unique(base: str, used: set[str]) -> str:
-    name, n = base, 1
-    while name.lower() in used or name.lower() in KEYWORDS:
-        n += 1
-        name = f"{base}_{n}"
-    return name
+def _where(conditions: list[exp.Expression]) -> exp.Where | None:
+    return exp.Where(this=_all(conditions)) if conditions else None
+
+
+def _is_inner(join: exp.Join, side: str = "") -> bool:
+    """Whether a join only combines rows and tests them (`side`: or is an outer join of that side)."""
+    plain = not any(join.args.get(key) for key in ("method", "using", "global"))
+    return plain and join.side in ("", side) and join.kind in ("", "INNER", "CROSS", "OUTER")
+
+
+def _whole_table(query: exp.Expression) -> exp.Table | None:
+    """The table if the query is `SELECT * FROM table`, which says nothing more than the table."""
+    if not isinstance(query, exp.Select) or {k for k, v in query.args.items() if v} != {"expressions", FROM}:
+        return None
+    source = query.args[FROM].this
+    plain = isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier)
+    if not plain or any(source.args.get(k) for k in ("db", "alias", "joins")):
+        return None
+    return source if len(query.expressions) == 1 and isinstance(query.expressions[0], exp.Star) else None

@@ -17,6 +17,7 @@ phrase of its own stays a call (`ROUND(…, 2)`) with its arguments in words.
 from __future__ import annotations
 
 from sqlglot import exp
+from sqlglot.errors import ErrorLevel
 
 #: The keys of these two clauses have changed between sqlglot's versions (28 added the underscore).
 FROM = "from_" if "from_" in exp.Select.arg_types else "from"
@@ -245,7 +246,7 @@ def _output(e: exp.Expression) -> str:
 
 
 def _sql(e: exp.Expression) -> str:
-    return e.sql("sqlite", comments=False)
+    return e.sql("sqlite", comments=False, unsupported_level=ErrorLevel.IGNORE)
 
 
 def _list(parts: list[str]) -> str:
@@ -394,6 +395,8 @@ def _window(e: exp.Window) -> str:
 
 def _call(e: exp.Expression) -> str:
     """A column, a literal or a function call: SQL, but arguments that are operations are put into words."""
+    if not any(isinstance(node, IN_WORDS) for node in e.walk() if node is not e):
+        return _sql(e)
     holes: list[exp.Expression] = []
 
     def dig(node: exp.Expression) -> exp.Expression:
