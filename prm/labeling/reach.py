@@ -441,15 +441,19 @@ def _blocks(gold: Gold) -> list[int]:
     return found
 
 
-def _covers(block: _Block, held: Holding) -> Iterator[dict[str, str]]:
-    """Which of gold's tables the step stands for: its own table -> gold's alias, in all ways."""
+def _covers(block: _Block, held: Holding, alone: bool) -> Iterator[dict[str, str]]:
+    """Which of gold's tables the step stands for: its own table -> gold's alias, in all ways.
+
+    `alone`: none if the step also reads a table that another part of gold is about, for it may hold, or
+    leave out, what that other part shall; gold would be completed whatever it does with that table.
+    """
     here = {table.name.lower() for table in block.select.find_all(exp.Table)}
     elsewhere = {table.name.lower() for table in block.tree.find_all(exp.Table)} - here
     options: list[list[tuple[str, str | None]]] = []
     for instance in sorted(held.tables | held.within):
         table = instance.split("~")[0]
-        if table in elsewhere:
-            return  # it holds, or leaves out, what another part of gold is about
+        if alone and table in elsewhere:
+            return
         aliases = [alias for alias, name in block.aliases.items() if name == table]
         none: list[tuple[str, str | None]] = [(instance, None)]
         of_from = instance in held.tables
@@ -719,7 +723,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     alike = [i for i, block in blocks if is_subtracted(block.select)]
     if any(held.name.lower() in block.aliases for _, block in blocks):
         return "unknown"
-    covers = [(i, cover) for i, block in blocks for cover in _covers(block, held)][:MAX_GRAFTS]
+    covers = [(i, cover) for i, block in blocks for cover in _covers(block, held, alone=True)][:MAX_GRAFTS]
     fitted: list[tuple[int, dict[str, str]]] = []  # those whose graft runs, and gives something else
     for i, cover in covers:
         for distinct in (False, True):
@@ -741,6 +745,9 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     for tree in _matches(gold, prefix, held):
         if gold.same(_with(prefix, tree)).equal:
             return "matched"
+    covers = [(i, cover) for i, block in blocks for cover in _covers(block, held, alone=False)]
+    if len(covers) > MAX_GRAFTS:
+        return "unknown"
     if subtracted:
         covers = [(i, cover) for i, cover in covers if i in alike]
     if not covers:
