@@ -19,8 +19,9 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 
 - rows: gold over nothing but those of its rows that S has kept gives another result. Filtering and joining
   what is left cannot bring them back;
-- columns: S carries neither what gold still needs nor a column that tells the rows of a table apart, by which
-  a later step could look it up;
+- columns: S carries neither what gold still needs (of rows that it has too many, or for the output) nor a
+  column that tells the rows of that table apart, or of one that refers to it, by which a later step could
+  look it up;
 - values: S groups by gold's own keys, and its counts or sums are others than gold's.
 
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
@@ -467,11 +468,14 @@ def _covers(block: _Block, held: Holding, alone: bool) -> Iterator[dict[str, str
 
 
 class _Impossible(Exception):
-    """The step cannot take this place."""
+    """The step cannot take this place; the arguments are the aliases of the tables whose columns it lacks."""
 
 
-def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinct: bool) -> Tree:
-    """Gold with the step in the place of the tables that `cover` names; see the module docstring.
+def _graft(
+    gold: Gold, index: int, cover: dict[str, str], held: Holding, distinct: bool
+) -> tuple[Tree, set[str]]:
+    """Gold with the step in the place of the tables that `cover` names, see the module docstring; and the
+    aliases of the tables about which a condition is left to the step.
 
     Raises: _Impossible.
     """
@@ -485,6 +489,7 @@ def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinc
             names = dict.fromkeys(keys, carrying) | names
     fetched: dict[str, exp.Join] = {}
     conditions: list[Tree] = []
+    left: set[str] = set()
 
     def carried(place: Place) -> exp.Column | None:
         for alias, column in block.mates(place):
@@ -508,18 +513,18 @@ def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinc
             conditions.append(exp.EQ(this=there, expression=key))
         return exp.column(quoted(place[1]), table=quoted(alias))
 
-    def put(node: Tree, fetch: bool) -> bool:
-        """Rewrite a tree that hangs under another one to read the step; False where that is impossible."""
+    def put(node: Tree, fetch: bool) -> set[str]:
+        """Rewrite a tree that hangs under another one to read the step; if columns are missing, only tell
+        the aliases of their tables."""
         places = [
-            (c, carried(place) or (looked_up(place) if fetch else None))
+            (c, carried(place) or (looked_up(place) if fetch else None), place[0])
             for c, place in block.own(node)
             if place[0] in instance_of
         ]
-        if any(new is None for _, new in places):
-            return False
-        for column, new in places:
+        missing = {alias for _, new, alias in places if new is None}
+        for column, new, _ in places if not missing else []:
             column.replace(new)
-        return True
+        return missing
 
     clauses = [select.args.get(k) for k in ("having", "order")]
     grouped = select.args.get("group") is not None
@@ -530,11 +535,13 @@ def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinc
     for part in block.conditions:
         aliases = {place[0] for _, place in block.own(part)}
         wrapper = exp.Paren(this=part)
-        if put(wrapper, fetch=False):
+        missing = put(wrapper, fetch=False)
+        if not missing:
             conditions.append(wrapper.this)
             mixed += bool(aliases & set(instance_of)) and bool(aliases - set(instance_of))
         elif aliases - set(instance_of):
-            raise _Impossible
+            raise _Impossible(*missing)
+        left |= missing
     rest = [n for n in _sources(select) if n.alias_or_name.lower() not in instance_of]
     if rest and not mixed:
         raise _Impossible
@@ -559,51 +566,49 @@ def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinc
                 return exp.column(quoted(name), table=quoted(held.name))
         return None
 
-    def finished(node: Tree, fetch: bool) -> bool:
-        if done:
-            pairs = [(a, aggregate_column(a)) for a in _own_aggregates(node, select)]
-            if any(new is None for _, new in pairs):
-                return False
-            for aggregate, new in pairs:
-                aggregate.replace(new)
+    def finished(node: Tree, inside: list[Tree], fetch: bool) -> set[str]:
+        """`put`, and the aggregates `inside` become columns of a step that has grouped."""
+        pairs = [(a, aggregate_column(a)) for a in inside] if done else []
+        if any(new is None for _, new in pairs):
+            return set(instance_of)
+        for aggregate, new in pairs:
+            aggregate.replace(new)
         return put(node, fetch)
 
-    order = select.args.get("order")
-    if order is not None and not finished(order, fetch=True):
-        if select.args.get("limit") is None:
-            raise _Impossible
-        select.set("order", None)  # left to the step
-        select.set("limit", None)
-    having = select.args.get("having")
+    order, having = select.args.get("order"), select.args.get("having")
+    if order is not None:
+        missing = finished(order, _own_aggregates(order, select), fetch=True)
+        if missing and select.args.get("limit") is None:
+            raise _Impossible(*missing)
+        if missing:
+            select.set("order", None)
+            select.set("limit", None)
+        left |= missing
     if having is not None:
-        fits = finished(having, fetch=False)
-        if done or not fits:
+        missing = finished(having, _own_aggregates(having, select), fetch=False)
+        if missing and not done:
+            raise _Impossible(*missing)
+        if done:
             select.set("having", None)
-        if done and fits:
-            conditions.append(having.this)
-        elif not fits and not done:
-            raise _Impossible
+            conditions += [] if missing else [having.this]
+        left |= missing
     outputs = []
     for projection in select.expressions:
-        name = projection.alias_or_name
+        name, inside = projection.alias_or_name, _own_aggregates(projection, select)
         wrapper = exp.Paren(this=projection)
-        aggregate_inside = _own_aggregates(projection, select)
-        if done and aggregate_inside and any(aggregate_column(a) is None for a in aggregate_inside):
-            raise _Impossible
-        if done:
-            for aggregate in aggregate_inside:
-                aggregate.replace(aggregate_column(aggregate))
-        if not put(wrapper, fetch=True):
-            raise _Impossible
+        missing = finished(wrapper, inside, fetch=True)
+        if missing:
+            raise _Impossible(*missing)
         new = wrapper.this
         outputs.append(new if isinstance(new, exp.Alias) or not name else exp.alias_(new, name, quoted=True))
     select.set("expressions", outputs)
     group = select.args.get("group")
-    if group is not None:
-        if done:
-            select.set("group", None)
-        elif not put(group, fetch=True):
-            raise _Impossible
+    if group is not None and done:
+        select.set("group", None)
+    elif group is not None:
+        missing = put(group, fetch=True)
+        if missing:
+            raise _Impossible(*missing)
     select.set(FROM, exp.From(this=exp.Table(this=quoted(held.name))))
     select.set("joins", [exp.Join(this=node) for node in rest] + list(fetched.values()))
     select.set("where", exp.Where(this=exp.and_(*conditions)) if conditions else None)
@@ -611,7 +616,7 @@ def _graft(gold: Gold, index: int, cover: dict[str, str], held: Holding, distinc
         if select.args.get("distinct"):
             raise _Impossible
         select.set("distinct", exp.Distinct())
-    return block.tree
+    return block.tree, left
 
 
 def quoted(name: str) -> exp.Identifier:
@@ -713,7 +718,7 @@ def _equal(rows: Rows, others: Rows) -> bool:
 
 
 def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> str:
-    """ "completed", "matched", "lost" or "unknown" for the step that ends `prefix` (`WITH … , name AS (…)`).
+    """Give "completed", "matched", "lost" or "unknown", for the step that ends `prefix` (`WITH …, name AS (…)`).
 
     `subtracted`: a later step uses it for what it does not want.
     """
@@ -728,7 +733,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     for i, cover in covers:
         for distinct in (False, True):
             try:
-                tree = _graft(gold, i, cover, held, distinct)
+                tree, _ = _graft(gold, i, cover, held, distinct)
             except _Impossible:
                 continue
             reached = gold.reached(_with(prefix, tree), _with(prefix, _without_limit(tree)))
@@ -754,25 +759,70 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         return "unknown"
     if scalar:
         return "lost" if _other_scalar(gold, blocks, held) else "unknown"
-    told_apart = any(
-        (plain := _PLAIN.match(key)) and gold.unique(plain[1].split("~")[0], plain[2])
-        for _, key in held.columns
-    )
     nested_limit = any(q.args.get("limit") for q in gold.tree.find_all(exp.Query) if q is not gold.tree)
-    compared = 0
+    compared = False
     for i, cover in covers:
         kept = _rows_kept(gold, prefix, i, cover, held)
-        compared += kept is not None
-        if kept is False:
+        compared = compared or kept is not None
+        if kept is False or (kept is None and not set(cover) & held.tables):
             continue
-        if not held.single or (nested_limit and (i, cover) in fitted):
+        if kept is None or not held.single or (nested_limit and (i, cover) in fitted):
             return "unknown"
         if held.aggregated:
-            if kept is None or not _other_values(gold, i, cover, held):
+            if not _other_values(gold, i, cover, held):
                 return "unknown"
-        elif told_apart:
+        elif not _columns_lost(gold, prefix, i, cover, held):
             return "unknown"
     return "lost" if compared else "unknown"
+
+
+def _columns_lost(gold: Gold, prefix: str, index: int, cover: dict[str, str], held: Holding) -> bool:
+    """Whether the step has all rows that gold needs, but too few columns to go on from there."""
+    block = _Block(gold, index)
+    try:
+        _, missing = _graft(gold, index, cover, held, distinct=False)
+        if not _has_more_rows(gold, prefix, index, cover, held):
+            return False  # it differs from gold in how often its rows are there
+    except _Impossible as impossible:
+        missing = set(impossible.args)
+    # What a column that tells a table's rows apart can look up: that table, and those that it refers to.
+    instance_of = {alias: instance for instance, alias in cover.items()}
+    keys = {key for _, key in held.columns}
+    keys |= {key for equal in held.equal if equal & keys for key in equal}
+    found = {
+        alias
+        for alias, table in block.aliases.items()
+        if alias not in instance_of
+        or any(
+            _key(instance_of[alias], c.name) in keys and gold.unique(table, c.name)
+            for c in gold.schema.table(table).columns
+        )
+    }
+    for _ in block.aliases:
+        for places in block.classes:
+            if any(alias in found for alias, _ in places):
+                found |= {a for a, column in places if gold.unique(block.aliases[a], column)}
+    return bool(missing - found)
+
+
+def _has_more_rows(gold: Gold, prefix: str, index: int, cover: dict[str, str], held: Holding) -> bool:
+    """Whether the step has rows that gold's SELECT has not before it groups and cuts."""
+    block = _Block(gold, index)
+    plain = [(name, _PLAIN.match(key)) for name, key in held.columns]
+    pairs = [(name, cover[key[1]], key[2]) for name, key in plain if key and key[1] in cover]
+    if not pairs:
+        return False
+    for clause in ("group", "having", "order", "limit", "offset", "distinct"):
+        block.select.set(clause, None)
+    block.select.set("expressions", [exp.column(quoted(c), table=quoted(alias)) for _, alias, c in pairs])
+    mine = ", ".join(f"{quote(held.name)}.{quote(name)}" for name, _, _ in pairs)
+    try:
+        more = gold.database.execute(
+            f"{prefix}\nSELECT {mine} FROM {quote(held.name)} EXCEPT {to_sql(block.select)}"
+        )
+    except SQLError:
+        return False
+    return bool(more)
 
 
 def _with(prefix: str, tree: Tree | None) -> str | None:
