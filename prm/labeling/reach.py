@@ -718,7 +718,7 @@ def _equal(rows: Rows, others: Rows) -> bool:
 
 
 def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> str:
-    """Give "completed", "matched", "lost" or "unknown", for the step that ends `prefix` (`WITH …, name AS (…)`).
+    """Give "completed", "matched", "lost" or "unknown" for the last step of `prefix` (`WITH …, name AS (…)`).
 
     `subtracted`: a later step uses it for what it does not want.
     """
