@@ -84,11 +84,7 @@ class Column:
     nullable: bool
     domain: list[Any] = field(default_factory=list)  # the values read, without NULL, in order
     distinct: bool = False  # a name: no two rows share it, though nobody declared that
-
-    @property
-    def few(self) -> bool:
-        """A flag or a category, as far as one can tell: new values would be none of it."""
-        return 0 < len(self.domain) <= 5
+    few: bool = False  # a flag or a category of small numbers: a new value would be none of it
 
 
 @dataclass
@@ -168,6 +164,8 @@ def read_base(path: Path, size: int, mtime: int) -> Base:
                     not isinstance(v, float) or v.is_integer() for v in column.domain
                 ):
                     column.kind = "int"
+            small = all(isinstance(v, (int, float)) and -10 <= v <= 10 for v in column.domain)
+            column.few = small and 0 < len(column.domain) <= min(5, max(2, len(values) // 2))
             linked = any(link.child == t and j in link.columns for link in links)
             if len(values) > 1 and len(column.domain) == len(values) and not linked:
                 own = table.name.lower().removesuffix("s")
@@ -353,8 +351,8 @@ def _same_key(value: Any) -> Any:
 @dataclass
 class _Wanted:
     """Gold's constants: (table, column) -> values that its condition takes, and near misses; the sizes of
-    groups it asks for; the columns that it shows, groups or sorts by; the tables it reads; the links its joins
-    tell; the columns it sorts by before a LIMIT, where ties would make it useless."""
+    groups it asks for; the columns that it shows, groups or sorts by; the tables it reads; the links that its
+    joins tell; the columns it sorts by last, where ties would leave the order open."""
 
     hits: dict[tuple[int, int], list[Any]]
     misses: dict[tuple[int, int], list[Any]]
@@ -406,8 +404,8 @@ def _wanted(path: Path, size: int, mtime: int, gold_sql: str) -> _Wanted:
             place for p in select.expressions for c in p.find_all(exp.Column) for place in places(c)
         ]
     for order in tree.find_all(exp.Order):
-        if order.parent.args.get("limit") is not None:
-            wanted.ranked |= {place for c in order.find_all(exp.Column) for place in places(c)}
+        columns = [c for c in order.find_all(exp.Column) if places(c)]
+        wanted.ranked |= set(places(columns[-1])) if columns else set()
     wanted.columns = list(dict.fromkeys(wanted.columns))
     taken = {(link.child, link.columns, link.parent) for link in base.links}
     connection = sqlite3.connect(database_uri(path), uri=True)
@@ -544,6 +542,7 @@ def _changed(base: Base, wanted: _Wanted, kind: str, rng: Random) -> list[list[R
             rows[:] = [row for row in rows if rng.random() < share] or rows[:1]
     elif kind == "boundary":
         _enlarge(base, tables, wanted, rng)
+        _move(base, tables, wanted, rng)
         _place(base, tables, wanted, rng)
     elif kind == "groups":
         _enlarge(base, tables, wanted, rng)
@@ -564,6 +563,8 @@ def _changed(base: Base, wanted: _Wanted, kind: str, rng: Random) -> list[list[R
         _enlarge(base, tables, wanted, rng)
         if rng.random() < 0.7:
             _shuffle(base, tables, rng)
+        if rng.random() < 0.5:
+            _move(base, tables, wanted, rng)
         if rng.random() < 0.7:
             _tie(base, tables, wanted, rng)
         _regroup(base, tables, wanted, rng)
@@ -712,6 +713,20 @@ def _deal(
             for j, value in zip(columns, values[at % len(values)], strict=True):
                 rows[i][j] = value
         order, at = order[size:], at + 1
+
+
+def _move(base: Base, tables: list[list[Row]], wanted: _Wanted, rng: Random) -> None:
+    """Numbers become a little larger or smaller, but never smaller than all that were there."""
+    linked = {(link.child, j) for link in [*base.links, *wanted.links] for j in link.columns}
+    for t in wanted.tables:
+        for j, column in enumerate(base.tables[t].columns):
+            numbers = [v for v in column.domain if isinstance(v, (int, float))]
+            if column.fixed or column.few or (t, j) in linked or not numbers or column.kind == "text":
+                continue
+            step = 1 if column.kind == "int" else 0.5
+            for row in tables[t]:
+                if isinstance(row[j], (int, float)) and abs(row[j]) < 1e15 and rng.random() < 0.5:
+                    row[j] = max(row[j] + step * rng.choice((-2, -1, 1, 2)), numbers[0])
 
 
 def _tie(base: Base, tables: list[list[Row]], wanted: _Wanted, rng: Random) -> None:

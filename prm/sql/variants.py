@@ -56,8 +56,9 @@ from prm.sql.variant_rows import KINDS, Unusable, aggregates, parsed, write_vari
 
 __all__ = ["KINDS", "Suite", "Variant", "Verdict", "neighbours", "remake"]
 
-CANDIDATES = 32  # variants tried for one gold query
+CANDIDATES = 48  # variants tried for one gold query
 KEPT = 16
+PATIENCE = 2 * len(KINDS)
 
 Opener = Callable[[Path], Database]
 
@@ -119,7 +120,7 @@ class Suite:
         *,
         limit: int = KEPT,
         candidates: int = CANDIDATES,
-        patience: int = len(KINDS),
+        patience: int = PATIENCE,
         kinds: Sequence[str] = KINDS,
     ) -> list[str]:
         """Add variants: the first of each kind that can be used (a real answer may be none of the
