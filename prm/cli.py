@@ -51,6 +51,19 @@ def _build(args: argparse.Namespace) -> None:
     )
 
 
+def _label(args: argparse.Namespace) -> None:
+    from prm.labeling.answers import label
+
+    label(
+        args.data,
+        args.databases,
+        args.output,
+        workers=args.workers,
+        timeout=args.timeout,
+        on_bad_rows=args.on_bad_rows,
+    )
+
+
 def _convert(args: argparse.Namespace) -> None:
     from prm.traces.formats import convert
 
@@ -352,6 +365,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--limit", type=_positive, help="only the first questions")
     sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+
+    sub = verb("label", _label, "step labels for real answers, from gold SQL by execution")
+    sub.add_argument("--data", required=True, help="JSONL: a question with candidates, or an answer, a line")
+    sub.add_argument("--databases", required=True, help="folder of <db_id>/<db_id>.sqlite")
+    sub.add_argument("--output", required=True, help="JSONL file to write")
+    sub.add_argument("--workers", type=_positive, default=1, help="processes")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+    sub.add_argument("--on-bad-rows", choices=["stop", "skip"], default="stop", help=BAD_ROWS_HELP)
 
     sub = verb("convert", _convert, "other people's step formats into traces")
     sub.add_argument(

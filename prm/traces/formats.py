@@ -383,6 +383,17 @@ def _one_line(error: Exception) -> str:
 # Files
 
 
+def rows_of(path: str | Path) -> Rows:
+    """(line, object or the `InputError` of that line) of a JSON, JSON lines or Parquet file.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read on.
+    """
+    if not os.path.isfile(path):
+        raise InputError("no such file", file=str(path))
+    yield from _file_rows(Path(path))
+
+
 def _file_rows(path: Path) -> Rows:
     """Rows of one file. Its first bytes tell Parquet, gzip and JSON apart; only `.json` may hold one list."""
     try:

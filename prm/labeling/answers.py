@@ -1,0 +1,693 @@
+"""Labelled traces out of real answers: models write, gold judges, nobody labels by hand.
+
+An answer that gives gold's result is right, and so are all of its steps. A wrong one is right up to the first
+step from which gold can no longer be reached, and execution finds that step (`prm.labeling.reach` says how).
+Where it cannot tell, the steps in question have no label: a step before which everything was fine keeps its
+1, the last step of a wrong answer has its 0, and between them stands null.
+
+An answer that is given as SQL is cut into steps by `prm.sql.decompose`, if the steps give its result; one
+that is given as steps stays as its author cut it. Each trace names its evidence in `label_evidence`:
+
+- `equal`: the result is gold's, on the database and on all variants of it
+- `single_step`: wrong, and there is but one step
+- `completed`, `matched`: everything before the last step can still be completed to gold, the whole is not it
+- `lost`: the first wrong step has lost what gold needs, and everything before it could be completed
+- `does_not_run`: the first wrong step fails to run, and everything before it could be completed
+- `unknown`: the first wrong step is one of those without a label, or the first after them
+
+`label_source` is `execution`, or the name of the variant of the database on which the answer differs from
+gold where it does not on the database itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from sqlglot import exp
+
+from prm.errors import InputError
+from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
+from prm.sql.chain import Known, Link, links_of, respelled, tables_of
+from prm.sql.compare import results_equal
+from prm.sql.database import Rows, SQLError, open_database
+from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
+from prm.sql.describe import describe
+from prm.sql.schema import read_schema, schema_text
+from prm.traces.formats import Tally, atomic_write, rows_of
+from prm.traces.trace import Step, Trace
+
+#: Why a question or an answer gave no trace; the keys of `skipped` in the statistics.
+SKIP_REASONS = {
+    "gold_fails": "gold SQL does not run",
+    "gold_timeout": "gold SQL outlives its time",
+    "gold_too_large": "gold gives too many rows",
+    "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
+    "answer_empty": "the answer is empty",
+    "answer_unfinished": "the answer has no final SELECT",
+    "answer_timeout": "the answer outlives its time",
+    "answer_too_large": "the answer gives too many rows",
+    "unexpected": "an error that nobody foresaw",
+    "undecided": "the answer is equal on the database, but was not compared on all variants",
+    "tied": "the answer differs from gold in rows that tie in gold's ORDER BY, which proves nothing",
+}
+EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
+MAX_DECOMPOSED = 20_000  # characters; parsing longer statements takes minutes
+
+_CHUNK = 4  # questions a worker takes at once
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question with its answers, as they stand in the file: `answers` are {"steps": …} or {"sql": …}."""
+
+    question: str
+    db_id: str
+    database: Path
+    gold_sql: str
+    answers: tuple[dict[str, Any], ...]
+    ids: tuple[str | None, ...]
+    group: str | None = None
+    schema: str | None = None
+    evidence: str | None = None
+
+
+@dataclass
+class Labelled:
+    """What came of one question: lines of JSON, (labels, evidence, by a variant) of each, skipped reasons."""
+
+    lines: list[str] = field(default_factory=list)
+    traces: list[tuple[list[int | None], str, bool]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    answers: int = 0
+    unexpected: str | None = None
+
+
+def label(
+    data: str | Path,
+    databases: str | Path,
+    output: str | Path,
+    *,
+    workers: int = 1,
+    timeout: float = 5.0,
+    on_bad_rows: str = "stop",
+) -> dict[str, Any]:
+    """Write the labelled traces of a file of candidates to `output` and statistics to `<output>.stats.json`.
+
+    `data` holds a question with its candidates in a line, or an answer in a line (question, db_id, gold_sql,
+    sql or steps); `databases` is the folder of `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`. `timeout` is in
+    seconds a statement.
+
+    Returns the statistics.
+
+    Raises:
+        InputError: a row is malformed (with `on_bad_rows="stop"`), or no answer could be labelled.
+    """
+    if timeout <= 0:
+        raise InputError("--timeout must be more than 0 seconds")
+    tally = Tally()
+    questions = read_answers(data, databases, tally, on_bad_rows)
+    statistics = Statistics()
+    with atomic_write(output) as stream:
+        for labelled in _progress(_label_all(questions, timeout, workers), len(questions)):
+            statistics.add(labelled)
+            for line in labelled.lines:
+                stream.write(line + "\n")
+        summary = statistics.summary()
+        with atomic_write(f"{output}.stats.json") as beside:
+            json.dump(summary, beside, indent=2)
+            beside.write("\n")
+        if not summary["traces"]:
+            reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
+            raise InputError(
+                f"no answer could be labelled ({reasons}), so nothing was written; see {output}.stats.json",
+                file=str(data),
+            )
+    for line in tally.report():
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)
+    _show(summary, str(output))
+    return summary
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def read_answers(
+    data: str | Path, databases: str | Path, tally: Tally, on_bad_rows: str = "stop"
+) -> list[Asked]:
+    """The questions of a file in its order; answers to one question that follow each other come together.
+
+    Raises:
+        InputError: the file or a database is missing or (with `stop`) a row is malformed.
+    """
+    folder = Path(databases)
+    if not folder.is_dir():
+        raise InputError("no such folder; --databases holds <db_id>/<db_id>.sqlite", file=str(folder))
+    rows: list[Asked] = []
+    for line, row in rows_of(data):
+        tally.rows += 1
+        try:
+            if isinstance(row, InputError):
+                raise row
+            rows.append(_asked(row, folder))
+        except InputError as error:
+            if on_bad_rows == "stop":
+                raise InputError(str(error), file=str(data), line=line) from None
+            tally.skip(error, str(data), line)
+    if not rows:
+        raise InputError("; ".join(["holds no answers", *tally.report()]), file=str(data))
+    together = []
+    for _, same in itertools.groupby(rows, key=lambda a: (a.question, a.database, a.gold_sql, a.group)):
+        first, *more = same
+        if more:
+            answers = sum((other.answers for other in more), first.answers)
+            ids = sum((other.ids for other in more), first.ids)
+            first = Asked(
+                first.question, first.db_id, first.database, first.gold_sql, answers, ids, first.group,
+                first.schema, first.evidence,
+            )  # fmt: skip
+        together.append(first)
+    return together
+
+
+def _asked(row: Any, folder: Path) -> Asked:
+    if not isinstance(row, dict):
+        raise InputError("a row is a JSON object with question, db_id, gold_sql and candidates")
+    texts: dict[str, str | None] = {}
+    for key in ("question", "db_id", "gold_sql", "id", "group", "schema", "evidence"):
+        value = row.get(key)
+        if key in ("id", "group") and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if key in ("question", "db_id", "gold_sql"):
+            if not isinstance(value, str) or not value.strip():
+                raise InputError(f"'{key}' must be a non-empty text")
+        elif not isinstance(value, (str, type(None))):
+            raise InputError(f"'{key}' must be a text")
+        texts[key] = value or None
+    database = _database(texts["db_id"], folder)
+    listed = row.get("candidates")
+    if listed is None:
+        if "sql" not in row and "steps" not in row:
+            raise InputError("has neither 'candidates' nor an answer of its own in 'sql' or 'steps'")
+        kept = {key: row[key] for key in ("sql", "steps") if row.get(key) is not None}
+        answers, ids, group = (_answer(kept, ""),), (texts["id"],), texts["group"]
+    else:
+        if not isinstance(listed, list) or not listed:
+            raise InputError("'candidates' must be a non-empty list")
+        answers = tuple(_answer(raw, f"candidate {i} (from 0): ") for i, raw in enumerate(listed))
+        group = texts["group"] or texts["id"]
+        ids = tuple(None if group is None else f"{group}-{i}" for i in range(len(answers)))
+    return Asked(
+        texts["question"], texts["db_id"], database, texts["gold_sql"], answers, ids, group,
+        texts["schema"], texts["evidence"],
+    )  # fmt: skip
+
+
+def _answer(raw: Any, where: str) -> dict[str, Any]:
+    """{"sql": …} or {"steps": [{"text", "sql"?}, …]}, checked; other keys are left out."""
+    if not isinstance(raw, dict) or not ("sql" in raw or "steps" in raw):
+        raise InputError(f'{where}an answer is {{"sql": "…"}} or {{"steps": [{{"text": "…"}}, …]}}')
+    steps = raw.get("steps")
+    if steps is None:
+        if not isinstance(raw["sql"], str):
+            raise InputError(f"{where}'sql' must be a text")
+        return {"sql": raw["sql"]}
+    if not isinstance(steps, list) or not steps:
+        raise InputError(f"{where}'steps' must be a non-empty list")
+    checked = []
+    for i, step in enumerate(steps):
+        step = {"text": step} if isinstance(step, str) else step
+        text = step.get("text") if isinstance(step, dict) else None
+        if text is None and isinstance(step, dict):
+            text = step.get("sql")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}'text' of step {i} must be a non-empty text")
+        if not isinstance(step.get("sql"), (str, type(None))):
+            raise InputError(f"{where}'sql' of step {i} must be a text")
+        checked.append({"text": text, "sql": step.get("sql")})
+    return {"steps": checked}
+
+
+def _database(db_id: str, folder: Path) -> Path:
+    if db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
+        raise InputError(f"'db_id' must be the name of a database, not {db_id!r}")
+    for path in (folder / db_id / f"{db_id}.sqlite", folder / f"{db_id}.sqlite"):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"there is no database {folder / db_id / db_id}.sqlite; --databases is the folder of databases"
+    )
+
+
+# --- an answer as a chain -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of an answer: `sql` is its fragment, None where it is prose alone; `tree` None where the
+    fragment cannot be parsed."""
+
+    text: str
+    sql: str | None
+    name: str = ""
+    tree: exp.Expression | None = None
+
+
+_FRAGMENT = re.compile(
+    r"""(?:\bWITH\s+(?:RECURSIVE\s+)?)?(?P<cte>(?:"[^"]+"|\w+)\s+AS\s*\(\s*(?:SELECT|WITH|VALUES)\b)
+    |(?:^|\n|:\s|```(?:sql)?\s)\s*(?P<select>SELECT\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _pieces_of_steps(steps: Sequence[dict[str, Any]]) -> list[Piece]:
+    """An answer as its author cut it: a step's SQL is its `sql`, or what looks like it at the end of its
+    text."""
+    pieces = []
+    for step in steps:
+        sql = step["sql"]
+        if sql is None:
+            found = _FRAGMENT.search(step["text"])
+            if found:
+                sql = step["text"][found.start("cte") if found["cte"] else found.start("select") :]
+        if sql is None or not sql.strip():
+            pieces.append(Piece(step["text"], None))
+            continue
+        sql = re.sub(r"\A\s*WITH\s+(?:RECURSIVE\s+)?(?=(?:\"[^\"]+\"|\w+)\s+AS\s*\()", "", sql, flags=re.I)
+        sql = re.sub(r"[\s,;`]+\Z", "", sql)
+        named = re.match(r'\s*("(?:[^"]|"")+"|\w+)\s+AS\s*\(', sql, re.IGNORECASE)
+        name, tree = named[1] if named else "", None
+        if len(sql) <= MAX_DECOMPOSED:
+            with contextlib.suppress(DecomposeError, RecursionError):
+                name, tree = parse_fragment(sql)
+        pieces.append(Piece(step["text"], sql, name, tree))
+    return pieces
+
+
+def _pieces_of_sql(sql: str, rows: Rows | None, place: _Place, gold: Gold) -> list[Piece]:
+    """SQL cut into steps, if they run and give its `rows`; else the statement as the only step.
+
+    `rows` None: it does not run, and its steps shall tell where.
+    """
+    whole = [Piece(sql.strip(), sql.strip())]
+    if len(sql) > MAX_DECOMPOSED:
+        return whole
+    try:
+        links = [Link(*parse_fragment(step.sql)) for step in decompose(sql, place.columns)]
+        spelled = links if rows is None else respelled(links, place.known)
+    except (DecomposeError, RecursionError):
+        return whole
+    for chain in (spelled, links):
+        fragments = [render_fragment(link.name, link.tree) for link in chain]
+        try:
+            there = place.database.execute(assemble(fragments))
+        except SQLError:
+            there = None
+        if (rows is None) == (there is None) and (
+            rows is None or results_equal(rows, there, ordered=gold.ordered)
+        ):
+            return [
+                Piece(f"{describe(link.tree, link.name or None)}\n{fragment}", fragment, link.name, link.tree)
+                for link, fragment in zip(chain, fragments, strict=True)
+            ]
+    return whole
+
+
+# --- labels -------------------------------------------------------------------------------------------------
+
+
+class _Skip(Exception):
+    """No trace; the argument is a key of `SKIP_REASONS`."""
+
+
+class _Place:
+    """One database, what is known of it, and a folder for its variants."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path, self.timeout = path, timeout
+        self.schema = read_schema(path)
+        self.folder = tempfile.TemporaryDirectory()
+        self.database = open_database(path, timeout=timeout)
+        self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
+        self.known = Known(tables_of(self.schema), links_of(self.schema))
+
+    def close(self) -> None:
+        self.database.close()
+        self.folder.cleanup()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The labels of an answer's pieces, the evidence, and the `label_source`."""
+
+    pieces: list[Piece]
+    labels: list[int | None]
+    evidence: str
+    source: str = "execution"
+
+
+def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
+    """Label one answer.
+
+    Raises:
+        _Skip: it gives no trace.
+    """
+    pieces, source = None, "execution"
+    if "steps" in answer:
+        pieces = _pieces_of_steps(answer["steps"])
+        fragments = [piece.sql for piece in pieces if piece.sql is not None]
+        if not fragments or [p.name for p in pieces if p.sql is not None][-1]:
+            raise _Skip("answer_unfinished")
+        sql = assemble(fragments)
+    else:
+        sql = answer["sql"]
+        if not sql.strip():
+            raise _Skip("answer_empty")
+    try:
+        rows: Rows | None = place.database.execute(sql)
+    except SQLError as error:
+        if error.kind in ("timeout", "too_large", "crashed"):
+            raise _Skip("answer_too_large" if error.kind == "too_large" else "answer_timeout") from None
+        rows = None
+    if rows is not None:
+        same = gold.same(sql)
+        if same.equal is None:
+            raise _Skip("undecided")
+        if same.equal:
+            pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
+            return Verdict(pieces, [1] * len(pieces), "equal")
+        if same.on != "database":
+            source = same.on
+        elif gold.tied(rows):
+            raise _Skip("tied")
+    pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
+    labels, evidence = _first_error(pieces, rows is not None, gold, place)
+    return Verdict(pieces, labels, evidence, source)
+
+
+def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> tuple[list[int | None], str]:
+    """The labels of a wrong answer's pieces and the evidence for them."""
+    n = len(pieces)
+    at = [i for i, piece in enumerate(pieces) if piece.sql is not None]  # the others are prose
+    prefixes = {i: "WITH " + ",\n".join(pieces[j].sql for j in at if j <= i) for i in at[:-1]}
+    failing = at[-1]
+    if not runs:
+        for i in at[:-1]:
+            if not _runs(f"{prefixes[i]}\nSELECT * FROM {pieces[i].name} LIMIT 1", place):
+                failing = i
+                break
+    if at[0] == failing:
+        evidence = "single_step" if runs else "does_not_run"
+        return [None] * failing + [0] * (n - failing), evidence
+    earlier = [i for i in at if i < failing]
+    held = dict(zip(at, holdings([(pieces[i].name, pieces[i].tree) for i in at], place.schema), strict=True))
+    subtracted = _subtracted([pieces[i] for i in at])
+    found = {
+        i: judge(gold, prefixes[i], held[i], pieces[i].name.strip('"').lower() in subtracted) for i in earlier
+    }
+    fine, evidence = -1, "unknown"
+    for i in earlier:
+        ends = [j for j in earlier if j <= i and not _is_read(pieces[j].name, held, j, i)]
+        if all(found[j] in ("completed", "matched") for j in ends):
+            fine = i
+    lost = next((i for i in earlier if found[i] == "lost"), None)
+    if lost is not None and lost <= fine:  # the two contradict each other: nothing is known from there on
+        fine = max((i for i in earlier if i < lost), default=-1)
+        found[lost], lost = "unknown", None
+        decided = False
+    else:
+        decided = True
+    first = failing if lost is None else lost
+    between = [i for i in at if fine < i < first]
+    labels: list[int | None] = [1 if i <= fine else 0 if i >= first else None for i in range(n)]
+    if decided and not between:
+        if lost is not None:
+            evidence = "lost"
+        elif not runs:
+            evidence = "does_not_run"
+        else:
+            evidence = found[fine]
+    return labels, evidence
+
+
+def _runs(sql: str, place: _Place) -> bool:
+    try:
+        place.database.execute(sql)
+    except SQLError as error:
+        return error.kind in ("timeout", "too_large")
+    return True
+
+
+def _is_read(name: str, held: dict[int, Holding | None], step: int, until: int) -> bool:
+    """Whether a step after `step` and up to `until` reads it."""
+    name = name.strip('"').lower()
+    return any(h is not None and name in h.reads for i, h in held.items() if step < i <= until)
+
+
+def _subtracted(pieces: list[Piece]) -> set[str]:
+    """Names of the steps that later ones use for what they do not want, also through other steps."""
+    found: set[str] = set()
+    for piece in reversed(pieces):
+        if piece.tree is None:
+            continue
+        whole = piece.name.strip('"').lower() in found
+        for table in piece.tree.find_all(exp.Table):
+            if whole or is_subtracted(table):
+                found.add(table.name.lower())
+    return found
+
+
+# --- traces -------------------------------------------------------------------------------------------------
+
+
+def label_question(asked: Asked, place: _Place) -> Labelled:
+    """The traces of a question's answers."""
+    labelled = Labelled(answers=len(asked.answers))
+    try:
+        gold = Gold(asked.gold_sql, place.database, place.schema, place.folder.name, place.timeout)
+    except SQLError as error:
+        reason = {"timeout": "gold_timeout", "too_large": "gold_too_large"}.get(error.kind, "gold_fails")
+        labelled.skipped = [reason] * len(asked.answers)
+        return labelled
+    with gold:
+        if not gold.rows:
+            labelled.skipped = ["gold_empty"] * len(asked.answers)
+            return labelled
+        schema = asked.schema or schema_text(place.schema, asked.question)
+        for answer, name in zip(asked.answers, asked.ids, strict=True):
+            try:
+                verdict = label_answer(answer, gold, place)
+            except _Skip as skip:
+                labelled.skipped.append(str(skip))
+                continue
+            trace = _trace(asked, name, schema, verdict)
+            labelled.lines.append(json.dumps(trace.to_dict(), ensure_ascii=False))
+            labelled.traces.append((verdict.labels, verdict.evidence, verdict.source != "execution"))
+    return labelled
+
+
+def _trace(asked: Asked, name: str | None, schema: str, verdict: Verdict) -> Trace:
+    steps = [
+        Step(piece.text, label, piece.sql)
+        for piece, label in zip(verdict.pieces, verdict.labels, strict=True)
+    ]
+    return Trace(
+        asked.question,
+        steps,
+        id=name,
+        group=asked.group,
+        db_id=asked.db_id,
+        schema=schema,
+        evidence=asked.evidence,
+        sql=assemble([piece.sql for piece in verdict.pieces if piece.sql is not None]),
+        gold_sql=asked.gold_sql,
+        label_source=verdict.source,
+        extra={"label_evidence": verdict.evidence},
+    )
+
+
+# --- processes and statistics -------------------------------------------------------------------------------
+
+
+class _Worker:
+    """What a process keeps between questions: the database that it has used last."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.place: _Place | None = None
+
+    def __call__(self, questions: Sequence[Asked]) -> list[Labelled]:
+        return [self._label(asked) for asked in questions]
+
+    def _label(self, asked: Asked) -> Labelled:
+        if self.place is None or self.place.path != asked.database:
+            self.close()
+            self.place = _Place(asked.database, self.timeout)
+        try:
+            return label_question(asked, self.place)
+        except (InputError, OSError):  # of the database or the machine, not of this question
+            raise
+        except Exception as error:  # SQL has more forms than anyone foresees: one must not end hours of work
+            text = f"{asked.question!r}: {type(error).__name__}: {error}"
+            return Labelled(
+                skipped=["unexpected"] * len(asked.answers), answers=len(asked.answers), unexpected=text
+            )
+
+    def close(self) -> None:
+        if self.place is not None:
+            self.place.close()
+
+
+_worker: _Worker | None = None  # of this process, where it is one of the pool
+
+
+def _start_process(timeout: float) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = _Worker(timeout)
+
+
+def _end_with_parent() -> None:
+    """A pool's process that waits for work does not notice by itself that its parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _label_chunk(questions: Sequence[Asked]) -> list[Labelled]:
+    assert _worker is not None
+    return _worker(questions)
+
+
+def _label_all(questions: Sequence[Asked], timeout: float, workers: int) -> Iterator[Labelled]:
+    """What came of every question, in their order."""
+    if workers == 1:
+        worker = _Worker(timeout)
+        try:
+            for asked in questions:
+                yield from worker([asked])
+        finally:
+            worker.close()
+        return
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),  # progress bars have threads: no forks beside them
+        initializer=_start_process,
+        initargs=(timeout,),
+    )
+    waiting: deque[Future[list[Labelled]]] = deque()
+    try:
+        for i in range(0, len(questions), _CHUNK):
+            waiting.append(pool.submit(_label_chunk, questions[i : i + _CHUNK]))
+            if len(waiting) >= 4 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise RuntimeError("a worker process died (out of memory?); run with fewer --workers") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Statistics:
+    """Counts over what came of the questions."""
+
+    def __init__(self) -> None:
+        self.questions = self.answers = self.steps = self.unlabelled = self.by_variant = self.wrong = 0
+        self.evidence: Counter[str] = Counter()
+        self.positions: Counter[int] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.unexpected: str | None = None
+
+    def add(self, labelled: Labelled) -> None:
+        self.questions += 1
+        self.answers += labelled.answers
+        self.skipped.update(labelled.skipped)
+        self.unexpected = self.unexpected or labelled.unexpected
+        for labels, evidence, by_variant in labelled.traces:
+            self.evidence[evidence] += 1
+            self.steps += len(labels)
+            self.unlabelled += labels.count(None)
+            self.by_variant += by_variant
+            if evidence != "equal":
+                self.wrong += 1
+                if evidence != "unknown":
+                    self.positions[labels.index(0)] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """What `<output>.stats.json` holds."""
+        traces = sum(self.evidence.values())
+        return {
+            "questions": self.questions,
+            "answers": self.answers,
+            "traces": traces,
+            "wrong": self.wrong,
+            "wrong_by_variant": self.by_variant,
+            "steps": self.steps,
+            "steps_without_label": self.unlabelled,
+            "evidence": {name: self.evidence[name] for name in EVIDENCE if self.evidence[name]},
+            "share_unknown_of_wrong": self.evidence["unknown"] / self.wrong if self.wrong else None,
+            "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
+            "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
+            "first_unexpected_error": self.unexpected,
+        }
+
+
+def _show(summary: dict[str, Any], output: str) -> None:
+    """The closing statistics on stderr."""
+    console = Console(stderr=True, highlight=False)
+    unmasked = summary["wrong_by_variant"]
+    console.print(
+        f"{summary['answers']} answers to {summary['questions']} questions, {summary['traces']} traces, "
+        f"{summary['wrong']} of them wrong ({unmasked} only on a variant of the database), "
+        f"{summary['steps']} steps, {summary['steps_without_label']} without label -> {output}",
+        soft_wrap=True,
+        markup=False,
+    )
+    table = Table("evidence", "traces", "first error at step", "traces ", box=None, pad_edge=False)
+    evidence, positions = (list(summary[k].items()) for k in ("evidence", "first_error_positions"))
+    for i in range(max(len(evidence), len(positions))):
+        left = evidence[i] if i < len(evidence) else ("", "")
+        right = positions[i] if i < len(positions) else ("", "")
+        table.add_row(*map(str, (*left, *right)))
+    if table.row_count:
+        console.print(table)
+    for reason, n in summary["skipped"].items():
+        console.print(f"skipped {n}: {SKIP_REASONS[reason]}")
+    if summary["first_unexpected_error"]:
+        console.print(
+            f"please report this error: {summary['first_unexpected_error']}", soft_wrap=True, markup=False
+        )
+
+
+def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
+    """Hand the items on with a progress bar on stderr, if that is a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with contextlib.closing(items), bar:
+        task = bar.add_task("questions", total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
