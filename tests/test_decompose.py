@@ -412,8 +412,8 @@ EQUAL = [
     "SELECT max(n) FROM (SELECT 'x', count(*) AS n FROM singer WHERE age > 1 GROUP BY country)",
     "SELECT name FROM (SELECT * FROM singer) ORDER BY age, name",
     # an alias for a constant is no place in the output
-    "SELECT 2 AS x, name FROM singer WHERE age > 30 ORDER BY x, name",
-    "SELECT 1 AS x, max(age) FROM singer GROUP BY x ORDER BY x",
+    "SELECT 9 AS x, name FROM singer WHERE age > 30 ORDER BY x, name",
+    "SELECT 9 AS x, max(age) FROM singer GROUP BY x ORDER BY x",
     # superlatives: with the value, without it, several, of rows and of groups
     "SELECT s.name, count(*) FROM singer s JOIN concert c ON s.id = c.singer_id GROUP BY s.id ORDER "
     "BY count(*) DESC LIMIT 1",
