@@ -857,9 +857,8 @@ class _Chain:
         sources, where = source_nodes(query), query.args.get("where")
         many = len(sources) > 1
         more = any(query.args.get(key) for key in ("group", "having", "order", "limit"))
-        more = more or (many and bool(query.args.get("distinct")))
         # "the average price of red wines": one thing to say where it only serves a later step
-        more = more or ((top or many) and any(aggregates(query)))
+        more = more or ((top or many) and (bool(query.args.get("distinct")) or any(aggregates(query))))
         more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in own_nodes(e))
         parts = list(conjuncts(where.this)) if where else []
         inside, outside = parts, []
