@@ -9,8 +9,10 @@ not seen. What it finds is a shortcut that a PRM could take without reading the 
 near 0.5. Steps after the first error are left out: they are wrong whatever they say.
 
 Late steps are wrong more often than early ones, and words tell a late step from an early one. That is no
-fault of the words, so the AUC is given twice: over all steps, beside what the position alone reaches, and
-`within places`, where only steps with the same index in chains of the same length are compared.
+fault of the words, so the AUC is given over all steps, beside what the position alone reaches, and `within
+places`, where only steps with the same index in chains of the same length are compared. Questions differ in
+how many errors their steps allow, too; `within questions` compares only steps in the same place of the same
+question.
 """
 
 from __future__ import annotations
@@ -29,16 +31,18 @@ from prm.traces.formats import load_traces
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def steps_of(files: list[Path]) -> tuple[list[str], np.ndarray, list[tuple[int, int]]]:
-    """(texts, labels, (index, number of steps)) of the steps up to and including each first error."""
-    texts, labels, places = [], [], []
+def steps_of(files: list[Path]) -> tuple[list[str], np.ndarray, list[tuple], list[tuple]]:
+    """Of the steps up to and including each first error: texts, labels, places (index, number of steps),
+    and questions with place."""
+    texts, labels, places, questions = [], [], [], []
     for trace in load_traces([str(file) for file in files]):
         end = trace.first_error + 1 if trace.first_error >= 0 else len(trace.steps)
         for i, step in enumerate(trace.steps[:end]):
             texts.append(step.text)
             labels.append(int(step.label))
             places.append((i, len(trace.steps)))
-    return texts, np.array(labels), places
+            questions.append((trace.question_key, *places[-1]))
+    return texts, np.array(labels), places, questions
 
 
 def words(text: str) -> set[str]:
@@ -76,7 +80,7 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ranks[labels == 1].sum() - ones * (ones + 1) / 2) / (ones * (len(labels) - ones)))
 
 
-def within(places: list[tuple[int, int]], labels: np.ndarray, scores: np.ndarray) -> float:
+def within(places: list[tuple], labels: np.ndarray, scores: np.ndarray) -> float:
     """AUC over the pairs of a right and a wrong step that stand in the same place."""
     rows = defaultdict(list)
     for i, place in enumerate(places):
@@ -96,12 +100,12 @@ def main() -> None:
     parser.add_argument("--test", nargs="+", type=Path, required=True, help="of other databases")
     parser.add_argument("--show", type=int, default=0, help="print so many of the strongest words")
     args = parser.parse_args()
-    texts, labels, places = steps_of(args.train)
+    texts, labels, places, _ = steps_of(args.train)
     counts = Counter(word for text in texts for word in words(text))
     frequent = [word for word, n in counts.most_common(4000) if n >= 10]
     vocabulary = {word: i for i, word in enumerate(frequent)}
     weights = fit(bags(texts, vocabulary), labels)
-    test_texts, test_labels, test_places = steps_of(args.test)
+    test_texts, test_labels, test_places, test_questions = steps_of(args.test)
     scores = bags(test_texts, vocabulary) @ weights
     share = {
         place: np.mean([y for p, y in zip(places, labels, strict=True) if p == place])
@@ -114,6 +118,7 @@ def main() -> None:
         "auc_words": round(roc_auc(scores, test_labels), 3),
         "auc_place": round(roc_auc(by_place, test_labels), 3),
         "auc_words_within_places": round(within(test_places, test_labels, scores), 3),
+        "auc_words_within_questions": round(within(test_questions, test_labels, scores), 3),
     }
     print(json.dumps(result))
     strongest = sorted(vocabulary, key=lambda word: -abs(weights[vocabulary[word]]))[: args.show]
