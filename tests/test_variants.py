@@ -222,7 +222,7 @@ singers = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     singers,
     st.lists(st.tuples(st.integers(0, 9), st.integers(2014, 2016)), max_size=5),
@@ -423,8 +423,7 @@ def test_what_an_error_leaves_open(music: Path, tmp_path: Path) -> None:
         assert "no such table" in verdict.reason
         # fine for five singers, beyond 64 bits for more
         risky = (
-            "SELECT age FROM singer WHERE age > 10 "
-            "AND (SELECT abs(-9223372036854775807 - count(*) + 5) FROM singer) > 0"
+            "SELECT age FROM singer WHERE age > 10 AND (SELECT sum(9223372036854775807 / 5) FROM singer) > 0"
         )
         verdict = suite.verdict(risky)
         assert (verdict.equal, verdict.on.split(":")[0]) == (None, "variant")

@@ -151,7 +151,7 @@ def check_traces(
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
         waiting: dict[tuple[Path, str | None, str | None], list[_Answer]] = {}
-        folders = _folders(databases)
+        folders = data_folders(databases)
         places: dict[str | None, Path | None] = {}
         for file, line, trace in traces:
             if isinstance(trace, InputError):
@@ -330,7 +330,7 @@ def find_database(db_id: str | None, folders: list[Path]) -> Path | None:
     return None
 
 
-def _folders(root: Path) -> list[Path]:
+def data_folders(root: Path) -> list[Path]:
     """Where a data set keeps its databases: `root` itself, Spider's `database/` and `test_database/`, BIRD's
     `dev_databases/`, which may lie one folder deeper."""
     named = [root / "database", root / "test_database"]

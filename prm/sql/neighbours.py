@@ -78,7 +78,7 @@ def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expres
                 yield _with(tree, node, exp.Literal.number(int(node.name) - 1))
         if isinstance(node, exp.Ordered):
             turned = node.copy()
-            turned.set("desc", not node.args.get("desc"))
+            turned.set("desc", None if node.args.get("desc") else True)
             turned.set("nulls_first", bool(node.args.get("desc")))
             yield _with(tree, node, turned)
         if isinstance(node, exp.Order) and isinstance(node.parent, exp.Query):
