@@ -140,7 +140,7 @@ JUNK = [
 def test_any_text_is_read_in_linear_time(junk):
     began = time.monotonic()
     split_answer(junk * (100_000 // len(junk)))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # what is quadratic takes minutes
 
 
 @given(

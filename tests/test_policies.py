@@ -261,7 +261,7 @@ def test_retry_after_is_kept(no_waiting):
 
     with serving(answer) as server:
         answers(server_policy(server.url), Request("p"))
-    assert 1 <= times[1] - times[0] < 2
+    assert 1 <= times[1] - times[0] < 5
 
 
 def test_a_fault_that_stays_fails_the_request_alone(no_waiting):
@@ -320,7 +320,7 @@ def test_a_slow_server_and_a_dripping_one_are_given_up(no_waiting):
         with connection:
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            for _ in range(60):
+            for _ in range(200):  # ten seconds
                 try:
                     connection.sendall(b" ")
                 except OSError:
@@ -332,7 +332,7 @@ def test_a_slow_server_and_a_dripping_one_are_given_up(no_waiting):
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     began = time.monotonic()
     got = answers(server_policy(url, timeout=0.5, tries=1), Request("p"))
-    assert time.monotonic() - began < 2  # each byte came in time, the answer did not
+    assert time.monotonic() - began < 8  # each byte came in time, the answer did not
     assert "gave no whole answer within 0.5 s" in got[0].why
     thread.join()
     listener.close()
@@ -346,7 +346,7 @@ def test_nobody_there(no_waiting):
 
 
 def test_requests_run_side_by_side():
-    barrier = threading.Barrier(4, timeout=5)
+    barrier = threading.Barrier(4, timeout=30)
 
     def answer(*_):
         barrier.wait()
@@ -517,7 +517,7 @@ def transformers_serve(tmp_path_factory):
             env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
