@@ -313,8 +313,26 @@ def test_which_of_tied_rows_comes_first_proves_nothing(databases: Path, tmp_path
     other = "SELECT name FROM singer WHERE name <> 'Fay' ORDER BY age, name DESC LIMIT 1"
     wrong = "SELECT name FROM singer WHERE name <> 'Fay' ORDER BY age DESC LIMIT 1"
     [trace], summary = labelled([ask(gold, other, wrong)], databases, tmp_path)
-    assert "age DESC" in trace.sql and trace.labels == [1, 0, 0]
+    assert "age DESC" in trace.sql and trace.labels[-1] == 0
     assert summary["skipped"] == {"tied": 1}
+
+
+def test_a_tie_that_gold_cuts_blames_no_step(databases: Path, tmp_path: Path) -> None:
+    gold = "SELECT name FROM singer WHERE age < 25 AND age > 20 ORDER BY age LIMIT 1"  # Bo and Eve are 22
+    steps = [
+        {"text": "one AS (SELECT singer_id FROM singer WHERE age = 22 ORDER BY name DESC LIMIT 1)"},
+        {"text": "SELECT country FROM singer WHERE singer_id IN (SELECT singer_id FROM one)"},
+    ]
+    [trace], _ = labelled([ask(gold, steps)], databases, tmp_path)
+    assert trace.labels == [None, 0]
+
+
+def test_a_number_as_text_proves_nothing(databases: Path, tmp_path: Path) -> None:
+    rows = [
+        ask("SELECT CAST(age AS TEXT) FROM singer", "SELECT age FROM singer", "SELECT singer_id FROM singer")
+    ]
+    [trace], summary = labelled(rows, databases, tmp_path)
+    assert trace.labels == [0] and summary["skipped"] == {"typed": 1}
 
 
 @pytest.mark.parametrize(
