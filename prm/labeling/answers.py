@@ -46,7 +46,7 @@ from sqlglot import exp
 from prm.errors import InputError
 from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
-from prm.sql.compare import results_equal
+from prm.sql.compare import Undecided, results_equal
 from prm.sql.database import Rows, SQLError, open_database
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
@@ -66,6 +66,7 @@ SKIP_REASONS = {
     "answer_too_large": "the answer gives too many rows",
     "unexpected": "an error that nobody foresaw",
     "undecided": "the answer is equal on the database, but was not compared on all variants",
+    "typed": "the answer differs from gold only in whether numbers are text",
     "tied": "the answer differs from gold in rows that tie in gold's ORDER BY, which proves nothing",
 }
 EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
@@ -397,9 +398,24 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
             source = same.on
         elif gold.tied(rows):
             raise _Skip("tied")
+        elif _with_numbers(rows) != rows or _with_numbers(gold.rows) != gold.rows:
+            with contextlib.suppress(Undecided):
+                if results_equal(_with_numbers(gold.rows), _with_numbers(rows), ordered=gold.ordered):
+                    raise _Skip("typed")
     pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
     labels, evidence = _first_error(pieces, rows is not None, gold, place)
     return Verdict(pieces, labels, evidence, source)
+
+
+def _with_numbers(rows: Rows) -> list[tuple]:
+    """The rows, with what is a number written as text as that number."""
+
+    def number(value: object) -> object:
+        return (
+            float(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,15}(\.\d+)?", value) else value
+        )
+
+    return [tuple(map(number, row)) for row in rows]
 
 
 def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> tuple[list[int | None], str]:

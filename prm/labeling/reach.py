@@ -39,7 +39,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import sqlglot
@@ -323,22 +323,39 @@ class Gold:
     def tied(self, rows: Rows) -> bool:
         """Whether rows that are not gold's are what gold could have given: those that tie in its ORDER BY
         come in another order, or others of them are within its LIMIT."""
+        keyed, n = self._keyed, len(self.rows[0])
+        if keyed is None or len(rows) != len(self.rows) or len(rows[0]) != n:
+            return False
+        wanted = Counter((keyed[i][n:], row) for i, row in enumerate(rows))
+        return not wanted - Counter((row[n:], row[:n]) for row in keyed)
+
+    @cached_property
+    def cuts_ties(self) -> bool:
+        """Whether a LIMIT of gold keeps some of several rows that tie, or may do so."""
+        if any(q.args.get("limit") for q in self.tree.find_all(exp.Query) if q is not self.tree):
+            return True
+        if self.unlimited is None or len(self.unlimited) == len(self.rows):
+            return False
+        keyed, n = self._keyed, len(self.rows)
+        width = len(self.rows[0])
+        return keyed is None or keyed[n - 1][width:] == keyed[n][width:]
+
+    @cached_property
+    def _keyed(self) -> Rows | None:
+        """Gold's rows without its LIMIT, each with what it is ordered by behind it."""
         tree = self.tree
-        if not isinstance(tree, exp.Select) or tree.args.get("distinct") or tree.args.get("offset"):
-            return False
+        if not isinstance(tree, exp.Select) or any(tree.args.get(k) for k in ("distinct", "offset")):
+            return None
         order = tree.args.get("order")
-        if order is None or len(rows) != len(self.rows) or len(rows[0]) != len(self.rows[0]):
-            return False
+        if order is None:
+            return None
         tree = _without_limit(tree) or tree.copy()
         tree.set("expressions", [*tree.expressions, *(key.this.copy() for key in order.expressions)])
         try:
             keyed = self.database.execute(to_sql(tree))
         except SQLError:
-            return False
-        n = len(rows[0])
-        left: Counter[tuple] = Counter((row[n:], row[:n]) for row in keyed)
-        wanted = [(keyed[i][n:], row) for i, row in enumerate(rows)]
-        return not Counter(wanted) - left
+            return None
+        return keyed if len(keyed) >= len(self.rows) else None
 
     def unique(self, table: str, column: str) -> bool:
         """Whether the values of a column tell the rows of its table apart."""
@@ -482,7 +499,7 @@ def _graft(
     block = _Block(gold, index)
     select = block.select
     instance_of = {alias: instance for instance, alias in cover.items()}
-    names = {key: name for name, key in reversed(held.columns)}
+    names = {key: (name, key) for name, key in reversed(held.columns)}
     for keys in held.equal:
         carrying = next((names[key] for key in sorted(keys) if key in names), None)
         if carrying is not None:
@@ -491,13 +508,21 @@ def _graft(
     conditions: list[Tree] = []
     left: set[str] = set()
 
-    def carried(place: Place) -> exp.Column | None:
+    def carried(place: Place) -> Tree | None:
+        wanted = _is_text(gold.schema, block.aliases[place[0]], place[1])
         for alias, column in block.mates(place):
             if alias not in instance_of:
-                return exp.column(quoted(column), table=quoted(alias))
-            name = names.get(_key(instance_of[alias], column))
-            if name is not None:
-                return exp.column(quoted(name), table=quoted(held.name))
+                found = exp.column(quoted(column), table=quoted(alias))
+                is_text = _is_text(gold.schema, block.aliases[alias], column)
+            elif (named := names.get(_key(instance_of[alias], column))) is not None:
+                found = exp.column(quoted(named[0]), table=quoted(held.name))
+                plain = _PLAIN.match(named[1])
+                is_text = _is_text(gold.schema, plain[1].split("~")[0], plain[2])
+            else:
+                continue
+            if is_text == wanted:
+                return found
+            return exp.cast(found, "TEXT" if wanted else "NUMERIC")  # '3' = 3 where columns are compared
         return None
 
     def looked_up(place: Place) -> exp.Column | None:
@@ -617,6 +642,12 @@ def _graft(
             raise _Impossible
         select.set("distinct", exp.Distinct())
     return block.tree, left
+
+
+def _is_text(schema: Schema, table: str, column: str) -> bool:
+    """Whether SQLite holds the column's values as text: what equals it may be a number."""
+    declared = schema.table(table).column(column)
+    return declared is not None and any(word in declared.type.upper() for word in ("CHAR", "CLOB", "TEXT"))
 
 
 def quoted(name: str) -> exp.Identifier:
@@ -751,7 +782,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         if gold.same(_with(prefix, tree)).equal:
             return "matched"
     covers = [(i, cover) for i, block in blocks for cover in _covers(block, held, alone=False)]
-    if len(covers) > MAX_GRAFTS:
+    if len(covers) > MAX_GRAFTS or (gold.cuts_ties and re.search(r"\bLIMIT\b", prefix, re.IGNORECASE)):
         return "unknown"
     if subtracted:
         covers = [(i, cover) for i, cover in covers if i in alike]

@@ -1,0 +1,481 @@
+"""Real answers labelled: what each step's label is, and by which evidence."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from prm.cli import main
+from prm.labeling.answers import EVIDENCE, SKIP_REASONS, label
+from prm.traces.formats import load_traces
+from prm.traces.trace import returning_label
+
+SINGERS = """
+CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER);
+CREATE TABLE concert (concert_id INTEGER PRIMARY KEY, title TEXT, year INTEGER, seats INTEGER);
+CREATE TABLE appearance (
+    appearance_id INTEGER PRIMARY KEY, singer_id INTEGER REFERENCES singer (singer_id),
+    concert_id INTEGER REFERENCES concert (concert_id), fee INTEGER
+);
+INSERT INTO singer VALUES
+    (1, 'Ada', 'France', 30), (2, 'Bo', 'Norway', 22), (3, 'Cid', 'France', 51), (4, 'Dag', 'Norway', 40),
+    (5, 'Eve', 'Spain', 22), (6, 'Fay', 'Peru', 19), (7, 'Ada', 'Norway', 61);
+INSERT INTO concert VALUES
+    (1, 'Spring', 2014, 500), (2, 'Summer', 2014, 900), (3, 'Autumn', 2015, 400), (4, 'Winter', 2016, 900),
+    (5, 'Encore', 2016, 250);
+INSERT INTO appearance VALUES
+    (1, 1, 1, 100), (2, 1, 2, 250), (3, 2, 1, 80), (4, 3, 3, 300), (5, 4, 4, 90), (6, 4, 2, 120),
+    (7, 5, 3, 60),
+    (8, 2, 3, 75), (9, 2, 4, 200), (10, 7, 1, 40);
+"""
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("databases")
+    (folder / "singers").mkdir()
+    with sqlite3.connect(folder / "singers" / "singers.sqlite") as connection:
+        connection.executescript(SINGERS)
+    connection.close()
+    return folder
+
+
+def labelled(rows: list[dict], databases: Path, folder: Path, **options: object) -> tuple[list, dict]:
+    """The traces of rows, and the statistics."""
+    data, output = folder / "candidates.jsonl", folder / "traces.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = label(data, databases, output, **options)
+    return load_traces(output), summary
+
+
+def ask(gold: str, *answers: str | list, **more: object) -> dict:
+    candidates = [{"sql": a} if isinstance(a, str) else {"steps": a} for a in answers]
+    row = {"id": "q1", "question": "Who?", "db_id": "singers", "gold_sql": gold, "candidates": candidates}
+    return row | more
+
+
+IN_2014 = (
+    "SELECT s.name FROM singer s JOIN appearance a ON s.singer_id = a.singer_id "
+    "JOIN concert c ON a.concert_id = c.concert_id WHERE c.year = 2014"
+)
+PER_SINGER = (
+    "SELECT s.name, SUM(a.fee) FROM singer s JOIN appearance a ON s.singer_id = a.singer_id "
+    "GROUP BY s.singer_id HAVING SUM(a.fee) > 100"
+)
+#: gold, the answer's steps, labels, evidence
+WORKED = {
+    "a filter, then another output column": (
+        "SELECT name FROM singer WHERE age > 30",
+        ["old AS (SELECT name, country FROM singer WHERE age > 30)", "SELECT country FROM old"],
+        [1, 0],
+        "completed",
+    ),
+    "a filter on the wrong side": (
+        "SELECT name FROM singer WHERE age > 30",
+        ["old AS (SELECT name FROM singer WHERE age < 30)", "SELECT name FROM old"],
+        [0, 0],
+        "lost",
+    ),
+    "a filter forgotten, and its column, and nothing left to look it up by": (
+        "SELECT country FROM singer WHERE age > 30",
+        ["some AS (SELECT country FROM singer)", "SELECT country FROM some"],
+        [0, 0],
+        "lost",
+    ),
+    "a filter forgotten, its column kept: the next step may still filter": (
+        "SELECT country FROM singer WHERE age > 30",
+        ["some AS (SELECT country, age FROM singer)", "SELECT country FROM some"],
+        [1, 0],
+        "completed",
+    ),
+    "a filter forgotten, a key kept: nothing proves either": (
+        "SELECT country FROM singer WHERE age > 30",
+        ["some AS (SELECT country, singer_id FROM singer)", "SELECT country FROM some"],
+        [None, 0],
+        "unknown",
+    ),
+    "semi-joins are as good as joins, but drop the repetitions that gold has": (
+        IN_2014,
+        [
+            "these AS (SELECT concert_id FROM concert WHERE year = 2014)",
+            "sang AS (SELECT singer_id FROM appearance WHERE concert_id IN (SELECT concert_id FROM these))",
+            "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM sang)",
+        ],
+        [1, 1, 0],
+        "completed",
+    ),
+    "the wrong year in the first of three steps": (
+        IN_2014,
+        [
+            "these AS (SELECT concert_id FROM concert WHERE year = 2015)",
+            "sang AS (SELECT singer_id FROM appearance WHERE concert_id IN (SELECT concert_id FROM these))",
+            "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM sang)",
+        ],
+        [0, 0, 0],
+        "lost",
+    ),
+    "a wrong join after a right filter": (
+        IN_2014,
+        [
+            "these AS (SELECT concert_id FROM concert WHERE year = 2014)",
+            "names AS (SELECT singer.name FROM these JOIN singer ON these.concert_id = singer.singer_id)",
+            "SELECT name FROM names",
+        ],
+        [1, 0, 0],
+        "lost",
+    ),
+    "the right groups, the wrong bound": (
+        PER_SINGER,
+        [
+            "fees AS (SELECT singer_id, SUM(fee) AS total FROM appearance GROUP BY singer_id)",
+            "SELECT s.name, f.total FROM fees f JOIN singer s ON s.singer_id = f.singer_id "
+            "WHERE f.total > 300",
+        ],
+        [1, 0],
+        "completed",
+    ),
+    "the wrong aggregate": (
+        "SELECT singer_id, SUM(fee) FROM appearance GROUP BY singer_id",
+        [
+            "fees AS (SELECT singer_id, MAX(fee) AS total FROM appearance GROUP BY singer_id)",
+            "SELECT singer_id, total FROM fees",
+        ],
+        [0, 0],
+        "lost",
+    ),
+    "finer groups than gold's could still be summed up": (
+        "SELECT singer_id, SUM(fee) FROM appearance GROUP BY singer_id",
+        [
+            "fees AS (SELECT singer_id, SUM(fee) AS total FROM appearance GROUP BY singer_id, concert_id)",
+            "SELECT singer_id, total FROM fees",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "MAX stands for gold's ORDER BY … LIMIT 1": (
+        "SELECT name FROM singer ORDER BY age DESC LIMIT 1",
+        [
+            "oldest AS (SELECT MAX(age) AS age FROM singer)",
+            "SELECT country FROM singer WHERE age = (SELECT age FROM oldest)",
+        ],
+        [1, 0],
+        "completed",
+    ),
+    "an average over too few rows": (
+        "SELECT name FROM singer WHERE age > (SELECT AVG(age) FROM singer)",
+        [
+            "mean AS (SELECT AVG(age) AS age FROM singer WHERE country = 'Norway')",
+            "SELECT name FROM singer WHERE age > (SELECT age FROM mean)",
+        ],
+        [0, 0],
+        "lost",
+    ),
+    "what gold subtracts may be subtracted in another way": (
+        "SELECT name FROM singer WHERE singer_id NOT IN (SELECT singer_id FROM appearance WHERE fee > 100)",
+        [
+            "dear AS (SELECT singer_id FROM appearance WHERE fee > 100)",
+            "SELECT country FROM singer EXCEPT SELECT country FROM singer "
+            "WHERE singer_id IN (SELECT singer_id FROM dear)",
+        ],
+        [1, 0],
+        "completed",
+    ),
+    "gold subtracts what is dear, the answer keeps what is cheap": (
+        "SELECT name FROM singer WHERE singer_id NOT IN (SELECT singer_id FROM appearance WHERE fee > 100)",
+        [
+            "cheap AS (SELECT singer_id FROM appearance WHERE fee <= 100)",
+            "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM cheap)",
+        ],
+        [0, 0],
+        "lost",
+    ),
+    "a step that is subtracted is not blamed for holding what gold has not": (
+        "SELECT name FROM singer WHERE age > 30",
+        [
+            "young AS (SELECT singer_id FROM singer WHERE age <= 25)",
+            "SELECT name FROM singer WHERE singer_id NOT IN (SELECT singer_id FROM young)",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "both arms right, the wrong set operation": (
+        "SELECT country FROM singer WHERE age > 35 INTERSECT SELECT country FROM singer WHERE age < 25",
+        [
+            "old AS (SELECT country FROM singer WHERE age > 35)",
+            "young AS (SELECT country FROM singer WHERE age < 25)",
+            "SELECT country FROM old UNION SELECT country FROM young",
+        ],
+        [1, 1, 0],
+        "completed",
+    ),
+    "EXCEPT does not make good what another arm of gold is about": (
+        "SELECT name FROM singer EXCEPT SELECT s.name FROM singer s JOIN appearance a USING (singer_id)",
+        [
+            "odd AS (SELECT name FROM singer WHERE singer_id NOT IN (SELECT concert_id FROM appearance))",
+            "SELECT name FROM odd",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "an unknown column in the second step": (
+        "SELECT name FROM singer WHERE age > 30",
+        ["old AS (SELECT name, age FROM singer)", "o AS (SELECT nom FROM old)", "SELECT nom FROM o"],
+        [1, 0, 0],
+        "does_not_run",
+    ),
+    "prose between the steps has the label of what stands around it": (
+        "SELECT name FROM singer WHERE age > 30",
+        [
+            "First, whom do we want?",
+            "old AS (SELECT name, country FROM singer WHERE age > 30)",
+            "Now their names.",
+            "SELECT country FROM old",
+        ],
+        [1, 1, None, 0],
+        "completed",
+    ),
+    "right all along": (
+        "SELECT name FROM singer WHERE age > 30",
+        ["old AS (SELECT singer_id, name FROM singer WHERE 30 < age)", "SELECT name FROM old"],
+        [1, 1],
+        "equal",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def worked(databases: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """All examples labelled in one go, the answers to one question together."""
+    rows = [
+        {"id": case, "question": gold, "db_id": "singers", "gold_sql": gold, "steps": steps}
+        for case, (gold, steps, _, _) in sorted(WORKED.items(), key=lambda item: item[1][0])
+    ]
+    traces, summary = labelled(rows, databases, tmp_path_factory.mktemp("worked"))
+    assert summary["answers"] == summary["traces"] == len(WORKED)
+    assert summary["questions"] == len({gold for gold, *_ in WORKED.values()})
+    counted = Counter(evidence for *_, evidence in WORKED.values())
+    assert summary["evidence"] == dict(counted)
+    return {trace.id: trace for trace in traces}
+
+
+@pytest.mark.parametrize("case", WORKED)
+def test_worked_examples(case: str, worked: dict) -> None:
+    _, steps, labels, evidence = WORKED[case]
+    trace = worked[case]
+    assert (trace.labels, trace.extra["label_evidence"]) == (labels, evidence)
+    assert [step.text for step in trace.steps] == steps  # as their author cut them
+
+
+@pytest.mark.parametrize(
+    ("sql", "labels", "evidence"),
+    [
+        ("SELECT name FROM singer WHERE age > 30", [1], "equal"),
+        ("SELECT name FROM singer WHERE NOT age <= 30", [1], "equal"),
+        ("SELECT name FROM singer WHERE age > 40", [0], "single_step"),
+        ("SELECT nom FROM singer", [0], "does_not_run"),
+        ("SELECT name FROM singer WHERE", [0], "does_not_run"),
+        ("I do not know.", [0], "does_not_run"),
+        ("WITH old AS (SELECT * FROM singer WHERE age > 30) SELECT country FROM old", [1, 0], "completed"),
+    ],
+)
+def test_sql_is_cut_into_steps(
+    sql: str, labels: list, evidence: str, databases: Path, tmp_path: Path
+) -> None:
+    [trace], _ = labelled([ask("SELECT name FROM singer WHERE age > 30", sql)], databases, tmp_path)
+    assert (trace.labels, trace.extra["label_evidence"]) == (labels, evidence)
+
+
+def test_equal_by_accident_is_wrong_on_a_variant_that_the_trace_names(
+    databases: Path, tmp_path: Path
+) -> None:
+    from prm.sql import open_database
+    from prm.sql.variants import remake
+
+    gold = "SELECT name FROM singer WHERE age > 30"
+    [trace], summary = labelled([ask(gold, "SELECT name FROM singer WHERE age > 35")], databases, tmp_path)
+    assert trace.labels[-1] == 0 and summary["wrong_by_variant"] == 1
+    original = databases / "singers" / "singers.sqlite"
+    variant = remake(original, gold, trace.label_source, tmp_path)
+    with open_database(original) as here, open_database(variant.path) as there:
+        assert sorted(here.execute(trace.sql)) == sorted(here.execute(gold))
+        assert sorted(there.execute(trace.sql)) != sorted(there.execute(gold))
+
+
+def test_which_of_tied_rows_comes_first_proves_nothing(databases: Path, tmp_path: Path) -> None:
+    gold = "SELECT name FROM singer WHERE name <> 'Fay' ORDER BY age LIMIT 1"  # Bo and Eve are 22
+    other = "SELECT name FROM singer WHERE name <> 'Fay' ORDER BY age, name DESC LIMIT 1"
+    wrong = "SELECT name FROM singer WHERE name <> 'Fay' ORDER BY age DESC LIMIT 1"
+    [trace], summary = labelled([ask(gold, other, wrong)], databases, tmp_path)
+    assert "age DESC" in trace.sql and trace.labels[-1] == 0
+    assert summary["skipped"] == {"tied": 1}
+
+
+def test_a_tie_that_gold_cuts_blames_no_step(databases: Path, tmp_path: Path) -> None:
+    gold = "SELECT name FROM singer WHERE age < 25 AND age > 20 ORDER BY age LIMIT 1"  # Bo and Eve are 22
+    steps = [
+        {"text": "one AS (SELECT singer_id FROM singer WHERE age = 22 ORDER BY name DESC LIMIT 1)"},
+        {"text": "SELECT country FROM singer WHERE singer_id IN (SELECT singer_id FROM one)"},
+    ]
+    [trace], _ = labelled([ask(gold, steps)], databases, tmp_path)
+    assert trace.labels == [None, 0]
+
+
+def test_a_number_as_text_proves_nothing(databases: Path, tmp_path: Path) -> None:
+    rows = [
+        ask("SELECT CAST(age AS TEXT) FROM singer", "SELECT age FROM singer", "SELECT singer_id FROM singer")
+    ]
+    [trace], summary = labelled(rows, databases, tmp_path)
+    assert trace.labels == [0] and summary["skipped"] == {"typed": 1}
+
+
+@pytest.mark.parametrize(
+    ("gold", "reason"),
+    [
+        ("SELECT nom FROM singer", "gold_fails"),
+        ("SELECT name FROM singer WHERE age > 99", "gold_empty"),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) FROM n",
+            "gold_timeout",
+        ),
+        ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n", "gold_too_large"),
+    ],
+)
+def test_gold_that_cannot_judge_is_skipped_and_counted(
+    gold: str, reason: str, databases: Path, tmp_path: Path
+) -> None:
+    rows = [ask(gold, "SELECT 1", "SELECT 2"), ask("SELECT name FROM singer", "SELECT name FROM singer")]
+    traces, summary = labelled(rows, databases, tmp_path, timeout=1.0)
+    assert len(traces) == 1 and summary["skipped"] == {reason: 2} and reason in SKIP_REASONS
+
+
+HOSTILE = {
+    "1 MB of SQL": "SELECT name FROM singer WHERE age IN (" + ", ".join(map(str, range(150_000))) + ")",
+    "1 MB of parentheses": "SELECT " + "(" * 500_000 + "1" + ")" * 500_000,
+    "several statements": "SELECT name FROM singer; DROP TABLE singer",
+    "ATTACH": "ATTACH DATABASE 'new.sqlite' AS new",
+    "VACUUM INTO": "VACUUM INTO 'copy.sqlite'",
+    "writing": "DELETE FROM singer",
+    "bytes that are no text": "SELECT CAST(x'ff00fe' AS TEXT) FROM singer",
+    "NUL": "SELECT 'a\0b' FROM singer",
+    "an unclosed string": "SELECT 'name FROM singer",
+    "a comment": "-- nothing",
+    "deeply nested": "SELECT " + "(" * 3_000 + "1" + ")" * 3_000,
+    "a chain of thousands": "SELECT " + " + ".join(["1"] * 5_000) + " FROM singer",
+    "a name like a table's": "WITH singer AS (SELECT name, age FROM concert, singer) SELECT name FROM singer",
+    "a table that contains itself": "WITH a AS (SELECT * FROM a) SELECT * FROM a",
+}
+
+
+def test_hostile_answers_are_wrong_and_harm_nothing(databases: Path, tmp_path: Path) -> None:
+    original = databases / "singers" / "singers.sqlite"
+    before, files = original.read_bytes(), sorted(databases.rglob("*"))
+    start = time.monotonic()
+    traces, summary = labelled(
+        [ask("SELECT name FROM singer", *HOSTILE.values())], databases, tmp_path, timeout=1.0
+    )
+    assert time.monotonic() - start < 30
+    assert original.read_bytes() == before and sorted(databases.rglob("*")) == files
+    assert not list(Path.cwd().glob("*.sqlite"))
+    assert summary["traces"] == len(HOSTILE) and "unexpected" not in summary["skipped"]
+    assert all(trace.labels[-1] == 0 for trace in traces)
+    assert all(trace.labels == [0] for trace in traces if trace.extra["label_evidence"] == "single_step")
+
+
+def test_answers_that_never_end_are_skipped_and_counted(databases: Path, tmp_path: Path) -> None:
+    bomb = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT {} FROM n"
+    rows = [
+        ask(
+            "SELECT name FROM singer", bomb.format("MAX(i)"), bomb.format("i"), " ", "SELECT name FROM singer"
+        )
+    ]
+    traces, summary = labelled(rows, databases, tmp_path, timeout=1.0)
+    assert summary["skipped"] == {"answer_empty": 1, "answer_timeout": 1, "answer_too_large": 1}
+    assert [trace.labels for trace in traces] == [[1]]
+
+
+def test_steps_without_a_final_select_are_skipped(databases: Path, tmp_path: Path) -> None:
+    rows = [
+        ask(
+            "SELECT name FROM singer", [{"text": "a AS (SELECT name FROM singer)"}], "SELECT name FROM singer"
+        )
+    ]
+    traces, summary = labelled(rows, databases, tmp_path)
+    assert len(traces) == 1 and summary["skipped"] == {"answer_unfinished": 1}
+
+
+@pytest.mark.slow
+def test_same_bytes_with_any_number_of_workers(databases: Path, tmp_path: Path) -> None:
+    rows = [ask(gold, steps, gold, "SELECT 1", id=case) for case, (gold, steps, *_) in WORKED.items()]
+    outputs = []
+    for workers in (1, 3):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        traces, _ = labelled(rows, databases, folder, workers=workers)
+        outputs.append((folder / "traces.jsonl").read_bytes())
+    assert outputs[0] == outputs[1]
+    for trace in traces:
+        evidence = trace.extra["label_evidence"]
+        assert evidence in EVIDENCE and returning_label(trace.labels) is None
+        assert set(trace.labels) == {1} if evidence == "equal" else trace.labels[-1] == 0
+        fragments = [step for step in trace.steps if step.sql is not None]
+        assert (evidence == "unknown") == (None in [step.label for step in fragments])
+
+
+def test_answers_one_a_line_come_together_by_question(databases: Path, tmp_path: Path) -> None:
+    one = {"question": "Who?", "db_id": "singers", "gold_sql": "SELECT name FROM singer WHERE age > 30"}
+    rows = [one | {"sql": one["gold_sql"], "id": 7}, one | {"sql": "SELECT 1", "evidence": "x"}]
+    traces, summary = labelled(rows, databases, tmp_path)
+    assert [(t.id, t.labels) for t in traces] == [("7", [1]), (None, [0])]
+    assert summary["questions"] == 1 and summary["answers"] == 2
+    assert len({t.question_key for t in traces}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"question": ""}, "'question' must be a non-empty text"),
+        ({"gold_sql": None}, "'gold_sql' must be a non-empty text"),
+        ({"db_id": "../singers"}, "must be the name of a database"),
+        ({"db_id": "operas"}, "there is no database"),
+        ({"candidates": []}, "'candidates' must be a non-empty list"),
+        ({"candidates": None}, "neither 'candidates' nor an answer"),
+        ({"candidates": ["SELECT 1"]}, "candidate 0 (from 0)"),
+        ({"candidates": [{"sql": 1}]}, "'sql' must be a text"),
+        ({"candidates": [{"steps": []}]}, "'steps' must be a non-empty list"),
+        ({"candidates": [{"steps": [{"text": " "}]}]}, "'text' of step 0"),
+        ({"schema": 3}, "'schema' must be a text"),
+    ],
+)
+def test_bad_rows_are_refused_or_skipped(
+    change: dict, words: str, databases: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    good = ask("SELECT name FROM singer", "SELECT name FROM singer")
+    data, output = tmp_path / "c.jsonl", tmp_path / "t.jsonl"
+    data.write_text(json.dumps(good) + "\n" + json.dumps(good | change) + "\n")
+    command = ["label", "--data", str(data), "--databases", str(databases), "--output", str(output)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{data}:2: " in error and words in error and error.count("\n") == 1
+    assert not output.exists()
+    assert main([*command, "--on-bad-rows", "skip"]) == 0
+    assert len(load_traces(output)) == 1 and "skipped 1 of 2 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("data", "folder"), [("none.jsonl", "."), ("c.jsonl", "none")])
+def test_missing_files(data: str, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "c.jsonl").write_text("")
+    paths = str(tmp_path / data), str(tmp_path / folder)
+    assert main(["label", "--data", paths[0], "--databases", paths[1], "--output", str(tmp_path / "o")]) == 2
+    assert "none" in capsys.readouterr().err
+
+
+def test_neither_torch_nor_transformers_is_imported() -> None:
+    code = "import sys, prm.labeling.answers; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
