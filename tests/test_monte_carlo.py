@@ -467,7 +467,7 @@ def test_a_server_that_dies_ends_the_run_and_the_next_goes_on(zoo):
         return steady(body, number) if number < 5 else (503, {}, b"")
 
     with pytest.raises(InputError, match=r"503: .*run the same command again to go on"):
-        rolled(zoo, [LATE, EARLY], Plan(rollouts=4), dying)
+        rolled(zoo, [LATE, EARLY], Plan(rollouts=4), dying, concurrency=1)
     assert not (zoo.parent / "out.jsonl").exists()
     _, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4))
     assert len(log) == 12 - statistics["requests_from_journal"] and statistics["requests_from_journal"] == 5
