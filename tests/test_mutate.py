@@ -343,8 +343,8 @@ def test_later_steps_follow_the_names_of_a_changed_step(known):
     ]
     _, variant = parse_fragment("SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name")
     assert fragments(with_variant(chain, 0, variant, known)) == [
-        "avg_age_by_name AS (SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name)",
-        "SELECT name FROM avg_age_by_name WHERE avg_age > 30 ORDER BY avg_age DESC",
+        "avg_age_per_name AS (SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name)",
+        "SELECT name FROM avg_age_per_name WHERE avg_age > 30 ORDER BY avg_age DESC",
     ]
 
 
