@@ -2,10 +2,11 @@
 
     python benchmarks/sql_engine.py --root DIR [--split dev] [--layout spider] [--repeat 3]
 
-The plain loop opens each database once, runs every query and fetches its rows: no time limit, no memory limit,
-one process. The engine does the same through killable workers with all of its limits, uncached and (last line)
-with what it remembers. Queries that fail or outlive their time are left out of all measurements beforehand.
-Prints a markdown table; the best of the repetitions counts, as other programs disturb single ones.
+The plain loop opens each database once, runs every query and fetches its rows: no time limit, no memory
+limit, one process. The engine does the same through killable workers with all of its limits, uncached and
+(last line) with what it remembers. Queries that fail or outlive their time are left out of all measurements
+beforehand. Prints a markdown table; the best of the repetitions counts, as other programs disturb single
+ones.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def plain(jobs: list[Job]) -> list[list[tuple]]:
 def engine(jobs: list[Job], workers: int, at_once: int, cache: bool = False) -> list[list[tuple]]:
     results = []
     with DatabasePool(workers) as pool:
-        databases = {path: open_database(path, pool=pool, cache=cache) for path, _ in jobs}
+        databases = {path: open_database(path, pool=pool, cache=cache) for path in {path for path, _ in jobs}}
         for i in range(0, len(jobs), at_once):
             results += pool.execute_all([(databases[path], sql) for path, sql in jobs[i : i + at_once]])
     return results
@@ -49,7 +50,7 @@ def engine(jobs: list[Job], workers: int, at_once: int, cache: bool = False) -> 
 def usable(jobs: list[Job]) -> tuple[list[Job], int]:
     """The jobs that give rows, and how many do not."""
     with closing(DatabasePool(1)) as pool:
-        databases = {path: open_database(path, pool=pool, cache=False) for path, _ in jobs}
+        databases = {path: open_database(path, pool=pool, cache=False) for path in {path for path, _ in jobs}}
         results = pool.execute_all([(databases[path], sql) for path, sql in jobs])
     good = [job for job, result in zip(jobs, results, strict=True) if not isinstance(result, SQLError)]
     return good, len(jobs) - len(good)

@@ -65,10 +65,8 @@ class SQLiteConnection:
 
     def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
         if not READS.match(sql):
-            return (
-                "refused",
-                "not a statement that reads: only SELECT, WITH and VALUES are run, one at a time",
-            )
+            message = "not a statement that reads: only SELECT, WITH and VALUES are run, one at a time"
+            return "refused", message
         self._lasting = True
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, MIN_LENGTH))
         cursor = self._connection.cursor()

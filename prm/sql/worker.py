@@ -99,19 +99,25 @@ def plain(value: Any) -> Any:
 
 def limit_process(memory: int) -> None:
     """Bound memory, file size and core dumps where the system can (it is a second fence, not the first)."""
+    limit_memory(memory)
+    _limit("RLIMIT_FSIZE", 0)
+    _limit("RLIMIT_CORE", 0)
+
+
+def limit_memory(memory: int) -> None:
+    """Bound the address space, in bytes; also to more than before."""
+    _limit("RLIMIT_AS", memory)
+
+
+def _limit(name: str, wanted: int) -> None:
     try:
         import resource
     except ImportError:
         return
-    for what, wanted in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (limit, limit))
+    what = getattr(resource, name)
+    hard = resource.getrlimit(what)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(what, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def die_with_parent(link: socket.socket, parent: int) -> None:
@@ -164,17 +170,21 @@ def main() -> None:
     sys.path += paths
     limit_process(memory)
     connections: OrderedDict[tuple[Any, ...], Connection] = OrderedDict()
-    for target, version, sql, timeout, max_rows, max_bytes in incoming:
+    for target, version, *statement in incoming:
         key = (target, version)
+        known = key in connections
+        if known:
+            connections.move_to_end(key)
+        elif len(connections) >= CONNECTIONS:
+            connections.popitem(last=False)[1].close()
         try:
-            if key in connections:
-                connections.move_to_end(key)
-            else:
-                while len(connections) >= CONNECTIONS:
-                    connections.popitem(last=False)[1].close()
-                connections[key] = connect(target, max_sql)
-                send(link, ("opened",))  # from here on the statement's own time runs
-            answer = connections[key].run(sql, timeout, max_rows, max_bytes)
+            try:
+                answer = _open(connections, key, max_sql, link).run(*statement)
+            except Unavailable:
+                if not known:
+                    raise
+                connections.pop(key).close()  # the server may have been restarted since the last statement
+                answer = _open(connections, key, max_sql, link).run(*statement)
             send(link, answer)
         except Unavailable as error:
             if key in connections:
@@ -182,6 +192,20 @@ def main() -> None:
             send(link, ("unavailable", str(error)))
         except MemoryError:
             send(link, ("too_large", "the result needs more memory than it may have"))
+
+
+def _open(
+    connections: OrderedDict[tuple[Any, ...], Connection],
+    key: tuple[Any, ...],
+    max_sql: int,
+    link: socket.socket,
+) -> Connection:
+    """The connection to a database, opened where that has to be done: then the parent is told, for the time
+    of the statement itself runs from there."""
+    if key not in connections:
+        connections[key] = connect(key[0], max_sql)
+        send(link, ("opened",))
+    return connections[key]
 
 
 if __name__ == "__main__":
