@@ -39,6 +39,7 @@ def _build(args: argparse.Namespace) -> None:
         wrong_per_question=args.wrong_per_question,
         limit=args.limit,
         timeout=args.timeout,
+        database_url=args.database_url,
     )
 
 
@@ -195,6 +196,11 @@ def _parser() -> argparse.ArgumentParser:
         "--root", required=True, help="the data set's folder; for --layout table the JSONL or CSV file"
     )
     sub.add_argument("--split", help="train, dev, test … (spider, bird)")
+    sub.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="instead of SQLite files: duckdb:///PATH or postgresql://…, {db_id} for the question's database",
+    )
     sub.add_argument("--output", required=True, help="JSONL file to write")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=_positive, default=1, help="processes")

@@ -33,6 +33,8 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote as percent_quoted
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,9 +44,10 @@ from sqlglot import exp
 from prm.errors import InputError
 from prm.sql.chain import Known, Link, known_at, links_of, respelled, tables_of, with_variant
 from prm.sql.compare import is_ordered, results_equal
-from prm.sql.database import Rows, SQLError, open_database
+from prm.sql.database import DatabasePool, Rows, SQLError, open_database, without_password
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
+from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES, variants
 from prm.sql.schema import quote, read_schema, schema_text
 from prm.traces.formats import atomic_write
@@ -56,28 +59,28 @@ SKIP_REASONS = {
     "gold_timeout": "gold SQL outlives its time",
     "gold_too_large": "gold gives too many rows",
     "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
+    "not_translated": "gold SQL cannot be translated into the dialect in which it is taken apart",
+    "translation_differs": "the translation of gold gives another result",
     "not_decomposed": "gold SQL cannot be cut into steps",
     "chain_fails": "the chain of steps does not run",
     "chain_differs": "the chain of steps gives another result than gold",
 }
 
 _CHUNK = 16  # questions a worker takes at once
-_OPEN_DATABASES = 4  # kept open by a worker; questions come mostly database by database
+_OPEN_DATABASES = 4  # known to a worker; questions come mostly database by database
 _VALUES_ROWS = 5_000  # rows of a table that are looked at for frequent values
-_CACHED_RESULTS = 1_000  # results a worker remembers per database …
-_CACHED_ROWS = 200  # … of at most this many rows
 
 
 @dataclass(frozen=True)
 class Question:
-    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite
-    file."""
+    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite file
+    or the URL."""
 
     id: str
     question: str
     sql: str
     db_id: str
-    database: Path
+    database: Path | str
     evidence: str | None = None
 
 
@@ -93,14 +96,17 @@ def build(
     wrong_per_question: int = 4,
     limit: int | None = None,
     timeout: float = 5.0,
+    database_url: str | None = None,
 ) -> dict[str, Any]:
     """Write the labelled traces of a data set to `output` (JSONL) and its statistics to
     `<output>.stats.json`.
 
     `layout` and `root` as in `read_questions`. `shard=(i, n)` takes the questions whose index leaves i - 1
     on division by n (so that the shards together are the whole), of the first `limit`. `timeout` is in
-    seconds a statement. With more than one worker, processes are started afresh: a script that calls this
-    needs the usual `if __name__ == "__main__":`.
+    seconds a statement. `database_url` (as `open_database` takes it, `{db_id}` standing for the question's
+    database) takes the place of the layout's SQLite files; gold is in the dialect of that database, and so
+    is all SQL in the traces. With more than one worker, processes are started afresh: a script that calls
+    this needs the usual `if __name__ == "__main__":`.
 
     Returns the statistics.
 
@@ -108,7 +114,7 @@ def build(
         InputError: the layout is not there, an entry is malformed, a database is missing, no question falls
             into the shard, or none gives a trace (the statistics then say why, and `output` is not written).
     """
-    questions = read_questions(layout, root, split)[:limit]
+    questions = read_questions(layout, root, split, database_url)[:limit]
     part = questions[shard[0] - 1 :: shard[1]]
     if not part:
         raise InputError(
@@ -142,26 +148,29 @@ def build(
 # --- reading questions --------------------------------------------------------------------------------------
 
 
-def read_questions(layout: str, root: str | Path, split: str | None) -> list[Question]:
+def read_questions(
+    layout: str, root: str | Path, split: str | None, database_url: str | None = None
+) -> list[Question]:
     """The questions of a data set, in its own order.
 
     `layout`: "spider" (`train_spider.json` with `train_others.json`, or `<split>.json`;
     `database/<db>/<db>.sqlite`, `test_database/` for test), "bird" (`<split>.json` with `evidence` and
     `SQL`, `<split>_databases/`, in `root` or a folder `<split>…` of it), "table" (`root` is a JSONL or CSV
     file with question, sql and database, a path relative to the file; id and evidence if you have them).
+    With `database_url` the files of the databases are not looked for, and a table may go without them.
 
     Raises:
         InputError: naming the file and entry or line, and the mend.
     """
     root = Path(root)
     if layout == "table":
-        questions = _read_table(root)
+        questions = _read_table(root, database_url)
     elif layout in ("spider", "bird"):
         if not split:
             raise InputError(f"--layout {layout} needs --split (train, dev, test …)")
         if not root.is_dir():
             raise InputError("no such folder; --root is the folder of the data set", file=str(root))
-        questions = (_read_spider if layout == "spider" else _read_bird)(root, split)
+        questions = (_read_spider if layout == "spider" else _read_bird)(root, split, database_url)
     else:
         raise InputError(f"unknown layout {layout!r}; there are spider, bird and table")
     if not questions:
@@ -169,7 +178,7 @@ def read_questions(layout: str, root: str | Path, split: str | None) -> list[Que
     return questions
 
 
-def _read_spider(root: Path, split: str) -> list[Question]:
+def _read_spider(root: Path, split: str, database_url: str | None) -> list[Question]:
     files = [root / f"{split}.json"]
     if split == "train" and not files[0].exists():
         files = [f for f in (root / "train_spider.json", root / "train_others.json") if f.exists()]
@@ -179,10 +188,10 @@ def _read_spider(root: Path, split: str) -> list[Question]:
     folders = [root / "database", root / "test_database"]
     if split == "test":
         folders.reverse()
-    return _read_entries(files, folders, split, sql_key="query")
+    return _read_entries(files, folders, split, "query", database_url)
 
 
-def _read_bird(root: Path, split: str) -> list[Question]:
+def _read_bird(root: Path, split: str, database_url: str | None) -> list[Question]:
     name = f"{split}.json"
     homes = [root, root / split, *sorted(root.glob(f"{split}_*"))]
     home = next((home for home in homes if (home / name).is_file()), None)
@@ -190,12 +199,14 @@ def _read_bird(root: Path, split: str) -> list[Question]:
         raise InputError(
             f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root)
         )
-    return _read_entries([home / name], [home / f"{split}_databases"], split, sql_key="SQL")
+    return _read_entries([home / name], [home / f"{split}_databases"], split, "SQL", database_url)
 
 
-def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: str) -> list[Question]:
+def _read_entries(
+    files: list[Path], folders: list[Path], split: str, sql_key: str, database_url: str | None
+) -> list[Question]:
     questions: list[Question] = []
-    databases: dict[str, Path] = {}
+    databases: dict[str, Path | str] = {}
     for file in files:
         entries = _read_json(file)
         if not isinstance(entries, list):
@@ -210,7 +221,11 @@ def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: s
                 _text_of(entry, key, where, file) for key in ("db_id", "question", sql_key)
             )
             if db_id not in databases:
-                databases[db_id] = _find_database(db_id, folders, where, file)
+                databases[db_id] = (
+                    _find_database(db_id, folders, where, file)
+                    if database_url is None
+                    else _with_name(database_url, db_id)
+                )
             evidence = entry.get("evidence")
             if evidence is not None and not isinstance(evidence, str):
                 raise InputError(f"{where}: 'evidence' must be a text", file=str(file))
@@ -236,11 +251,19 @@ def _find_database(db_id: str, folders: list[Path], where: str, file: Path) -> P
     )
 
 
-def _read_table(file: Path) -> list[Question]:
+def _with_name(database_url: str, db_id: str) -> str:
+    return database_url.replace("{db_id}", percent_quoted(db_id, safe=""))
+
+
+def _read_table(file: Path, database_url: str | None) -> list[Question]:
     questions: list[Question] = []
     lines: dict[str, int] = {}
-    for line, row in _rows_of(file):
-        values = [_text_of(row, key, "", file, line) for key in ("question", "sql", "database")]
+    needed = ["question", "sql", "database"]
+    if database_url is not None and "{db_id}" not in database_url:
+        needed.remove("database")
+    for line, row in _rows_of(file, needed):
+        values = [_text_of(row, key, "", file, line) for key in needed[:2]]
+        path = _text_of(row, "database", "", file, line) if "database" in needed else ""
         for key in ("id", "evidence"):
             value = row.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and key == "id":
@@ -248,9 +271,13 @@ def _read_table(file: Path) -> list[Question]:
             if value is not None and not isinstance(value, str):
                 raise InputError(f"'{key}' must be a text", file=str(file), line=line)
             values.append(value or None)
-        question, sql, path, given, evidence = values
-        database = file.parent / path
-        if not database.is_file():
+        question, sql, given, evidence = values
+        database: Path | str = file.parent / path
+        db_id = Path(path).stem
+        if database_url is not None:
+            database = _with_name(database_url, db_id)
+            db_id = db_id or Path(urlsplit(database).path).stem
+        elif not database.is_file():
             raise InputError(
                 f"there is no database {database}; 'database' is a path relative to this file",
                 file=str(file),
@@ -264,11 +291,11 @@ def _read_table(file: Path) -> list[Question]:
                 line=line,
             )
         lines[name] = line
-        questions.append(Question(name, question, sql, database.stem, database, evidence))
+        questions.append(Question(name, question, sql, db_id, database, evidence))
     return questions
 
 
-def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line from 1, row) of a JSONL or CSV file."""
     if not file.is_file():
         raise InputError("no such file; --layout table wants a JSONL or CSV file as --root", file=str(file))
@@ -276,7 +303,7 @@ def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
-                missing = {"question", "sql", "database"} - set(reader.fieldnames or ())
+                missing = set(needed) - set(reader.fieldnames or ())
                 if missing:
                     raise InputError(
                         f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1
@@ -364,43 +391,44 @@ class _Skip(Exception):
 
 
 class _Workplace:
-    """One database with what is remembered of it: its schema, results by SQL text, frequent values."""
+    """One database with what is known of it: its schema, its dialect, frequent values."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, path: Path | str, timeout: float, pool: DatabasePool) -> None:
         self.schema = read_schema(path)
-        self.database = open_database(path, timeout=timeout)
+        self.translator = Translator(self.schema)
+        self.database = open_database(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema), self.values)
-        self._results: OrderedDict[str, Rows | SQLError] = OrderedDict()
         self._values: dict[tuple[str, str], list[tuple[object, int]]] = {}
 
     def run(self, sql: str) -> Rows:
-        """The rows of a statement; raises SQLError, also from memory."""
-        known = self._results.get(sql)
-        if known is None:
-            try:
-                known = self.database.execute(sql)
-            except SQLError as error:
-                known = error
-            if isinstance(known, SQLError) or len(known) <= _CACHED_ROWS:
-                self._results[sql] = known
-                if len(self._results) > _CACHED_RESULTS:
-                    self._results.popitem(last=False)
-        if isinstance(known, SQLError):
-            raise known
-        return known
+        """The rows of a statement in the database's own dialect; raises SQLError, unless it is the database
+        itself that cannot be reached: that says nothing against the statement."""
+        try:
+            return self.database.execute(sql)
+        except SQLError as error:
+            if error.kind == "unavailable":
+                raise InputError(str(error), file=without_password(str(self.database.path))) from None
+            raise
+
+    def run_steps(self, fragments: list[str]) -> Rows:
+        """The rows of a chain of steps; raises SQLError."""
+        try:
+            return self.run(assemble([self.translator.outward(fragment) for fragment in fragments]))
+        except TranslationError as error:
+            raise SQLError(str(error)) from None
 
     def values(self, table: str, column: str) -> list[tuple[object, int]]:
         """Frequent values of a column among its table's first rows and their counts, most frequent first."""
         key = (table, column)
         if key not in self._values:
-            c, t = quote(column), quote(table)
+            c, t = quote(column, self.schema.dialect), quote(table, self.schema.dialect)
             sql = (
-                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) "
+                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) AS first_rows "
                 "WHERE v IS NOT NULL GROUP BY v ORDER BY COUNT(*) DESC, v LIMIT 40"
             )
             try:
-                self._values[key] = list(self.database.execute(sql))
+                self._values[key] = list(self.run(sql))
             except SQLError:
                 self._values[key] = []
         return self._values[key]
@@ -413,16 +441,15 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         _Skip: the question gives no traces.
     """
     gold = _gold_rows(question.sql, place)
+    ordered = is_ordered(question.sql)
     try:
-        steps = decompose(question.sql, place.columns)
+        steps = decompose(_inner_sql(question.sql, gold, ordered, place), place.columns)
     except DecomposeError:
         raise _Skip("not_decomposed") from None
     chain = respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known)
     right = [_written(link) for link in chain]
-    sql = assemble([fragment for _, fragment in right])
-    ordered = is_ordered(question.sql)
     try:
-        rows = place.run(sql)
+        rows = place.run_steps([fragment for _, fragment in right])
     except SQLError:
         raise _Skip("chain_fails") from None
     if not results_equal(gold, rows, ordered=ordered):
@@ -430,6 +457,7 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     schema = schema_text(place.schema, question.question)
 
     def trace(k: int, texts: list[tuple[str, str]], first_error: int, category: str | None) -> Trace:
+        fragments = [place.translator.outward(fragment) for _, fragment in texts]
         made = [
             Step(
                 f"{sentence}\n{fragment}",
@@ -437,7 +465,7 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
                 fragment,
                 category if i == first_error else None,
             )
-            for i, (sentence, fragment) in enumerate(texts)
+            for i, ((sentence, _), fragment) in enumerate(zip(texts, fragments, strict=True))
         ]
         return Trace(
             question.question,
@@ -447,7 +475,7 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
             db_id=question.db_id,
             schema=schema,
             evidence=question.evidence,
-            sql=assemble([fragment for _, fragment in texts]),
+            sql=assemble(fragments),
             gold_sql=question.sql,
             label_source="execution",
         )
@@ -533,7 +561,7 @@ def _is_wrong(
 ) -> bool:
     """Whether the changed chain runs and its result differs from gold's for certain."""
     try:
-        result = place.run(assemble([fragment for _, fragment in texts]))
+        result = place.run_steps([fragment for _, fragment in texts])
         if results_equal(rows, result, ordered=ordered and category in _ABOUT_ORDER):
             return False
         if category not in _ABOUT_ORDER | {"limit"} and all(
@@ -551,7 +579,7 @@ def _unlimited(links: list[Link], place: _Workplace) -> Rows:
     last.set("limit", None)
     last.set("offset", None)
     fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
-    return place.run(assemble([*fragments, render_fragment("", last)]))
+    return place.run_steps([*fragments, render_fragment("", last)])
 
 
 def _gold_rows(sql: str, place: _Workplace) -> Rows:
@@ -565,21 +593,35 @@ def _gold_rows(sql: str, place: _Workplace) -> Rows:
     return rows
 
 
+def _inner_sql(sql: str, gold: Rows, ordered: bool, place: _Workplace) -> str:
+    """Gold in the dialect in which it is taken apart; it must say the same there."""
+    if place.schema.dialect == "sqlite":
+        return sql
+    try:
+        inner = place.translator.inward(sql)
+        rows = place.run_steps([inner])
+    except (TranslationError, SQLError):
+        raise _Skip("not_translated") from None
+    if not results_equal(gold, rows, ordered=ordered):
+        raise _Skip("translation_differs")
+    return inner
+
+
 # --- processes and statistics -------------------------------------------------------------------------------
 
 
 class _Worker:
-    """What a process keeps between chunks: the databases that it has used last."""
+    """What a process keeps between chunks: the databases that it has used last, and what runs their SQL."""
 
     def __init__(self) -> None:
-        self.places: OrderedDict[Path, _Workplace] = OrderedDict()
+        self.pool = DatabasePool(1)
+        self.places: OrderedDict[Path | str, _Workplace] = OrderedDict()
 
-    def place(self, path: Path, timeout: float) -> _Workplace:
-        place = self.places.pop(path, None) or _Workplace(path, timeout)
+    def place(self, path: Path | str, timeout: float) -> _Workplace:
+        place = self.places.pop(path, None) or _Workplace(path, timeout, self.pool)
         self.places[path] = place
         if len(self.places) > _OPEN_DATABASES:
-            _, oldest = self.places.popitem(last=False)
-            oldest.database.close()
+            self.places.popitem(last=False)
         return place
 
     def label(self, questions: list[Question], job: _Job) -> list[Labelled]:
@@ -602,9 +644,7 @@ class _Worker:
         return Labelled(lines, [(len(t.steps), t.first_error, _category(t)) for t in traces])
 
     def close(self) -> None:
-        for place in self.places.values():
-            place.database.close()
-        self.places.clear()
+        self.pool.close()
 
 
 def _category(trace: Trace) -> str | None:

@@ -277,7 +277,9 @@ def _read_samples(schema: Schema) -> dict[str, dict[str, dict[str, str]]]:
     if schema.dialect != "sqlite":
         from prm.sql.catalog import TIMEOUT, first_values
 
-        url = f"duckdb:///{percent_quoted(str(schema.path))}" if isinstance(schema.path, Path) else schema.path
+        url = (
+            f"duckdb:///{percent_quoted(str(schema.path))}" if isinstance(schema.path, Path) else schema.path
+        )
         with open_database(url, TIMEOUT, cache=False) as database:
             return {
                 table.name: _first_spellings(
