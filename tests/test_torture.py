@@ -58,7 +58,7 @@ HOSTILE = [
     (FOREVER + " SELECT * FROM t EXCEPT SELECT * FROM t", "timeout too_large"),
     (FOREVER + " SELECT 1 WHERE 0 IN (SELECT x FROM t)", "timeout too_large"),
     (FOREVER + " SELECT EXISTS (SELECT 1 FROM t WHERE x < 0)", "timeout"),
-    ("WITH RECURSIVE t(x) AS (VALUES (1) UNION SELECT x + 1 FROM t) SELECT max(x) FROM t", "timeout too_large"),
+    ("WITH RECURSIVE t(x) AS (SELECT 1 UNION SELECT x + 1 FROM t) SELECT * FROM t", "too_large timeout"),
     (
         "WITH RECURSIVE t(s) AS (SELECT 'x' UNION ALL SELECT s || s FROM t) SELECT length(s) FROM t",
         "timeout too_large",
@@ -103,7 +103,7 @@ HOSTILE = [
         "too_large timeout",
     ),
     (NUMBERS.format("LIMIT 900") + " SELECT x, hex(randomblob(100000)) FROM t", "too_large timeout"),
-    (NUMBERS.format("LIMIT 99") + " SELECT json_group_array(hex(zeroblob(500000))) FROM t", "timeout too_large"),
+    (NUMBERS.format("LIMIT 99") + " SELECT group_concat(quote(zeroblob(500000))) FROM t", "timeout too_large"),
     # memory, time or stack while the statement is prepared
     (doubling(40), "timeout too_large error"),
     (doubling(24), "timeout too_large error"),
@@ -313,7 +313,8 @@ def expressions() -> st.SearchStrategy[exp.Expression]:
     )
     functions = st.sampled_from(
         ["abs", "hex", "randomblob", "zeroblob", "printf", "replace", "substr", "instr", "max", "sum",
-         "total", "group_concat", "json", "json_group_array", "char", "unicode", "nullif", "date", "strftime", "quote"]
+         "total", "group_concat", "json", "json_group_array", "char", "unicode", "nullif", "date",
+         "strftime", "quote"]
     )  # fmt: skip
     binary = st.sampled_from(
         [exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.DPipe, exp.EQ, exp.LT, exp.Like, exp.Glob, exp.And,
@@ -394,7 +395,7 @@ def mixed_statements(count: int, rng: random.Random) -> list[tuple[int, str, obj
     return made
 
 
-@pytest.mark.parametrize(("count", "workers"), [(1000, 2), pytest.param(10_000, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "workers"), [(3000, 2), pytest.param(10_000, 4, marks=pytest.mark.slow)])
 def test_every_result_is_right_while_workers_are_killed(tmp_path: Path, count: int, workers: int) -> None:
     """kill -9 of random workers while statements on five databases run. A worker is left alone for its first
     moments: a statement that loses two workers in a row is `crashed` by rule, and here none may be."""

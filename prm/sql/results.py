@@ -92,7 +92,8 @@ def normalised(sql: str) -> str:
 
     Upper and lower case stay: `SELECT NAME AS Who` names its column `Who`.
     """
-    return _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql).strip(" ;")
+    text = _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql).strip(" ")
+    return text.removesuffix(";").rstrip(" ")
 
 
 class ResultCache:
