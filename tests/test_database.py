@@ -172,6 +172,8 @@ def test_one_reading_statement_runs(database: Database, sql: str) -> None:
         "(SELECT 1)",
         "EXPLAIN SELECT 1",
         "EXPLAIN QUERY PLAN SELECT 1",
+        "/**/ EXPLAIN /**/ SELECT 1",
+        "-- a\nEXPLAIN -- b\nSELECT 1",
         "SELECT 1 --" + "x" * MAX_SQL_BYTES,
         "SELECT " + "1 + " * 300_000 + "1",
     ],

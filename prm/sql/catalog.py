@@ -16,7 +16,7 @@ from prm.sql.schema import Column, ForeignKey, Table, quote
 
 TIMEOUT = 60.0  # seconds for each question: a catalogue may be large, and a server far
 
-#: (table, column, type, whether NULL is allowed), the tables as they were made, the columns in their order.
+#: (table, column, type, whether NULL is allowed), tables as the catalogue lists them, columns in their order.
 COLUMNS = {
     "duckdb": """
         SELECT table_name, column_name, data_type, is_nullable

@@ -16,7 +16,7 @@ import duckdb
 from worker import BATCH, Unavailable, limit_memory, packed, plain
 
 #: A statement that reads, after white space and comments: DESCRIBE and SHOW count as SELECT in DuckDB.
-READS = re.compile(r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(SELECT\b|WITH\b|VALUES\b|FROM\b|\()", re.I | re.S)
+READS = re.compile(r"(?>\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*+(SELECT\b|WITH\b|VALUES\b|FROM\b|\()", re.I | re.S)
 #: Functions that change something, be it only of the session.
 FORBIDDEN = re.compile(r"\b(nextval|setval|setseed|write_log)\b", re.I)
 CONFIGURATION = {

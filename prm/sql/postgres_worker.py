@@ -24,8 +24,11 @@ import psycopg
 from psycopg import sql as compose
 from worker import BATCH, Unavailable, packed, plain
 
-#: A statement that reads, after white space and comments.
-READS = re.compile(r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(SELECT\b|WITH\b|VALUES\b|TABLE\b|\()", re.I | re.S)
+#: A statement that reads, after white space and comments. A comment within a comment is not understood here
+#: as the server does, so it is no comment; and what was taken for one is not given back (`(?>…)*+`).
+READS = re.compile(
+    r"(?>\s|--[^\r\n]*(?:[\r\n]|\Z)|/\*(?:(?!/\*).)*?\*/)*+(SELECT\b|WITH\b|VALUES\b|TABLE\b|\()", re.I | re.S
+)
 #: Volatile functions that do no harm. Sleeping ends with the statement's time.
 HARMLESS = {
     "random", "clock_timestamp", "timeofday", "gen_random_uuid", "pg_sleep", "pg_sleep_for", "pg_sleep_until",
@@ -36,6 +39,8 @@ RUN_STRINGS = {"crosstab", "crosstab2", "crosstab3", "crosstab4", "crosstabn", "
 CALLED = re.compile(r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=\s*(?:\(|--|/\*))')
 NUMBERS = ("bool", "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "bytea")
 CONNECT_TIMEOUT = 10  # seconds
+#: Rows fetched at once; they are in memory before anyone can count their bytes.
+CHUNK = 64 if psycopg.capabilities.has_stream_chunked() else 1
 
 
 class PostgresConnection:
@@ -74,11 +79,11 @@ class PostgresConnection:
         connection = self._connection
         try:
             connection.execute(f"SET LOCAL statement_timeout = {max(int(timeout * 1000), 1)}")
-            cursor = connection.cursor()
-            rows = cursor.stream(sql, size=1)
-            first = next(rows, None)  # only now are the columns known
-            columns = tuple(column.name for column in cursor.description or ())
-            return packed(columns, _batches(first, rows), False, max_rows, max_bytes)
+            columns = self._columns(sql)
+            if not columns:
+                return "refused", "the statement does more than read, for it has no columns"
+            rows = connection.cursor().stream(sql, size=CHUNK)
+            return packed(columns, _batches(rows), False, max_rows, max_bytes)
         except psycopg.errors.QueryCanceled:
             return "timeout", f"the statement ran longer than {timeout:g} s"
         except MemoryError:
@@ -103,12 +108,21 @@ class PostgresConnection:
             with contextlib.suppress(psycopg.Error):
                 connection.rollback()
 
+    def _columns(self, sql: str) -> tuple[str, ...]:
+        """What the statement would return, without running it: COPY, for one, nothing."""
+        link = self._connection.pgconn
+        prepared = link.prepare(b"", sql.encode())
+        if prepared.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(prepared)
+        described = link.describe_prepared(b"")
+        return tuple((described.fname(i) or b"").decode("utf-8", "replace") for i in range(described.nfields))
+
     def close(self) -> None:
         self._connection.close()
 
 
-def _batches(first: tuple | None, rows: Iterator[tuple]) -> Iterator[list[tuple]]:
-    batch = [] if first is None else [tuple(map(plain, first))]
+def _batches(rows: Iterator[tuple]) -> Iterator[list[tuple]]:
+    batch: list[tuple] = []
     for row in rows:
         batch.append(tuple(map(plain, row)))
         if len(batch) == BATCH:

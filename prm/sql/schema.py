@@ -97,7 +97,8 @@ class Table:
 
 @dataclass
 class Schema:
-    """The tables of one database, in the order in which they were created; `path` is a server's URL."""
+    """The tables of one database, in the order of its catalogue; `path` is that of the file, or a server's
+    URL."""
 
     path: Path | str
     tables: tuple[Table, ...]

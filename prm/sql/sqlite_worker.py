@@ -17,8 +17,9 @@ from worker import BATCH, Unavailable, packed
 MIN_LENGTH = 16 << 20  # bytes; SQLite applies its limit to whole stored rows too, shown or not
 MAX_HEAP = 800 << 20  # bytes; below the limit of the process, and kept where that has none
 #: A statement that reads, after white space and comments (EXPLAIN would pass the authorizer and give rows).
+#: What was taken for a comment is not given back (`(?>…)*+`), or EXPLAIN could hide between two of them.
 READS = re.compile(
-    r"(?:[ \t\n\f\r\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(SELECT|WITH|VALUES)\b", re.I | re.S
+    r"(?>[ \t\n\f\r\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*+(SELECT|WITH|VALUES)\b", re.I | re.S
 )
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 #: Functions that reach beyond the query; all are off or absent in a stock SQLite, but builds differ.
