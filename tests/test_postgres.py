@@ -120,7 +120,8 @@ def test_values_are_those_of_sqlite(database) -> None:
     (row,) = database.execute(
         "SELECT NULL, true, 9223372036854775807, 1.50::numeric, 3.00::numeric, 1e300::float8, "
         "'NaN'::float8 = 'NaN', 'ä', '\\xff00'::bytea, date '2020-02-29', date '0044-03-15 BC', "
-        "'infinity'::timestamp, timestamp '2020-02-29 10:30', array[1, 2], '{\"a\": 1}'::jsonb, 7::oid, '%s % '"
+        "'infinity'::timestamp, timestamp '2020-02-29 10:30', array[1, 2], '{\"a\": 1}'::jsonb, 7::oid, "
+        "'%s % '"
     )
     assert row == (
         None, 1, 2**63 - 1, 1.5, 3, 1e300, 1, "ä", b"\xff\0", "2020-02-29", "0044-03-15 BC", "infinity",
@@ -328,6 +329,7 @@ QUESTIONS = [
     ("Half the number", "SELECT number / 2 FROM visit WHERE pet_id = 2"),
     ("Born in which year?", 'SELECT extract(year FROM born) FROM "Owner" WHERE "order" = \'first\''),
     ("Owners called like Ada", "SELECT name, born FROM \"Owner\" WHERE name ILIKE 'ADA%'"),
+    ("A third of it", "SELECT CAST(cost / 3 AS numeric(6, 1)) FROM visit"),
     (
         "Pets without a visit over 40",
         "SELECT name FROM pet WHERE id NOT IN (SELECT pet_id FROM visit WHERE cost > 40)",
@@ -338,7 +340,7 @@ SKIPPED = [
     ("Heaviest pet?", "SELECT name FROM pet WHERE weight > 99", "gold_empty"),
     ("Who sleeps?", "SELECT pg_sleep(30)", "gold_timeout"),
     ("Cost as text", "SELECT to_char(cost, '999.9') FROM visit WHERE number > 5", "not_translated"),
-    ("A third of it", "SELECT CAST(cost / 3 AS numeric(6, 1)) FROM visit", "translation_differs"),
+    ("Any number", "SELECT random()", "translation_differs"),
 ]  # fmt: skip
 
 

@@ -7,12 +7,13 @@ sqlglot can parse and print again, so that `EXTRACT(YEAR FROM day)` passes throu
 translation may have changed all the same is caught by execution: `prm build` labels nothing whose translation
 does not give the rows of the original.
 
-Three things that sqlglot leaves to the writer are settled here on the way out:
+Four things that sqlglot leaves to the writer are settled here on the way out:
 
 - names are spelled and quoted as the schema has them (PostgreSQL reads a bare `Singer` as `singer`);
 - GROUP BY names every column that is returned beside an aggregate. SQLite does not ask for it, and a primary
   key, which would stand for its whole row, is none any more in a later step;
-- REAL becomes double precision, which it is in SQLite.
+- REAL becomes double precision, which it is in SQLite;
+- division by zero stays what it was in gold, not SQLite's NULL (`x / NULLIF(2, 0)`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from sqlglot.errors import ErrorLevel, SqlglotError
 
 from prm.sql.decompose import DecomposeError, parse_fragment, to_sql
 from prm.sql.schema import Schema, quote
+
+FLOAT, DOUBLE, DECIMAL = exp.DataType.Type.FLOAT, exp.DataType.Type.DOUBLE, exp.DataType.Type.DECIMAL
 
 
 class TranslationError(ValueError):
@@ -78,8 +81,11 @@ class Translator:
             for node in list(tree.walk()):
                 if isinstance(node, exp.Select):
                     _complete_group_by(node)
-                elif isinstance(node, exp.DataType) and node.is_type("float"):
-                    node.replace(exp.DataType.build("double"))
+                elif isinstance(node, exp.DataType) and node.this == FLOAT:
+                    # `REAL(6, 1)` is what sqlglot makes of a NUMERIC(6, 1).
+                    node.set("this", DECIMAL if node.expressions else DOUBLE)
+                elif isinstance(node, exp.Div):
+                    node.set("safe", False)
                 elif isinstance(node, exp.Identifier):
                     self._spell(node)
             text = tree.sql(dialect=self.dialect, unsupported_level=ErrorLevel.RAISE, comments=False)
