@@ -81,7 +81,7 @@ class Translator:
             for node in list(tree.walk()):
                 if isinstance(node, exp.Select):
                     _complete_group_by(node)
-                elif isinstance(node, exp.DataType) and node.this == FLOAT:
+                elif isinstance(node, exp.DataType) and node.this in (FLOAT, DOUBLE):
                     # `REAL(6, 1)` is what sqlglot makes of a NUMERIC(6, 1).
                     node.set("this", DECIMAL if node.expressions else DOUBLE)
                 elif isinstance(node, exp.Div):
