@@ -160,6 +160,18 @@ def test_what_lasts_is_remembered(tmp_path: Path, monkeypatch) -> None:
         assert database.pool.pids == []
 
 
+def test_a_changed_file_gives_its_new_rows(tmp_path: Path) -> None:
+    path = make(tmp_path / "pets.duckdb")
+    with open_database(f"duckdb:///{path}") as database:
+        assert database.execute("SELECT count(*) FROM pet") == [(4,)]
+        other = make(tmp_path / "other.duckdb")
+        connection = duckdb.connect(str(other))
+        connection.execute("DELETE FROM pet WHERE id > 1")
+        connection.close()
+        other.replace(path)
+        assert database.execute("SELECT count(*) FROM pet") == [(1,)]
+
+
 def test_schema(path: Path) -> None:
     schema = read_schema(f"duckdb:///{path}")
     assert schema.dialect == "duckdb"

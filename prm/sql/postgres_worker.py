@@ -94,7 +94,7 @@ class PostgresConnection:
             psycopg.errors.InsufficientPrivilege,
         ) as error:
             return "refused", f"the statement does more than read ({_message(error)})"
-        except psycopg.Error as error:
+        except (psycopg.Error, ValueError) as error:  # ValueError: text that is not in the declared encoding
             message = _message(error)
             if "multiple commands" in message:
                 return "refused", "more than one statement"

@@ -203,6 +203,8 @@ def _open(
     """The connection to a database, opened where that has to be done: then the parent is told, for the time
     of the statement itself runs from there."""
     if key not in connections:
+        for old in [old for old in connections if old[0] == key[0]]:  # the file as it was before
+            connections.pop(old).close()
         connections[key] = connect(key[0], max_sql)
         send(link, ("opened",))
     return connections[key]
