@@ -313,9 +313,10 @@ def test_worker_killed_during_statements(path: Path) -> None:
 
         def kill_all() -> None:
             while not stop.wait(0.1):
-                for pid in database.pool.pids:
+                (worker,) = database.pool._workers
+                if worker.opened and worker.pid is not None:  # it has begun to run the statement
                     with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                        os.kill(worker.pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill_all)
         killer.start()

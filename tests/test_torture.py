@@ -396,10 +396,10 @@ def mixed_statements(count: int, rng: random.Random) -> list[tuple[int, str, obj
     return made
 
 
-@pytest.mark.parametrize(("count", "workers"), [(3000, 2), pytest.param(10_000, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "workers"), [(1500, 2), pytest.param(10_000, 4, marks=pytest.mark.slow)])
 def test_every_result_is_right_while_workers_are_killed(tmp_path: Path, count: int, workers: int) -> None:
-    """kill -9 of random workers while statements on five databases run. A worker is left alone for its first
-    moments: a statement that loses two workers in a row is `crashed` by rule, and here none may be."""
+    """kill -9 of random workers while statements on five databases run. A worker that holds a statement which
+    has lost one already is spared: with the second it would be `crashed` by rule, and here none may be."""
     paths = [make(tmp_path / f"{i}.sqlite") for i in range(5)]
     for i, path in enumerate(paths):
         with sqlite3.connect(path) as connection:
@@ -414,13 +414,13 @@ def test_every_result_is_right_while_workers_are_killed(tmp_path: Path, count: i
 
         def kill_at_random() -> None:
             nonlocal killed
-            seen: dict[int, float] = {}
-            while not stop.wait(rng.uniform(0.005, 0.05)):
-                now = time.monotonic()
-                seen = {pid: seen.get(pid, now) for pid in pool.pids}
-                if old := [pid for pid, since in seen.items() if now - since > 1.0]:
-                    with suppress(ProcessLookupError):
-                        os.kill(rng.choice(old), signal.SIGKILL)
+            while not stop.wait(rng.uniform(0.005, 0.1)):
+                worker = rng.choice(pool._workers)
+                with suppress(
+                    ProcessLookupError, RuntimeError
+                ):  # it ends, or its queue changes, at this moment
+                    if (pid := worker.pid) and not any(s.deaths or s.starts for s in worker.waiting):
+                        os.kill(pid, signal.SIGKILL)
                         killed += 1
 
         killer = threading.Thread(target=kill_at_random)
@@ -434,6 +434,6 @@ def test_every_result_is_right_while_workers_are_killed(tmp_path: Path, count: i
             killer.join()
         for (_, sql, answer), result in zip(statements, results, strict=True):
             assert (result.kind if isinstance(result, SQLError) else list(result)) == answer, sql
-        assert killed >= count // 1000, killed
+        assert killed >= count // 500
         assert len(pool.pids) == workers
     assert digest(tmp_path) == before
