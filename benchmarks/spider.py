@@ -1,6 +1,6 @@
 """Spider, end to end: build rates, a LoRA PRM on unseen databases, and the same data through a peer trainer.
 
-    python benchmarks/spider.py --root SPIDER_FOLDER [--output runs/spider] [--traces 600] [--peer COMMAND]
+    python benchmarks/spider.py --root SPIDER_FOLDER [--traces 400] [--seeds 0 1 2] [--peer COMMAND]
 
 1. `prm build` over all train databases: rate, and what was skipped.
 2. A LoRA PRM on a seeded choice of whole train questions; temperature and threshold from other train
@@ -9,7 +9,9 @@
    the same prompt text, steps, backbone, epochs, batch and learning rate; its scores are measured by the same
    code, its threshold is chosen on the same traces.
 
-Writes `results.json` and prints the two metric tables side by side. Finished parts are not done again.
+Every seed trains both anew on the same traces: means and standard deviations over them are printed side by
+side, for one seed says little where a threshold sits on a narrow peak. Writes `results.json`. Finished parts
+are not done again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import argparse
 import json
 import random
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -39,6 +42,7 @@ SHOWN = (
     "error_acc",
     "correct_acc",
     "step_auc",
+    "step_auc_to_first_error",
     "false_early_rate",
     "miss_rate",
     "brier",
@@ -106,19 +110,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", required=True, help="Spider folder")
     parser.add_argument("--output", default="runs/spider", type=Path)
-    parser.add_argument("--traces", type=int, default=600, help="train traces (whole questions)")
-    parser.add_argument("--dev-traces", type=int, default=600, help="dev traces measured (whole questions)")
+    parser.add_argument("--traces", type=int, default=400, help="train traces (whole questions)")
+    parser.add_argument("--dev-traces", type=int, default=400, help="dev traces measured (whole questions)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peer", help="command of the peer: its interpreter and script")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {}
-
     data = args.output / "data"
-    data.mkdir(exist_ok=True)
-    results["build"] = build(args.root, "train", data / "all_train.jsonl", workers=args.workers)
-    results["build_dev"] = build(args.root, "dev", data / "all_dev.jsonl", workers=args.workers)
-
+    data.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {
+        "build": build(args.root, "train", data / "all_train.jsonl", workers=args.workers),
+        "build_dev": build(args.root, "dev", data / "all_dev.jsonl", workers=args.workers),
+    }
     train, held = split_databases(load_traces(data / "all_train.jsonl"), share=0.1, seed=0)
     train = choose_questions(train, args.traces, seed=0)
     held = choose_questions(held, 200, seed=0)
@@ -126,49 +129,67 @@ def main() -> None:
     for name, traces in (("train", train), ("dev", held), ("test", test)):
         write_traces(traces, data / f"{name}.jsonl")
 
-    ours = args.output / "ours"
-    paths = {
-        k: str(data / f"{n}.jsonl")
-        for k, n in (("train_data", "train"), ("eval_data", "dev"), ("test_data", "test"))
-    }
-    overrides = [word for key, value in paths.items() for word in (f"--{key}", value)]
-    overrides += ["--output_dir", str(ours)]
-    if not (ours / "eval" / "metrics.json").exists():
-        run([sys.executable, "-m", "accelerate.commands.launch", "prm/train.py", RECIPE, *overrides])
-    results["ours"] = {
-        "train_s": json.loads((ours / "train_results.json").read_text())["train_seconds"],
-        "score_s": json.loads((ours / "score_results.json").read_text())["score_seconds"],
-        "metrics": json.loads((ours / "eval" / "metrics.json").read_text()),
-    }
+    results["ours"] = [ours(args, seed) for seed in args.seeds]
     if args.peer:
-        results["peer"] = race(args, train, held, test, overrides)
+        results["peer"] = [peer(args, seed, train, held, test) for seed in args.seeds]
     (args.output / "results.json").write_text(json.dumps(results, indent=1))
 
     columns = [name for name in ("ours", "peer") if name in results]
-    print(f"{len(train)} train traces, {len({t.db_id for t in train})} databases; {len(test)} dev traces")
+    print(
+        f"{len(train)} train traces, {len({t.db_id for t in train})} databases; {len(test)} dev traces of "
+        f"{len({t.db_id for t in test})}; seeds {args.seeds}"
+    )
     print("| metric |", " | ".join(columns), "|")
     for key in SHOWN:
-        print(f"| {key} |", " | ".join(f"{results[c]['metrics'][key]:.3f}" for c in columns), "|")
-    # The peer scores the traces of the threshold, too; its time is for as many traces as ours.
-    if args.peer:
-        results["peer"]["score_s"] *= len(test) / (len(held) + len(test))
+        cells = [mean_and_deviation([run["metrics"][key] for run in results[c]]) for c in columns]
+        print(f"| {key} |", " | ".join(cells), "|")
     for words, key in (("training, s", "train_s"), ("scoring the dev traces, s", "score_s")):
-        print(f"| {words} |", " | ".join(f"{results[c][key]:.0f}" for c in columns), "|")
+        cells = [f"{statistics.mean(run[key] for run in results[c]):.0f}" for c in columns]
+        print(f"| {words} |", " | ".join(cells), "|")
 
 
-def race(
-    args: argparse.Namespace, train: list[Trace], held: list[Trace], test: list[Trace], overrides: list[str]
-) -> dict:
+def mean_and_deviation(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def recipe_words(args: argparse.Namespace, seed: int) -> list[str]:
+    """The recipe of one run, with this benchmark's data, folder and seed."""
+    values = {
+        "train_data": args.output / "data/train.jsonl",
+        "eval_data": args.output / "data/dev.jsonl",
+        "test_data": args.output / "data/test.jsonl",
+        "output_dir": args.output / f"ours-{seed}",
+        "seed": seed,
+    }
+    return [RECIPE, *(word for key, value in values.items() for word in (f"--{key}", str(value)))]
+
+
+def ours(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train, score and measure by `prm/train.py`."""
+    run_folder = args.output / f"ours-{seed}"
+    if not (run_folder / "eval" / "metrics.json").exists():
+        run([sys.executable, "-m", "accelerate.commands.launch", "prm/train.py", *recipe_words(args, seed)])
+    return {
+        "train_s": json.loads((run_folder / "train_results.json").read_text())["train_seconds"],
+        "score_s": json.loads((run_folder / "score_results.json").read_text())["score_seconds"],
+        "metrics": json.loads((run_folder / "eval" / "metrics.json").read_text()),
+    }
+
+
+def peer(
+    args: argparse.Namespace, seed: int, train: list[Trace], held: list[Trace], test: list[Trace]
+) -> dict[str, Any]:
     """Train and score with the peer on the same text, then measure its scores as ours."""
     from transformers import AutoTokenizer
 
-    model, _, config = read_recipe([RECIPE, *overrides, "--use_cpu", "true"])
+    model, _, config = read_recipe([*recipe_words(args, seed), "--use_cpu", "true"])
     encoder = Encoder(
         AutoTokenizer.from_pretrained(model.model_name_or_path),
         max_length=config.max_length,
         max_completion_length=config.max_completion_length,
     )
-    folder = args.output / "peer"
+    folder = args.output / f"peer-{seed}"
     folder.mkdir(exist_ok=True)
     scores = folder / "scored.jsonl"
     if not (folder / "time.json").exists():
@@ -180,7 +201,7 @@ def race(
         options = {
             "model": model.model_name_or_path, "train": folder / "train.jsonl", "eval": folder / "eval.jsonl",
             "scores": scores, "mode": model.backbone, "epochs": config.num_train_epochs,
-            "batch": config.per_device_train_batch_size, "lr": config.learning_rate,
+            "batch": config.per_device_train_batch_size, "lr": config.learning_rate, "seed": seed,
             "max-length": 4 * config.max_length, "prompt-field": "prompt",
         }  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
@@ -193,7 +214,10 @@ def race(
     metrics = evaluate_traces(
         rest, folder / "eval", threshold=threshold, threshold_from="best f1 on the same traces"
     )
-    return json.loads((folder / "time.json").read_text()) | {"metrics": metrics}
+    times = json.loads((folder / "time.json").read_text())
+    # It scored the traces of the threshold, too; its time is for as many traces as ours.
+    times["score_s"] *= len(test) / len(scored)
+    return times | {"metrics": metrics}
 
 
 if __name__ == "__main__":

@@ -64,9 +64,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true")
     args = parser.parse_args()
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     trainer = PRMTrainer(
         model=AutoModelForTokenClassification.from_pretrained(args.model, num_labels=2, dtype=torch.float32),
@@ -83,7 +84,7 @@ def main() -> None:
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
-            seed=0,
+            seed=args.seed,
         ),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(read(args.train, args.prompt_field)[1]),

@@ -109,7 +109,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         )
     if not args.data:
         raise InputError("prm evaluate --model wants --data FILE with labelled traces")
-    from prm.inference.scoring import evaluate_model
+    from prm.measure import evaluate_model
 
     evaluate_model(
         args.model,

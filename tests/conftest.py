@@ -122,7 +122,7 @@ def make_model(tiny_model_dir):
                 str(tiny_model_dir(family, **changes or {})),
                 backbone=backbone,
                 dtype=dtype,
-                peft_config=LoraConfig(**adapter | (lora or {})) if backbone == "lora" else None,
+                peft_config=LoraConfig(**adapter | (lora or {})) if backbone in ("lora", "qlora") else None,
                 **config,
             )
             torch.nn.init.normal_(model.head.out.weight, std=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -121,7 +122,7 @@ ADAPTER = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("backbone", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("backbone", ["frozen", "lora", "qlora", "full"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_a_reloaded_model_gives_the_same_bits(
     make_model, tokenizer, traces, tmp_path, monkeypatch, family, backbone, dtype
@@ -149,6 +150,7 @@ def test_a_reloaded_model_gives_the_same_bits(
     [
         ("frozen", ["config.json", "head.safetensors"]),
         ("lora", [*ADAPTER, "config.json", "head.safetensors"]),
+        ("qlora", [*ADAPTER, "config.json", "head.safetensors"]),
         ("full", ["config.json", "head.safetensors", "model.safetensors"]),
     ],
 )
@@ -220,7 +222,7 @@ def test_a_loaded_adapter_is_trainable_on_request_only(make_model, tmp_path):
         assert len(learns) == 2 * 7 * 2 and all(value == wanted for value in learns)
 
 
-@pytest.mark.parametrize("backbone", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("backbone", ["frozen", "lora", "qlora", "full"])
 def test_load_checkpoint_puts_the_trained_weights_back(make_model, batch, tmp_path, backbone):
     model = make_model("llama", backbone=backbone)
     before = logits(model, batch)
@@ -343,18 +345,36 @@ def test_no_such_base(tmp_path):
         ProcessRewardModel.from_backbone(str(tmp_path / "empty"), backbone="frozen")
 
 
-@pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("bitsandbytes") is not None, reason="it is installed"
-)
-def test_qlora_without_bitsandbytes_says_how_to_get_it(tiny_model_dir):
+def test_qlora_without_bitsandbytes_says_how_to_get_it(tiny_model_dir, monkeypatch):
     from peft import LoraConfig
 
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "bitsandbytes" else find(n, *a)
+    )
     with pytest.raises(InputError, match=r"needs bitsandbytes, .*: pip install 'nl2sql-prm\[qlora\]'$"):
         ProcessRewardModel.from_backbone(
             str(tiny_model_dir("llama")),
             backbone="qlora",
             peft_config=LoraConfig(target_modules="all-linear"),
         )
+
+
+def test_qlora_gradients_do_not_depend_on_an_evaluation_before(make_model):
+    """bitsandbytes repacks 4-bit weights for faster inference on some CPUs, which would ruin training."""
+    ids = torch.arange(5, 25).reshape(1, -1)
+    inputs = {"input_ids": ids, "step_ends": torch.tensor([[9, 19]]), "labels": torch.tensor([[1.0, 0.0]])}
+    gradients = []
+    for evaluate_first in (False, True):
+        model = make_model("llama", backbone="qlora")
+        if evaluate_first:
+            with torch.no_grad():
+                model.eval()(**inputs)
+        model.train()(**inputs).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    plain, after = gradients
+    assert any("lora_A" in name for name in plain) and plain.keys() == after.keys()
+    assert all(plain[name].abs().max() > 0 and plain[name].equal(after[name]) for name in plain)
 
 
 def rewrite(file, **changes):

@@ -69,6 +69,12 @@ def test_evidence_relates_tables_too():
     assert list(shorter_schemas(LINES, "Which?", "the city is in stadium"))[-1].startswith("stadium(")
 
 
+def test_chinese_questions_relate_to_chinese_names_without_spaces_between_words():
+    schema = "课程(编号 INTEGER)\n学生(学号 INTEGER, 姓名 TEXT)\n教师(工号 INTEGER, 职称 TEXT)"
+    assert list(shorter_schemas(schema, "每个学生叫什么名字？"))[-1] == "学生(学号 INTEGER, 姓名 TEXT)"
+    assert list(shorter_schemas(schema, "有多少位教师？"))[-1] == "教师(工号 INTEGER, 职称 TEXT)"
+
+
 @pytest.mark.parametrize(
     ("keys", "kept"),
     [

@@ -77,7 +77,7 @@ def test_the_frozen_recipe_for_7b():
     assert data.train_data == ["data/spider/train.jsonl"]
 
 
-@pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.endswith("qlora.yaml")])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_trainer_is_built_and_takes_a_step(recipe, arguments, traces):
     """On a tiny model of the same family: built, a step, an evaluation, a checkpoint, the best loaded."""
     from prm.train import build_trainer
@@ -93,7 +93,8 @@ def test_trainer_is_built_and_takes_a_step(recipe, arguments, traces):
     assert model.backbone.config.num_hidden_layers == values.get("backbone_layers", 2)
     assert model.head.dense.out_features == values.get("head_hidden_size", model.config.hidden_size)
     learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    parts = {"frozen": ("head.",), "lora": ("head.", "lora_"), "full": ("head.", "backbone.")}
+    adapters = ("head.", "lora_")
+    parts = {"frozen": ("head.",), "lora": adapters, "qlora": adapters, "full": ("head.", "backbone.")}
     assert {name for name in before if any(p in name for p in parts[model_config.backbone])} == learning
     trainer.train()
     assert trainer.state.best_global_step == 1
@@ -135,16 +136,11 @@ def test_fsdp_finds_the_layers_to_wrap(make_model):
     assert set(make_model("qwen2", backbone="full")._no_split_modules) == {"Qwen2DecoderLayer"}
 
 
-def test_qlora_as_far_as_it_goes_without_bitsandbytes(arguments):
-    """Recipe, adapter and quantisation settings; loading 4-bit weights needs bitsandbytes."""
-    recipe = "recipes/qwen2.5-7b/qlora.yaml"
-    model_config, _, args = read_recipe(arguments(recipe))
-    lora = model_config.peft_config()
-    assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 32, "all-linear")
-    assert args.activation_checkpointing is True and args.bf16 is True
-    twin = settings("recipes/qwen2.5-7b/lora.yaml")
-    different = {k for k in twin if twin[k] != settings(recipe)[k]}
-    assert different == {"backbone", "max_tokens_per_batch", "output_dir"}  # so that the two can be compared
+def test_qlora_is_lora_in_4_bits():
+    """The two recipes differ in nothing else, so that their results can be compared."""
+    lora, qlora = (settings(f"recipes/qwen2.5-7b/{name}.yaml") for name in ("lora", "qlora"))
+    different = {key for key in lora | qlora if lora.get(key) != qlora.get(key)}
+    assert different == {"backbone", "max_tokens_per_batch", "output_dir"}
 
 
 @pytest.mark.parametrize("name", ["single", "ddp", "zero2", "zero3", "fsdp"])

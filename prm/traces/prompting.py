@@ -33,6 +33,7 @@ _FOREIGN_KEYS = "foreign keys:"
 _KEY_SIDE = re.compile(rf"({_NAME})\.{_NAME}")
 _UNQUOTED_SEMICOLON = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
 _WORD = re.compile(r"[^\W_]+")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{2,}")  # kana and Han characters
 
 
 def prompt_text(trace: Trace, schema: str | None = None) -> str:
@@ -113,5 +114,8 @@ def _bare(name: str) -> str:
 
 
 def _stems(text: str) -> set[str]:
-    """Lower-cased words without a plural s: enough to relate `singers` in a question to a table `singer`."""
-    return {w.rstrip("s") for word in _WORD.findall(text) if len(w := word.lower()) > 2}
+    """What relates a question to a table: lower-cased words without a plural s (`singers`, `singer`), and the
+    pairs of neighbouring characters where a script puts no space between words (学生).
+    """
+    words = {w.rstrip("s") for word in _WORD.findall(text) if len(w := word.lower()) > 2}
+    return words | {run[i : i + 2] for run in _UNSPACED.findall(text) for i in range(len(run) - 1)}
