@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -258,16 +260,24 @@ def test_killed_workers_and_a_restarted_server(server) -> None:
 
 
 def test_a_killed_worker_leaves_no_statement_on_the_server(server) -> None:
+    stop = threading.Event()
     with open_database(server(), timeout=30) as database:
-        database.execute("SELECT 1")
-        import threading
+        (worker,) = database.pool._workers
 
-        timer = threading.Timer(0.3, os.kill, (database.pool.pids[0], signal.SIGKILL))
-        timer.start()
-        again = threading.Timer(1.0, lambda: [os.kill(pid, signal.SIGKILL) for pid in database.pool.pids])
-        again.start()
-        with pytest.raises(SQLError) as error:
-            database.execute("SELECT pg_sleep(25)")
+        def kill_again_and_again() -> None:
+            while not stop.wait(0.4):
+                if worker.opened and worker.pid is not None:  # it is connected, and the statement has begun
+                    with suppress(ProcessLookupError):
+                        os.kill(worker.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_again_and_again)
+        killer.start()
+        try:
+            with pytest.raises(SQLError) as error:
+                database.execute("SELECT pg_sleep(25)")
+        finally:
+            stop.set()
+            killer.join()
         assert error.value.kind == "crashed"
     deadline = time.monotonic() + 10
     with psycopg.connect(server(), autocommit=True) as watcher:
