@@ -48,6 +48,7 @@ def _build(args: argparse.Namespace) -> None:
         styles=args.styles,
         limit=args.limit,
         timeout=args.timeout,
+        database_url=args.database_url,
     )
 
 
@@ -331,6 +332,11 @@ def _parser() -> argparse.ArgumentParser:
         "--root", required=True, help="the data set's folder; for --layout table the JSONL or CSV file"
     )
     sub.add_argument("--split", help="train, dev, test … (spider, bird)")
+    sub.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="instead of SQLite files: duckdb:///PATH or postgresql://…, {db_id} for the question's database",
+    )
     sub.add_argument("--output", required=True, help="JSONL file to write")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=_positive, default=1, help="processes")

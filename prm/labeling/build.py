@@ -44,8 +44,9 @@ from prm.labeling.provenance import command, data_card, fingerprint, made_by, ve
 from prm.labeling.questions import Question, read_questions
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import is_ordered
-from prm.sql.database import Rows, SQLError, open_database
-from prm.sql.decompose import DecomposeError, decompose, parse_fragment
+from prm.sql.database import DatabasePool, Rows, SQLError, open_database, without_password
+from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment
+from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
 from prm.sql.schema import quote, read_schema, schema_text
 from prm.traces.formats import atomic_write
@@ -57,6 +58,8 @@ SKIP_REASONS = {
     "gold_timeout": "gold SQL outlives its time",
     "gold_too_large": "gold gives too many rows",
     "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
+    "not_translated": "gold SQL cannot be translated into the dialect in which it is taken apart",
+    "translation_differs": "the translation of gold gives another result",
     "not_decomposed": "gold SQL cannot be cut into steps",
     "chain_fails": "the chain of steps does not run",
     "chain_differs": "the chain of steps gives another result than gold",
@@ -66,10 +69,8 @@ SKIP_REASONS = {
 STYLES = {"both": "{}\n{}", "sql": "{1}", "english": "{0}"}
 
 _CHUNK = 16  # questions a worker takes at once
-_OPEN_DATABASES = 4  # kept open by a worker; questions come mostly database by database
+_OPEN_DATABASES = 4  # known to a worker; questions come mostly database by database
 _VALUES_ROWS = 5_000  # rows of a table that are looked at for frequent values
-_CACHED_RESULTS = 1_000  # results a worker remembers per database …
-_CACHED_ROWS = 200  # … of at most this many rows
 
 
 def build(
@@ -89,6 +90,7 @@ def build(
     styles: Sequence[str] = tuple(STYLES),
     limit: int | None = None,
     timeout: float = 5.0,
+    database_url: str | None = None,
 ) -> dict[str, Any]:
     """Write the labelled traces of a data set to `output` (JSONL), its statistics to `<output>.stats.json`
     and a data card to `<output>.md`.
@@ -98,8 +100,10 @@ def build(
     (kinds of errors as often as in real wrong answers, as far as a step allows them) or "uniform"; up to
     `max_errors` of them stand in one wrong trace, in different steps; `hard_negatives` prefers wrong results
     close to gold's; `styles` are keys of `STYLES`, one is drawn for each question. `timeout` is in seconds a
-    statement. With more than one worker, processes are started afresh: a script that calls this
-    needs the usual `if __name__ == "__main__":`.
+    statement. `database_url` (as `open_database` takes it, `{db_id}` standing for the question's database)
+    takes the place of the layout's SQLite files; gold is in the dialect of that database, and so is all SQL
+    in the traces. With more than one worker, processes are started afresh: a script that calls this needs
+    the usual `if __name__ == "__main__":`.
 
     What is finished stands in `<output>.journal` until all is; the same call goes on from there.
 
@@ -110,7 +114,7 @@ def build(
             into the shard, the output cannot be written (a full disk, too), or no question gives a trace
             (the statistics then say why, and `output` is not written).
     """
-    questions = read_questions(layout, root, split)[:limit]
+    questions = read_questions(layout, root, split, database_url)[:limit]
     part = questions[shard[0] - 1 :: shard[1]]
     if not part:
         raise InputError(
@@ -141,6 +145,7 @@ def build(
     options = {
         "layout": layout, "root": Path(root), "split": split, **asdict(job),
         "shard": f"{shard[0]}/{shard[1]}", "limit": limit, "output": output,
+        "database_url": None if database_url is None else without_password(database_url),
     }  # fmt: skip
     settings = {key: value for key, value in options.items() if key not in ("root", "output")}
     settings |= {"versions": versions()} | fingerprint(part)
@@ -234,43 +239,44 @@ class _Skip(Exception):
 
 
 class _Workplace:
-    """One database with what is remembered of it: its schema, results by SQL text, frequent values."""
+    """One database with what is known of it: its schema, its dialect, frequent values."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, path: Path | str, timeout: float, pool: DatabasePool) -> None:
         self.schema = read_schema(path)
-        self.database = open_database(path, timeout=timeout)
+        self.translator = Translator(self.schema)
+        self.database = open_database(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema), self.values)
-        self._results: OrderedDict[str, Rows | SQLError] = OrderedDict()
         self._values: dict[tuple[str, str], list[tuple[object, int]]] = {}
 
     def run(self, sql: str) -> Rows:
-        """The rows of a statement; raises SQLError, also from memory."""
-        known = self._results.get(sql)
-        if known is None:
-            try:
-                known = self.database.execute(sql)
-            except SQLError as error:
-                known = error
-            if isinstance(known, SQLError) or len(known) <= _CACHED_ROWS:
-                self._results[sql] = known
-                if len(self._results) > _CACHED_RESULTS:
-                    self._results.popitem(last=False)
-        if isinstance(known, SQLError):
-            raise known
-        return known
+        """The rows of a statement in the database's own dialect; raises SQLError, unless it is the database
+        itself that cannot be reached: that says nothing against the statement."""
+        try:
+            return self.database.execute(sql)
+        except SQLError as error:
+            if error.kind == "unavailable":
+                raise InputError(str(error), file=without_password(str(self.database.path))) from None
+            raise
+
+    def run_steps(self, fragments: Sequence[str]) -> Rows:
+        """The rows of a chain of steps; raises SQLError."""
+        try:
+            return self.run(assemble([self.translator.outward(fragment) for fragment in fragments]))
+        except TranslationError as error:
+            raise SQLError(str(error)) from None
 
     def values(self, table: str, column: str) -> list[tuple[object, int]]:
         """Frequent values of a column among its table's first rows and their counts, most frequent first."""
         key = (table, column)
         if key not in self._values:
-            c, t = quote(column), quote(table)
+            c, t = quote(column, self.schema.dialect), quote(table, self.schema.dialect)
             sql = (
-                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) "
+                f"SELECT v, COUNT(*) FROM (SELECT {c} AS v FROM {t} LIMIT {_VALUES_ROWS}) AS first_rows "
                 "WHERE v IS NOT NULL GROUP BY v ORDER BY COUNT(*) DESC, v LIMIT 40"
             )
             try:
-                self._values[key] = list(self.database.execute(sql))
+                self._values[key] = list(self.run(sql))
             except SQLError:
                 self._values[key] = []
         return self._values[key]
@@ -299,19 +305,20 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
     return [
         Trace(
             question.question,
-            _steps(chain, style),
+            steps,
             id=f"{question.id}-{k}",
             group=question.id,
             db_id=question.db_id,
             schema=schema,
             evidence=question.evidence,
-            sql=chain.sql,
+            sql=assemble([step.sql or "" for step in steps]),
             gold_sql=question.sql,
             label_source="execution",
             extra={"style": style}
             | ({} if chain.parent is None else {"parent": f"{question.id}-{chain.parent}"}),
         )
         for k, chain in enumerate([*rights, *wrongs])
+        for steps in [_steps(chain, style, place.translator)]
     ]
 
 
@@ -322,28 +329,28 @@ def right_chain(question: Question, place: _Workplace) -> tuple[Chain, Rows]:
         _Skip: it cannot be, or the steps give another result.
     """
     gold = _gold_rows(question.sql, place)
+    ordered = is_ordered(question.sql)
     try:
-        steps = decompose(question.sql, place.columns)
+        steps = decompose(_inner_sql(question.sql, gold, ordered, place), place.columns)
     except DecomposeError:
         raise _Skip("not_decomposed") from None
     chain = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
     try:
-        rows = place.run(chain.sql)
+        rows = place.run_steps(chain.fragments)
     except SQLError:
         raise _Skip("chain_fails") from None
-    if not same_answer(gold, rows, ordered=is_ordered(question.sql)):
+    if not same_answer(gold, rows, ordered=ordered):
         raise _Skip("chain_differs")
     return chain, gold
 
 
-def _steps(chain: Chain, style: str) -> list[Step]:
-    at = chain.first_error
-    return [
-        Step(
-            STYLES[style].format(sentence, fragment), 0 if 0 <= at <= i else 1, fragment, chain.errors.get(i)
-        )
-        for i, (sentence, fragment) in enumerate(chain.written)
-    ]
+def _steps(chain: Chain, style: str, translator: Translator) -> list[Step]:
+    at, steps = chain.first_error, []
+    for i, (sentence, inner) in enumerate(chain.written):
+        fragment = translator.outward(inner)
+        text = STYLES[style].format(sentence, fragment)
+        steps.append(Step(text, 0 if 0 <= at <= i else 1, fragment, chain.errors.get(i)))
+    return steps
 
 
 def _gold_rows(sql: str, place: _Workplace) -> Rows:
@@ -357,23 +364,37 @@ def _gold_rows(sql: str, place: _Workplace) -> Rows:
     return rows
 
 
+def _inner_sql(sql: str, gold: Rows, ordered: bool, place: _Workplace) -> str:
+    """Gold in the dialect in which it is taken apart; it must say the same there."""
+    if place.schema.dialect == "sqlite":
+        return sql
+    try:
+        inner = place.translator.inward(sql)
+        rows = place.run_steps([inner])
+    except (TranslationError, SQLError):
+        raise _Skip("not_translated") from None
+    if not same_answer(gold, rows, ordered=ordered):
+        raise _Skip("translation_differs")
+    return inner
+
+
 # --- processes and statistics -------------------------------------------------------------------------------
 
 
 class _Worker:
-    """What a process keeps between chunks: the databases that it has used last."""
+    """What a process keeps between chunks: the databases that it has used last, and what runs their SQL."""
 
     def __init__(self, job: _Job) -> None:
         self.job = job
         self.made_by = made_by("build", job.seed)
-        self.places: OrderedDict[Path, _Workplace] = OrderedDict()
+        self.pool = DatabasePool(1)
+        self.places: OrderedDict[Path | str, _Workplace] = OrderedDict()
 
-    def place(self, path: Path) -> _Workplace:
-        place = self.places.pop(path, None) or _Workplace(path, self.job.timeout)
+    def place(self, path: Path | str) -> _Workplace:
+        place = self.places.pop(path, None) or _Workplace(path, self.job.timeout, self.pool)
         self.places[path] = place
         if len(self.places) > _OPEN_DATABASES:
-            _, oldest = self.places.popitem(last=False)
-            oldest.database.close()
+            self.places.popitem(last=False)
         return place
 
     def __call__(self, chunk: list[tuple[int, Question]]) -> list[tuple[int, Labelled]]:
@@ -398,9 +419,7 @@ class _Worker:
         return Labelled(question.db_id, lines, [_counted(trace) for trace in traces])
 
     def close(self) -> None:
-        for place in self.places.values():
-            place.database.close()
-        self.places.clear()
+        self.pool.close()
 
 
 def _counted(trace: Trace) -> tuple[int, int, list[str], str, str | None]:

@@ -19,7 +19,7 @@ that policies make, and rare kinds (a needless LOWER, a window) are those that w
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -46,8 +46,8 @@ class Place(Protocol):
 
     known: Known
 
-    def run(self, sql: str) -> Rows:
-        """The rows, or SQLError."""
+    def run_steps(self, fragments: Sequence[str]) -> Rows:
+        """The rows of the steps put together, or SQLError."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def right_chains(
 def _is_right(chain: Chain, rows: Rows, place: Place, ordered: bool) -> bool:
     """Whether a rewritten chain is equal to gold, as far as is tested: the one place that says so."""
     try:
-        return same_answer(rows, place.run(chain.sql), ordered=ordered)
+        return same_answer(rows, place.run_steps(chain.fragments), ordered=ordered)
     except SQLError:
         return False
 
@@ -260,7 +260,7 @@ class Mill:
         """The rows of the changed chain where they differ from gold's for certain (none at all where the
         error is of a kind that does not run); None where they do not differ, or only by chance."""
         try:
-            result = self.place.run(chain.sql)
+            result = self.place.run_steps(chain.fragments)
             if category in FAILING:
                 return None
             if same_answer(self.rows, result, ordered=self.ordered, errors=chain.errors.values()):
@@ -270,7 +270,7 @@ class Mill:
                 links[-1].tree.args.get("limit") for links in both
             ):
                 # Which of several tied rows LIMIT keeps is chance: the results must differ without it, too.
-                unlimited = [self.place.run(_unlimited(links)) for links in both]
+                unlimited = [self.place.run_steps(_unlimited(links)) for links in both]
                 if results_equal(*unlimited, ordered=False):
                     return None
             return result
@@ -292,7 +292,7 @@ class Mill:
     def _one_more(self, chain: Chain, at: int) -> Chain | None:
         """The wrong chain with an error in step `at`, too: with a result unlike gold's and unlike its own."""
         try:
-            own = self.place.run(chain.sql)
+            own = self.place.run_steps(chain.fragments)
         except SQLError:  # it has run before, in time
             return None
         for category in self._drawn(failing=False)[:_TRIES]:
@@ -306,12 +306,12 @@ class Mill:
         return None
 
 
-def _unlimited(links: list[Link]) -> str:
+def _unlimited(links: list[Link]) -> list[str]:
     last = links[-1].tree.copy()
     last.set("limit", None)
     last.set("offset", None)
     fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
-    return assemble([*fragments, render_fragment("", last)])
+    return [*fragments, render_fragment("", last)]
 
 
 def closeness(gold: Rows, rows: Rows) -> float:

@@ -11,43 +11,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote as percent_quoted
+from urllib.parse import urlsplit
 
 from prm.errors import InputError
 
 
 @dataclass(frozen=True)
 class Question:
-    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite
-    file."""
+    """One entry of a data set: `id` is unique in it (the `group` of its traces), `database` the SQLite file
+    or the URL."""
 
     id: str
     question: str
     sql: str
     db_id: str
-    database: Path
+    database: Path | str
     evidence: str | None = None
 
 
-def read_questions(layout: str, root: str | Path, split: str | None) -> list[Question]:
+def read_questions(
+    layout: str, root: str | Path, split: str | None, database_url: str | None = None
+) -> list[Question]:
     """The questions of a data set, in its own order.
 
     `layout`: "spider" (`train_spider.json` with `train_others.json`, or `<split>.json`;
     `database/<db>/<db>.sqlite`, `test_database/` for test), "bird" (`<split>.json` with `evidence` and
     `SQL`, `<split>_databases/`, in `root` or a folder `<split>…` of it), "table" (`root` is a JSONL or CSV
     file with question, sql and database, a path relative to the file; id and evidence if you have them).
+    With `database_url` the files of the databases are not looked for, and a table may go without them.
 
     Raises:
         InputError: naming the file and entry or line, and the mend.
     """
     root = Path(root)
     if layout == "table":
-        questions = _read_table(root)
+        questions = _read_table(root, database_url)
     elif layout in ("spider", "bird"):
         if not split:
             raise InputError(f"--layout {layout} needs --split (train, dev, test …)")
         if not root.is_dir():
             raise InputError("no such folder; --root is the folder of the data set", file=str(root))
-        questions = (_read_spider if layout == "spider" else _read_bird)(root, split)
+        questions = (_read_spider if layout == "spider" else _read_bird)(root, split, database_url)
     else:
         raise InputError(f"unknown layout {layout!r}; there are spider, bird and table")
     if not questions:
@@ -55,7 +60,7 @@ def read_questions(layout: str, root: str | Path, split: str | None) -> list[Que
     return questions
 
 
-def _read_spider(root: Path, split: str) -> list[Question]:
+def _read_spider(root: Path, split: str, database_url: str | None) -> list[Question]:
     files = [root / f"{split}.json"]
     if split == "train" and not files[0].exists():
         files = [f for f in (root / "train_spider.json", root / "train_others.json") if f.exists()]
@@ -65,10 +70,10 @@ def _read_spider(root: Path, split: str) -> list[Question]:
     folders = [root / "database", root / "test_database"]
     if split == "test":
         folders.reverse()
-    return _read_entries(files, folders, split, sql_key="query")
+    return _read_entries(files, folders, split, "query", database_url)
 
 
-def _read_bird(root: Path, split: str) -> list[Question]:
+def _read_bird(root: Path, split: str, database_url: str | None) -> list[Question]:
     name = f"{split}.json"
     homes = [root, root / split, *sorted(root.glob(f"{split}_*"))]
     home = next((home for home in homes if (home / name).is_file()), None)
@@ -76,12 +81,14 @@ def _read_bird(root: Path, split: str) -> list[Question]:
         raise InputError(
             f"has no {name}, nor has a folder {split} in it; --root is BIRD's folder", file=str(root)
         )
-    return _read_entries([home / name], [home / f"{split}_databases"], split, sql_key="SQL")
+    return _read_entries([home / name], [home / f"{split}_databases"], split, "SQL", database_url)
 
 
-def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: str) -> list[Question]:
+def _read_entries(
+    files: list[Path], folders: list[Path], split: str, sql_key: str, database_url: str | None
+) -> list[Question]:
     questions: list[Question] = []
-    databases: dict[str, Path] = {}
+    databases: dict[str, Path | str] = {}
     for file in files:
         entries = _read_json(file)
         if not isinstance(entries, list):
@@ -96,7 +103,11 @@ def _read_entries(files: list[Path], folders: list[Path], split: str, sql_key: s
                 _text_of(entry, key, where, file) for key in ("db_id", "question", sql_key)
             )
             if db_id not in databases:
-                databases[db_id] = _find_database(db_id, folders, where, file)
+                databases[db_id] = (
+                    _find_database(db_id, folders, where, file)
+                    if database_url is None
+                    else _with_name(database_url, db_id)
+                )
             evidence = entry.get("evidence")
             if evidence is not None and not isinstance(evidence, str):
                 raise InputError(f"{where}: 'evidence' must be a text", file=str(file))
@@ -122,11 +133,19 @@ def _find_database(db_id: str, folders: list[Path], where: str, file: Path) -> P
     )
 
 
-def _read_table(file: Path) -> list[Question]:
+def _with_name(database_url: str, db_id: str) -> str:
+    return database_url.replace("{db_id}", percent_quoted(db_id, safe=""))
+
+
+def _read_table(file: Path, database_url: str | None) -> list[Question]:
     questions: list[Question] = []
     lines: dict[str, int] = {}
-    for line, row in _rows_of(file):
-        values = [_text_of(row, key, "", file, line) for key in ("question", "sql", "database")]
+    needed = ["question", "sql", "database"]
+    if database_url is not None and "{db_id}" not in database_url:
+        needed.remove("database")
+    for line, row in _rows_of(file, needed):
+        values = [_text_of(row, key, "", file, line) for key in needed[:2]]
+        path = _text_of(row, "database", "", file, line) if "database" in needed else ""
         for key in ("id", "evidence"):
             value = row.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and key == "id":
@@ -134,9 +153,13 @@ def _read_table(file: Path) -> list[Question]:
             if value is not None and not isinstance(value, str):
                 raise InputError(f"'{key}' must be a text", file=str(file), line=line)
             values.append(value or None)
-        question, sql, path, given, evidence = values
-        database = file.parent / path
-        if not database.is_file():
+        question, sql, given, evidence = values
+        database: Path | str = file.parent / path
+        db_id = Path(path).stem
+        if database_url is not None:
+            database = _with_name(database_url, db_id)
+            db_id = db_id or Path(urlsplit(database).path).stem
+        elif not database.is_file():
             raise InputError(
                 f"there is no database {database}; 'database' is a path relative to this file",
                 file=str(file),
@@ -150,11 +173,11 @@ def _read_table(file: Path) -> list[Question]:
                 line=line,
             )
         lines[name] = line
-        questions.append(Question(name, question, sql, database.stem, database, evidence))
+        questions.append(Question(name, question, sql, db_id, database, evidence))
     return questions
 
 
-def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line from 1, row) of a JSONL or CSV file."""
     if not file.is_file():
         raise InputError("no such file; --layout table wants a JSONL or CSV file as --root", file=str(file))
@@ -162,7 +185,7 @@ def _rows_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
-                missing = {"question", "sql", "database"} - set(reader.fieldnames or ())
+                missing = set(needed) - set(reader.fieldnames or ())
                 if missing:
                     raise InputError(
                         f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1

@@ -8,11 +8,12 @@ from types import ModuleType
 from typing import Any
 
 from prm.sql.compare import is_ordered, results_equal
-from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_database
 from prm.sql.schema import Schema, read_schema, schema_text
 
 __all__ = [
     "Database",
+    "DatabasePool",
     "Rows",
     "SQLError",
     "Schema",

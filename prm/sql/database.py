@@ -1,97 +1,98 @@
-"""Read-only execution of SQL that nobody has checked, on SQLite files that nobody may change.
+"""Read-only execution of SQL that nobody has checked, on databases that nobody may change.
 
 Statements come from models, from mutations and from other people's data sets: some never end, some want
-gigabytes, some write. Inside a process none of that can be stopped for certain (a progress handler does not
-fire within one long call such as `'aaa…' LIKE '%a%a%a%a%b'`), so every `Database` has a worker process of its
-own (`sqlite_worker.py`), which reads and does nothing else, and is killed and replaced when a statement
-outlives its time. The detour costs some 30 µs a statement, and 20 ms where a worker has to be started.
+gigabytes, some write. They run in killable worker processes (`pool.py`) behind every fence that the engine
+has, and come back as rows or as an `SQLError` that says what went wrong.
 
-The file is opened with `immutable=1`: SQLite then takes no locks and never leaves a `-journal`, `-wal` or
-`-shm` file beside it, works in folders where nothing may be written, and is quicker. The price is that the
-file must not be written while it is open, and that a write-ahead log beside it would be overlooked; such a
-file is therefore refused.
+    with open_database("pets.sqlite") as database:
+        rows = database.execute("SELECT name FROM pet")
+
+SQLite is the default; DuckDB and PostgreSQL are reached by URL. All of them give the same plain values (None,
+int, float, str, bytes), so that results can be compared across engines.
+
+An SQLite file is opened with `immutable=1`: SQLite then takes no locks and never leaves a `-journal`, `-wal`
+or `-shm` file beside it, works in folders where nothing may be written, and is quicker. The price is that the
+file must not be written while a statement reads it, and that a write-ahead log beside it would be overlooked;
+such a file is therefore refused. A file that was replaced or written between two statements is noticed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import marshal
+import importlib.util
 import os
-import socket
-import struct
-import subprocess
-import sys
-import threading
-import time
-import weakref
+import re
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from prm.errors import InputError
+from prm.sql.pool import MAX_SQL_BYTES, DatabasePool
+from prm.sql.results import Rows, SQLError, file_fingerprint
+
+__all__ = ["MAX_SQL_BYTES", "Database", "DatabasePool", "Rows", "SQLError", "open_database"]
 
 MAX_ROWS = 100_000
 MAX_BYTES = 32 << 20
-MAX_SQL_BYTES = 100_000
-MAX_MEMORY = 1 << 30
-START_TIMEOUT = 60.0
-
-_HEADER = struct.Struct("!Q")
-_WORKER = str(Path(__file__).with_name("sqlite_worker.py"))
-
-
-class SQLError(Exception):
-    """A statement gave no result. `kind` says why:
-
-    `error` (SQLite cannot run it: syntax, unknown names …), `timeout`, `too_large` (rows, bytes or memory),
-    `refused` (more than one statement, none, or one that does not just read), `crashed` (the worker process
-    died of it).
-    """
-
-    def __init__(self, message: str, kind: str = "error") -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class Rows(list):
-    """The rows of a result, a list of tuples; `columns` are the names of its columns."""
-
-    columns: tuple[str, ...] = ()
+#: Seconds beyond a statement's own that a server has to cancel it, before its worker is killed.
+GRACE = 1.0
 
 
 def open_database(
-    path: str | os.PathLike[str], timeout: float = 5.0, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES
+    database: str | os.PathLike[str],
+    timeout: float = 5.0,
+    max_rows: int = MAX_ROWS,
+    max_bytes: int = MAX_BYTES,
+    *,
+    pool: DatabasePool | None = None,
+    cache: bool = True,
 ) -> Database:
-    """Open an SQLite file for reading; use it as a context manager or close it.
+    """Open a database for reading; use it as a context manager or close it.
 
-    `timeout` is in seconds of wall-clock time for each statement, `max_rows` and `max_bytes` bound its
-    result.
+    `database` is the path of an SQLite file, or a URL: `sqlite:///relative.sqlite`, `duckdb:////abs.duckdb`
+    (pip extra `duckdb`), `postgresql://user@host/name` (pip extra `postgres`). `timeout` is in seconds of
+    wall-clock time for each statement, `max_rows` and `max_bytes` bound its result. Without `pool` it has a
+    worker process of its own. `cache=False` runs every statement anew (see `results.py`).
+
+    PostgreSQL: statements run in read-only transactions, the server cancels them in time, and functions that
+    it declares volatile are refused. What a statement may see or do beyond that is decided by the role that
+    connects: give it the right to read the tables in question and no other, for that is the real fence.
 
     Raises:
-        InputError: the file is missing, no SQLite database, empty, or has unfinished writes beside it.
+        InputError: the file is missing, of another kind, empty, or has unfinished writes beside it; the URL
+            is malformed; the engine's driver is not installed.
     """
-    return Database(path, timeout=timeout, max_rows=max_rows, max_bytes=max_bytes)
+    return Database(database, timeout=timeout, max_rows=max_rows, max_bytes=max_bytes, pool=pool, cache=cache)
 
 
 class Database:
-    """One SQLite file and the worker process that reads it (see the module docstring).
+    """One database and the pool of workers that reads it (see the module docstring).
 
-    The worker starts with the first statement, and ends with `close()`, with the `with` block, or with this
-    process. Threads may share a `Database` (statements run one after the other); a process forked from this
-    one gets a worker of its own.
+    `path` is the file, or the URL of a server; `dialect` is its name in sqlglot. The worker starts with the
+    first statement, and ends with `close()`, with the `with` block, or with this process. Threads may share
+    a `Database` (on a pool of one worker statements run one after the other); a process forked from this one
+    gets workers of its own.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, timeout: float, max_rows: int, max_bytes: int
+        self,
+        database: str | os.PathLike[str],
+        *,
+        timeout: float,
+        max_rows: int,
+        max_bytes: int,
+        pool: DatabasePool | None = None,
+        cache: bool = True,
     ) -> None:
-        self.path = Path(path)
-        self.timeout, self.max_rows, self.max_bytes = timeout, max_rows, max_bytes
-        self._uri = database_uri(path)
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: socket.socket | None = None
+        self.timeout, self.max_rows, self.max_bytes, self.cache = timeout, max_rows, max_bytes, cache
+        self.dialect, self.path, self.target = locate(database)
+        self.pool = DatabasePool(1) if pool is None else pool
+        self._owns_pool = pool is None
         self._closed = False
-        _OPEN.add(self)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which the worker is killed over a statement."""
+        return self.timeout + (GRACE if self.dialect == "postgres" else 0.0)
 
     def execute(self, sql: str) -> Rows:
         """Run one statement and return its rows, as tuples of None, int, float, str and bytes.
@@ -101,43 +102,23 @@ class Database:
         Raises:
             SQLError: its `kind` says why there is no result. The next statement can be run whatever happened.
         """
-        if not isinstance(sql, str):
-            raise TypeError(f"a statement is a string, not {type(sql).__name__}")
-        try:
-            length = len(sql.encode())
-        except UnicodeEncodeError as error:
-            raise SQLError(f"the statement is no valid text ({error.reason})", "error") from None
-        if length > MAX_SQL_BYTES:
-            raise SQLError(f"the statement has {length} bytes; at most {MAX_SQL_BYTES} are run", "refused")
-        if "\0" in sql:
-            raise SQLError("the statement contains a NUL character", "refused")
-        with self._lock:
-            if self._closed:
-                raise ValueError("the database is closed")
-            try:
-                answer = self._ask(sql)
-                if answer is None:  # the worker died, perhaps killed from outside: reading twice does no harm
-                    answer = self._ask(sql)
-            except (
-                BaseException
-            ):  # also KeyboardInterrupt: an answer that is under way must not be the next one's
-                self._end_worker()
-                raise
-        if answer is None:
-            raise SQLError("the process that ran the statement died", "crashed")
-        if answer[0] != "rows":
-            raise SQLError(answer[1], answer[0])
-        rows = Rows()
-        rows.columns = answer[1]
-        for batch in answer[2]:
-            rows += marshal.loads(batch)
-        return rows
+        if self._closed:
+            raise ValueError("the database is closed")
+        (result,) = self.pool.execute_all([(self, sql)])
+        if isinstance(result, SQLError):
+            raise result
+        return result
+
+    def fingerprint(self) -> tuple[int, ...] | None:
+        """What tells the present content of the file from every other; None for a server."""
+        return file_fingerprint(self.path) if isinstance(self.path, Path) else None
 
     def close(self) -> None:
-        """End the worker; statements after this are a ValueError. Closing twice is allowed."""
-        with self._lock:
-            self._closed = True
-            self._end_worker()
+        """End the worker, if it is the database's own; statements after this are a ValueError. Closing twice
+        is allowed."""
+        self._closed = True
+        if self._owns_pool:
+            self.pool.close()
 
     def __enter__(self) -> Database:
         return self
@@ -147,102 +128,62 @@ class Database:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_lock"):  # absent where the path was refused
-            self._end_worker()
 
-    def _ask(self, sql: str) -> Any:
-        """The worker's answer to one statement; None where the worker died over it."""
-        if self._process is None or self._process.poll() is not None:
-            self._start_worker()
-        deadline = time.monotonic() + self.timeout
-        try:
-            self._send(sql, deadline)
-            return self._receive(deadline)
-        except TimeoutError:
-            self._end_worker()
-            raise SQLError(f"the statement ran longer than {self.timeout:g} s", "timeout") from None
-        except (ConnectionError, EOFError):
-            self._end_worker()
-            return None
-
-    def _start_worker(self) -> None:
-        self._end_worker()
-        self._link, other = socket.socketpair()
-        with other:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _WORKER, str(os.getpid())],
-                stdin=other,
-                stdout=subprocess.DEVNULL,
-            )
-        deadline = time.monotonic() + START_TIMEOUT
-        try:
-            self._send((self._uri, self.max_rows, self.max_bytes, MAX_SQL_BYTES, MAX_MEMORY), deadline)
-            answer = self._receive(deadline)
-        except (ConnectionError, EOFError, TimeoutError) as error:
-            raise SQLError("the process that runs statements did not start", "crashed") from error
-        if answer[0] != "ready":
-            raise SQLError(f"cannot open {self.path}: {answer[1]}", answer[0])
-
-    def _end_worker(self) -> None:
-        process, self._process = self._process, None
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
-        if process is not None:
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.wait()
-
-    def _forget_worker(self) -> None:
-        """In a forked child: the worker is the parent's, so drop our copy of the link and leave it alone."""
-        self._lock = threading.Lock()
-        if self._link is not None:
-            self._link.close()
-        if self._process is not None:
-            self._process.returncode = 0  # it is not ours to wait for
-        self._link = self._process = None
-
-    def _send(self, message: Any, deadline: float) -> None:
-        data = marshal.dumps(message)
-        self._link.settimeout(max(deadline - time.monotonic(), 0.001))
-        self._link.sendall(_HEADER.pack(len(data)) + data)
-
-    def _receive(self, deadline: float) -> Any:
-        data, need = bytearray(), _HEADER.size
-        while len(data) < need:
-            self._link.settimeout(max(deadline - time.monotonic(), 0.001))
-            piece = self._link.recv(1 << 18)
-            if not piece:
-                raise EOFError
-            data += piece
-            if need == _HEADER.size and len(data) >= need:
-                need += _HEADER.unpack_from(data)[0]
-        return marshal.loads(memoryview(data)[_HEADER.size :])
-
-
-#: Every database of this process, so that a forked child can let go of its parent's workers.
-_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for database in list(_OPEN):
-        database._forget_worker()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def database_uri(path: str | os.PathLike[str]) -> str:
-    """The `file:` URI that opens an SQLite file read-only and immutable, after a look at the file itself.
+def locate(database: str | os.PathLike[str]) -> tuple[str, Path | str, str]:
+    """Dialect, path (or a server's URL), and the target that a worker opens, of a path or URL.
 
     Raises:
-        InputError: the file is missing, no SQLite database, empty, or has unfinished writes beside it.
+        InputError: as `open_database`.
     """
-    file = Path(path)
+    text = os.fspath(database)
+    scheme, separator, rest = text.partition("://")
+    if not separator or Path(text).exists():
+        return "sqlite", Path(text), database_uri(text)
+    if scheme == "sqlite":
+        path = Path(unquote(rest.removeprefix("/")))
+        return "sqlite", path, database_uri(path)
+    if scheme == "duckdb":
+        path = Path(unquote(rest.removeprefix("/")))
+        return "duckdb", path, "duckdb:" + str(_duckdb_file(path))
+    if scheme in ("postgresql", "postgres"):
+        _needs("psycopg", "postgres", text)
+        try:
+            parts = urlsplit(text)
+            _ = parts.port
+        except ValueError as error:
+            raise InputError(
+                f"no URL of a PostgreSQL database ({error})", file=without_password(text)
+            ) from None
+        return "postgres", text, "postgresql" + text.removeprefix(scheme)
+    raise InputError(
+        f"unknown kind of database {scheme!r}; give the path of an SQLite file, or a URL that starts with "
+        "sqlite:///, duckdb:/// or postgresql://",
+        file=without_password(text),
+    )
+
+
+def without_password(url: str) -> str:
+    """A URL as messages and files may show it."""
+    return re.sub(
+        r"(?<=://)([^/@]*?):[^/@]*@", r"\1:***@", re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", url)
+    )
+
+
+def _needs(module: str, extra: str, database: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise InputError(
+            f'needs the package {module}; pip install "nl2sql-prm[{extra}]"', file=without_password(database)
+        )
+
+
+def _head(file: Path) -> bytes:
+    """The first bytes of a database file.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read or is empty.
+    """
     if file.is_dir():
-        raise InputError("a folder; give the .sqlite file inside it", file=str(file))
+        raise InputError("a folder; give the database file inside it", file=str(file))
     if not file.is_file():
         raise InputError("no such database; check the path", file=str(file))
     try:
@@ -254,6 +195,32 @@ def database_uri(path: str | os.PathLike[str]) -> str:
         ) from None
     if not head:
         raise InputError("the database is empty; fetch or build it again", file=str(file))
+    return head
+
+
+def _duckdb_file(file: Path) -> Path:
+    """The absolute path of a DuckDB file, after a look at the file itself."""
+    if _head(file)[8:12] != b"DUCK":
+        raise InputError("not a DuckDB database; give a file that duckdb can open", file=str(file))
+    _needs("duckdb", "duckdb", str(file))
+    resolved = file.resolve()
+    if _holds_data(f"{resolved}.wal"):
+        raise InputError(
+            "has a write-ahead log beside it, so it is in use or was not closed; close its writer, or run "
+            f"duckdb '{resolved}' CHECKPOINT",
+            file=str(file),
+        )
+    return resolved
+
+
+def database_uri(path: str | os.PathLike[str]) -> str:
+    """The `file:` URI that opens an SQLite file read-only and immutable, after a look at the file itself.
+
+    Raises:
+        InputError: the file is missing, no SQLite database, empty, or has unfinished writes beside it.
+    """
+    file = Path(path)
+    head = _head(file)
     if head != b"SQLite format 3\0":
         raise InputError("not an SQLite database; give a file that sqlite3 can open", file=str(file))
     file = file.resolve()

@@ -1,4 +1,4 @@
-"""What a prompt says of a database: its tables, columns, keys and a few example values, from the file itself.
+"""What a prompt says of a database: its tables, columns, keys and a few example values, from the data itself.
 
 The text has one line a table, so that a prompt that is too long can be cut by dropping comments (the example
 values) and then whole lines, without parsing anything:
@@ -20,12 +20,13 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote as percent_quoted
 
 from prm.errors import InputError
-from prm.sql.database import database_uri
+from prm.sql.database import database_uri, locate, open_database, without_password
 
 SAMPLE_ROWS = 5_000
 EXAMPLES = 2
@@ -43,6 +44,19 @@ RESERVED = frozenset(
         "ORDER", "OUTER", "PRIMARY", "RAISE", "REFERENCES", "RETURNING", "RIGHT", "SELECT", "SET", "TABLE",
         "THEN", "TO", "TRANSACTION", "TRUE", "UNION", "UNIQUE", "UPDATE", "USING", "VALUES", "WHEN", "WHERE",
         "WINDOW", "WITH",
+    ]
+)  # fmt: skip
+
+#: What PostgreSQL or DuckDB reserve beyond that (their own lists: pg_get_keywords, duckdb_keywords).
+RESERVED_ELSEWHERE = RESERVED | frozenset(
+    [
+        "ANALYSE", "ANALYZE", "ANY", "ARRAY", "ASC", "ASYMMETRIC", "AUTHORIZATION", "BINARY", "BOTH",
+        "COLLATION", "COLUMN", "CONCURRENTLY", "CURRENT_CATALOG", "CURRENT_ROLE", "CURRENT_SCHEMA",
+        "CURRENT_USER", "DESC", "DESCRIBE", "DO", "END", "FETCH", "FOR", "FREEZE", "GRANT", "ILIKE",
+        "INITIALLY", "LAMBDA", "LATERAL", "LEADING", "LIKE", "LOCALTIME", "LOCALTIMESTAMP", "OFFSET", "ONLY",
+        "OVERLAPS", "PIVOT", "PIVOT_LONGER", "PIVOT_WIDER", "PLACING", "QUALIFY", "SESSION_USER", "SHOW",
+        "SIMILAR", "SOME", "SUMMARIZE", "SYMMETRIC", "TABLESAMPLE", "TRAILING", "UNPIVOT", "USER", "VARIADIC",
+        "VERBOSE",
     ]
 )  # fmt: skip
 
@@ -83,10 +97,12 @@ class Table:
 
 @dataclass
 class Schema:
-    """The tables of one database, in the order in which they were created."""
+    """The tables of one database, in the order of its catalogue; `path` is that of the file, or a server's
+    URL."""
 
-    path: Path
+    path: Path | str
     tables: tuple[Table, ...]
+    dialect: str = "sqlite"
     #: table -> column -> {value as a question would spell it: value}, in row order; filled when first wanted
     _samples: dict[str, dict[str, dict[str, str]]] | None = field(default=None, repr=False, compare=False)
 
@@ -100,14 +116,31 @@ class Schema:
 
 
 def read_schema(path: str | os.PathLike[str]) -> Schema:
-    """The tables, columns, types and keys of an SQLite file.
+    """The tables, columns, types and keys of a database, given as `open_database` takes it.
 
     Foreign keys whose parent table or columns do not exist are left out; those that name no parent columns
     mean the parent's primary key. Virtual tables are left out like views.
 
     Raises:
-        InputError: the file is missing, empty, broken, no SQLite database, or holds no table.
+        InputError: the file is missing, empty, broken or no database, the server cannot be reached, or there
+            is no table.
     """
+    dialect, where, _ = locate(path)
+    if dialect == "sqlite":
+        tables = _read_tables(where)
+    else:
+        from prm.sql.catalog import TIMEOUT, read_tables
+
+        with open_database(path, TIMEOUT, cache=False) as database:
+            tables = read_tables(database)
+    if not tables:
+        raise InputError(
+            "the database has no tables; fetch or build it again", file=without_password(str(path))
+        )
+    return Schema(where, tables, dialect)
+
+
+def _read_tables(path: Path) -> tuple[Table, ...]:
     with _reading(path) as connection:
         names = [
             name
@@ -117,13 +150,10 @@ def read_schema(path: str | os.PathLike[str]) -> Schema:
             )
         ]
         bare = {name: _table(connection, name) for name in names}
-        tables = tuple(
+        return tuple(
             Table(t.name, t.columns, t.primary_key, tuple(_foreign_keys(connection, t, bare)))
             for t in bare.values()
         )
-    if not tables:
-        raise InputError("the database has no tables; fetch or build it again", file=str(path))
-    return Schema(Path(path), tables)
 
 
 def schema_text(schema: Schema, question: str | None = None) -> str:
@@ -146,23 +176,32 @@ def schema_text(schema: Schema, question: str | None = None) -> str:
         for column in table.columns:
             if not _fits_a_line(column.name):
                 continue
-            part = " ".join([quote(column.name), *re.sub(r"/\*|\*/", " ", column.type).split()])
+            part = " ".join(
+                [quote(column.name, schema.dialect), *re.sub(r"/\*|\*/", " ", column.type).split()]
+            )
             if table.primary_key == (column.name,):
                 part += " PRIMARY KEY"
             if values := _examples(samples.get(column.name, {}), phrases):
                 part += " /* " + " | ".join("'" + value.replace("'", "''") + "'" for value in values) + " */"
             parts.append(part)
         if len(table.primary_key) > 1 and all(map(_fits_a_line, table.primary_key)):
-            parts.append("PRIMARY KEY (" + ", ".join(map(quote, table.primary_key)) + ")")
-        lines.append(f"{quote(table.name)}({', '.join(parts)})")
-    if keys := [text for key in schema.foreign_keys if (text := _foreign_key_text(key))]:
+            parts.append(
+                "PRIMARY KEY (" + ", ".join(quote(name, schema.dialect) for name in table.primary_key) + ")"
+            )
+        lines.append(f"{quote(table.name, schema.dialect)}({', '.join(parts)})")
+    if keys := [text for key in schema.foreign_keys if (text := _foreign_key_text(key, schema.dialect))]:
         lines.append("foreign keys: " + "; ".join(keys))
     return "\n".join(lines)
 
 
-def quote(name: str) -> str:
-    """The name as SQL writes it: bare where that is allowed, else in double quotes."""
-    if re.fullmatch(r"[^\W\d]\w*", name) and name.upper() not in RESERVED:
+def quote(name: str, dialect: str = "sqlite") -> str:
+    """The name as SQL writes it: bare where that is allowed, else in double quotes.
+
+    PostgreSQL reads a bare name as lower case.
+    """
+    plain = r"[a-z_][a-z0-9_]*" if dialect == "postgres" else r"[^\W\d]\w*"
+    reserved = RESERVED if dialect == "sqlite" else RESERVED_ELSEWHERE
+    if re.fullmatch(plain, name) and name.upper() not in reserved:
         return name
     return '"' + name.replace('"', '""') + '"'
 
@@ -220,11 +259,12 @@ def _foreign_keys(
             )
 
 
-def _foreign_key_text(key: ForeignKey) -> str | None:
+def _foreign_key_text(key: ForeignKey, dialect: str) -> str | None:
     if not all(map(_fits_a_line, (key.table, *key.columns, key.parent, *key.parent_columns))):
         return None
     return " and ".join(
-        f"{quote(key.table)}.{quote(column)} = {quote(key.parent)}.{quote(parent)}"
+        f"{quote(key.table, dialect)}.{quote(column, dialect)} = "
+        f"{quote(key.parent, dialect)}.{quote(parent, dialect)}"
         for column, parent in zip(key.columns, key.parent_columns, strict=True)
     )
 
@@ -235,6 +275,19 @@ def _fits_a_line(name: str) -> bool:
 
 def _read_samples(schema: Schema) -> dict[str, dict[str, dict[str, str]]]:
     samples: dict[str, dict[str, dict[str, str]]] = {}
+    if schema.dialect != "sqlite":
+        from prm.sql.catalog import TIMEOUT, first_values
+
+        url = (
+            f"duckdb:///{percent_quoted(str(schema.path))}" if isinstance(schema.path, Path) else schema.path
+        )
+        with open_database(url, TIMEOUT, cache=False) as database:
+            return {
+                table.name: _first_spellings(
+                    table, first_values(database, table, SAMPLE_ROWS, MAX_VALUE_LENGTH)
+                )
+                for table in schema.tables
+            }
     with _reading(schema.path) as connection:
         for table in schema.tables:
             columns = [_always_quoted(column.name) for column in table.columns]
@@ -243,15 +296,20 @@ def _read_samples(schema: Schema) -> dict[str, dict[str, dict[str, str]]]:
                 f"CASE WHEN typeof({c}) = 'text' AND length({c}) <= {MAX_VALUE_LENGTH} THEN {c} END"
                 for c in columns
             )
-            found: list[dict[str, str]] = [{} for _ in columns]
-            for row in connection.execute(
+            rows = connection.execute(
                 f"SELECT {cells} FROM {_always_quoted(table.name)} NOT INDEXED LIMIT {SAMPLE_ROWS}"
-            ):
-                for values, value in zip(found, row, strict=True):
-                    if value is not None and _showable(value):
-                        values.setdefault(_spelling(value), value)
-            samples[table.name] = {c.name: v for c, v in zip(table.columns, found, strict=True)}
+            )
+            samples[table.name] = _first_spellings(table, rows)
     return samples
+
+
+def _first_spellings(table: Table, rows: Iterable[tuple[str | None, ...]]) -> dict[str, dict[str, str]]:
+    found: list[dict[str, str]] = [{} for _ in table.columns]
+    for row in rows:
+        for values, value in zip(found, row, strict=True):
+            if value is not None and _showable(value):
+                values.setdefault(_spelling(value), value)
+    return {column.name: values for column, values in zip(table.columns, found, strict=True)}
 
 
 def _always_quoted(name: str) -> str:

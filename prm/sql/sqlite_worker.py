@@ -1,166 +1,103 @@
-"""The process that runs other people's SQL, started by `prm.sql.database`, which it talks to over its stdin.
-
-It is started as a plain script with `python -I -S` (no site-packages, no user code, nothing but the standard
-library), so it is up in some 15 ms, weighs 10 MB, and never runs the `__main__` of the program that uses it.
-Messages are an 8-byte length and a `marshal` value: as exact as pickle for everything SQLite can hold (NULL,
-64-bit integers, inf, text, blobs) and, unlike pickle, nothing in it runs code.
+"""SQLite inside the worker process: a connection that can read one immutable file and do nothing else.
 
 Every fence is here: the connection is read-only and immutable, the authorizer lets nothing pass but reading,
-SQLite's own limits and `RLIMIT_AS` bound memory, sorts that would spill to disk stay in memory, files cannot
-grow. What no fence can bound from inside, the time of one long call in C, is the parent's business: it kills
-this process.
+SQLite's own limits bound the size of a value, of a statement and of its heap, and sorts that would spill to
+disk stay in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import marshal
-import os
 import re
-import select
-import signal
-import socket
 import sqlite3
-import struct
-import sys
-import threading
+from collections.abc import Iterator
+from typing import Any
 
-HEADER = struct.Struct("!Q")
-BATCH = 512  # rows fetched, counted and packed at once
+from worker import BATCH, Unavailable, packed
+
 MIN_LENGTH = 16 << 20  # bytes; SQLite applies its limit to whole stored rows too, shown or not
+MAX_HEAP = 800 << 20  # bytes; below the limit of the process, and kept where that has none
 #: A statement that reads, after white space and comments (EXPLAIN would pass the authorizer and give rows).
+#: What was taken for a comment is not given back (`(?>…)*+`), or EXPLAIN could hide between two of them.
 READS = re.compile(
-    r"(?:[ \t\n\f\r\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(SELECT|WITH|VALUES)\b", re.I | re.S
+    r"(?>[ \t\n\f\r\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*+(SELECT|WITH|VALUES)\b", re.I | re.S
 )
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 #: Functions that reach beyond the query; all are off or absent in a stock SQLite, but builds differ.
 FORBIDDEN = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
+#: Functions whose value may be another one the next time. Those of dates are, if they are asked for 'now',
+#: which may come out of a column or an expression.
+FLEETING = {
+    "random", "randomblob", "changes", "total_changes", "last_insert_rowid", "date", "time", "datetime",
+    "julianday", "unixepoch", "strftime", "timediff", "current_date", "current_time", "current_timestamp",
+}  # fmt: skip
+TOO_LARGE = ("string or blob too big", "out of memory", "database or disk is full")
 
 
-def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
-    if action not in ALLOWED or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in FORBIDDEN):
-        return sqlite3.SQLITE_DENY
-    return sqlite3.SQLITE_OK
+class SQLiteConnection:
+    """One open file. `_lasting` says of the statement at work whether the file alone decides its result."""
 
-
-def limit_process(memory: int) -> None:
-    """Bound memory, file size and core dumps where the system can (it is a second fence, not the first)."""
-    try:
-        import resource
-    except ImportError:
-        return
-    for what, wanted in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (limit, limit))
-
-
-def connect(uri: str, max_bytes: int, max_sql: int) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: many statements read the same pages
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # a broken file fails here
-    if hasattr(connection, "setlimit"):  # Python 3.11
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, MIN_LENGTH))
+    def __init__(self, uri: str, max_sql: int) -> None:
+        self._lasting = True
+        # No cache of prepared statements: the authorizer must see every statement, and 128 hold memory.
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=0
+        )
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        connection.execute(f"PRAGMA hard_heap_limit = {MAX_HEAP}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cache_size = -8192")  # 8 MiB
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # a broken file fails here
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, max_sql)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    connection.set_authorizer(authorize)
-    return connection
+        connection.set_authorizer(self._authorize)
+        self._connection = connection
 
+    def _authorize(self, action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action not in ALLOWED:
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_FUNCTION:
+            name = (second or "").lower()
+            if name in FORBIDDEN:
+                return sqlite3.SQLITE_DENY
+            if name in FLEETING:
+                self._lasting = False
+        return sqlite3.SQLITE_OK
 
-def run(connection: sqlite3.Connection, sql: str, max_rows: int, max_bytes: int) -> tuple:
-    """("rows", column names, packed batches of rows), or (kind of error, message)."""
-    if not READS.match(sql):
-        return "refused", "not a statement that reads: only SELECT, WITH and VALUES are run, one at a time"
-    cursor = connection.cursor()
-    try:
-        cursor.execute(sql)
-        columns = tuple(entry[0] for entry in cursor.description or ())
-        batches, n, size = [], 0, 0
-        while rows := cursor.fetchmany(BATCH):
-            n += len(rows)
-            if n > max_rows:
-                return "too_large", f"the result has more than {max_rows} rows"
-            batches.append(marshal.dumps(rows))
-            size += len(batches[-1])
-            if size > max_bytes:
-                return "too_large", f"the result has more than {max_bytes} bytes"
-        return "rows", columns, batches
-    except MemoryError:
-        return "too_large", "the statement needs more memory than it may have"
-    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-        message = str(error)
-        if message.startswith("You can only execute one statement"):
-            return "refused", "more than one statement"
-        if message.startswith("not authorized"):
-            return "refused", f"the statement does more than read ({message})"
-        if message in ("string or blob too big", "out of memory", "database or disk is full"):
-            return "too_large", message
-        return "error", message
-    finally:
-        cursor.close()
-
-
-def die_with_parent(link: socket.socket, parent: int) -> None:
-    """End this process as soon as the other end of the link is closed or the parent is gone.
-
-    A thread, because a long statement must end as well (sqlite3 drops the GIL while it works). The parent's
-    id is looked at twice a second because processes forked from the parent may hold the other end open after
-    its death. The kernel's own "signal at parent's death" will not do: it fires when the *thread* that
-    started the child ends.
-    """
-    poll = select.poll()
-    poll.register(link, 0)  # hang-up and errors are always reported
-    while not poll.poll(500) and os.getppid() == parent:
-        pass
-    os._exit(0)
-
-
-def receive(link: socket.socket) -> object:
-    data = bytearray()
-    need = HEADER.size
-    while len(data) < need:
-        piece = link.recv(1 << 16)
-        if not piece:
-            os._exit(0)
-        data += piece
-        if need == HEADER.size and len(data) >= need:
-            need += HEADER.unpack_from(data)[0]
-    return marshal.loads(memoryview(data)[HEADER.size :])
-
-
-def send(link: socket.socket, message: tuple) -> None:
-    data = marshal.dumps(message)
-    link.sendall(HEADER.pack(len(data)) + data)
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the link
-    link = socket.socket(fileno=0)
-    threading.Thread(target=die_with_parent, args=(link, int(sys.argv[1])), daemon=True).start()
-    uri, max_rows, max_bytes, max_sql, max_memory = receive(link)
-    limit_process(max_memory)
-    try:
-        connection = connect(uri, max_bytes, max_sql)
-    except (sqlite3.Error, OSError) as error:
-        send(link, ("error", str(error)))
-        return
-    send(link, ("ready",))
-    while True:
-        sql = receive(link)
+    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+        if not READS.match(sql):
+            message = "not a statement that reads: only SELECT, WITH and VALUES are run, one at a time"
+            return "refused", message
+        self._lasting = True
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, MIN_LENGTH))
+        cursor = self._connection.cursor()
         try:
-            answer = run(connection, sql, max_rows, max_bytes)
-            send(link, answer)
+            cursor.execute(sql)
+            columns = tuple(entry[0] for entry in cursor.description or ())
+            return packed(columns, _batches(cursor), self._lasting, max_rows, max_bytes)
         except MemoryError:
-            send(link, ("too_large", "the result needs more memory than it may have"))
+            return "too_large", "the statement needs more memory than it may have"
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+            message = str(error)
+            if message.startswith("You can only execute one statement"):
+                return "refused", "more than one statement"
+            if message.startswith("not authorized"):
+                return "refused", f"the statement does more than read ({message})"
+            return "too_large" if message in TOO_LARGE else "error", message
+        finally:
+            cursor.close()
+
+    def close(self) -> None:
+        self._connection.close()
 
 
-if __name__ == "__main__":
-    main()
+def _batches(cursor: sqlite3.Cursor) -> Iterator[list[tuple]]:
+    while rows := cursor.fetchmany(BATCH):
+        yield rows
+
+
+def connect(uri: str, max_sql: int) -> SQLiteConnection:
+    try:
+        return SQLiteConnection(uri, max_sql)
+    except (sqlite3.Error, OSError) as error:
+        raise Unavailable(f"cannot open the database ({error})") from None
