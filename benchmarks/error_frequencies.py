@@ -39,6 +39,7 @@ from prm.labeling.build import right_chain
 from prm.labeling.chains import Errors, Mill
 from prm.labeling.questions import read_questions
 from prm.sql.compare import is_ordered
+from prm.sql.database import DatabasePool
 from prm.sql.decompose import to_sql
 from prm.sql.mutate import CATEGORIES, FAILING
 
@@ -96,11 +97,12 @@ def main() -> None:
 def reach(root: Path, every: int) -> dict[str, float]:
     """Share of the steps in which one of the first four variants of a category makes a wrong chain."""
     steps, found = 0, Counter()
-    places: dict[Path, Workplace] = {}
+    places: dict[Path | str, Workplace] = {}
+    pool = DatabasePool(1)
     for question in read_questions("spider", root, "train")[::every]:
         place = places.get(question.database)
         if place is None:
-            place = places[question.database] = Workplace(question.database, 5.0)
+            place = places[question.database] = Workplace(question.database, 5.0, pool)
         try:
             first, rows = right_chain(question, place)
         except Skip:
@@ -111,8 +113,7 @@ def reach(root: Path, every: int) -> dict[str, float]:
             for category in CATEGORIES:
                 mill.tries = 4
                 found[category] += mill.next(0, at, category) is not None
-    for place in places.values():
-        place.database.close()
+    pool.close()
     return {category: round(found[category] / steps, 2) for category in CATEGORIES}
 
 

@@ -11,6 +11,7 @@ the same command again after an interruption and it goes on from the last comple
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import random
 import sys
@@ -26,6 +27,8 @@ from prm.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
+    # Without the optional `kernels` package bitsandbytes says so on import, to everyone who has it installed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from accelerate import PartialState
 
     run(argv)
@@ -38,12 +41,12 @@ def main(argv: Sequence[str]) -> None:
 def run(argv: Sequence[str]) -> None:
     import torch
     from transformers import set_seed
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
     # Libraries warn each other of their next versions; whoever trains can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate|torch")
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        disable_progress_bar()
 
     from prm.recipe import read_recipe
     from prm.traces.overlap import refuse_overlap

@@ -236,7 +236,10 @@ def test_a_filter_is_written_into_the_step_that_reads_it(music):
 
 def test_a_step_becomes_a_derived_table(music):
     assert only("derived_table", "SELECT AVG(age) FROM singer WHERE country = 'Spain'", music[1]) == [
-        ["SELECT AVG(age) FROM (SELECT age FROM singer WHERE country = 'Spain') AS singer_where_country_spain"]
+        [
+            "SELECT AVG(age) FROM (SELECT age FROM singer WHERE country = 'Spain') "
+            "AS singer_where_country_spain"
+        ]
     ]
 
 
