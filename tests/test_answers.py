@@ -150,6 +150,21 @@ WORKED = {
         [0, 0],
         "lost",
     ),
+    "the right aggregate, but not the bare column that gold reads with it": (
+        "SELECT name FROM singer GROUP BY country HAVING COUNT(*) > 1",
+        [
+            "n AS (SELECT country, COUNT(*) AS n FROM singer GROUP BY country)",
+            "SELECT name FROM singer WHERE country IN (SELECT country FROM n WHERE n > 1)",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "the right smallest value, but not the bare column that gold reads with it": (
+        "SELECT MIN(seats), title FROM concert",
+        ["m AS (SELECT MIN(seats) AS seats FROM concert)", "SELECT seats, seats FROM m"],
+        [None, 0],
+        "unknown",
+    ),
     "finer groups than gold's could still be summed up": (
         "SELECT singer_id, SUM(fee) FROM appearance GROUP BY singer_id",
         [
