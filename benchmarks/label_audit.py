@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (queries on one line)
 """Wrong answers over the starter corpus, labelled, to be read by a person: `docs/label_audit.md`.
 
     python benchmarks/label_audit.py --output runs/label_audit [--sample 50] [--seed 0]
