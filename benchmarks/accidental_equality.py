@@ -7,7 +7,8 @@
 has `dev.json` with the same ids and the databases. With `--questions N`, a seeded choice of N gold queries.
 
 Every gold query gets a suite distilled against its one-clause neighbours, which then judges the answers that
-are equal on the database itself; and, to compare the kinds, every kind alone is set against the same answers.
+are equal on the database itself; then the answers join the neighbours; and, to compare the kinds, every kind
+alone is set against the answers.
 `--output FILE` takes one line for each answer that was equal and is unmasked, to be read.
 """
 
@@ -24,75 +25,68 @@ from pathlib import Path
 
 from prm.sql import SQLError, open_database
 from prm.sql.compare import EQUIVALENCES
-from prm.sql.variants import CANDIDATES, KINDS, Suite, neighbours
+from prm.sql.variants import CANDIDATES, KINDS, Suite, Verdict, neighbours
 
 
 def measure(root: Path, gold: str, db_id: str, answers: list[dict], counts: Counter) -> list[dict]:
     """Count what becomes of the neighbours and answers of one gold query; the answers that were unmasked."""
     path = root / "database" / db_id / f"{db_id}.sqlite"
-    found = []
+    texts = list(dict.fromkeys(answer["sql"] for answer in answers))
     with tempfile.TemporaryDirectory() as folder, open_database(path) as database:
         try:
-            suite = Suite(database, gold, folder=folder)
+            suite = Suite(database, gold, folder=folder, opener=open_database)
         except SQLError:
             counts["gold fails"] += 1
             return []
-        slips = neighbours(gold, path)
-        start = time.perf_counter()
-        alike = [sql for sql in slips if suite.verdict(sql).equal]
-        left = suite.distil(slips)
-        counts["seconds"] += time.perf_counter() - start
-        counts += Counter(
-            {"gold": 1, "slips": len(slips), "slips alike": len(alike), "slips left": len(left)}
-            | {"variants": len(suite.variants), "no variant": not suite.variants and bool(alike)}
-        )
-        kinds = {variant.name: variant.kind for variant in suite.variants}
-        texts = list(dict.fromkeys(answer["sql"] for answer in answers))
-        verdicts = {}
-        for name in EQUIVALENCES:
-            suite.equivalence = name
-            verdicts[name] = {sql: suite.verdict(sql) for sql in texts}
-        suite.close()
-        equal = [sql for sql in texts if verdicts["spider"][sql].on != "database"]
+        with suite:
+            start = time.perf_counter()
+            slips = neighbours(gold, path)
+            alike = [sql for sql in slips if suite.verdict(sql).equal]
+            left = suite.distil(slips)
+            counts["seconds"] += time.perf_counter() - start
+            counts["gold"] += 1
+            counts["neighbours"] += len(slips)
+            counts["alike"] += len(alike)
+            counts["left"] += len(left)
+            counts["variants"] += len(suite.variants)
+            counts["no variant"] += not suite.variants
+            verdicts: dict[str, dict[str, Verdict]] = {}
+            for name in EQUIVALENCES:
+                suite.equivalence = name
+                verdicts[name] = {sql: suite.verdict(sql) for sql in texts}
+            suite.equivalence = "spider"
+            suite.distil(texts)
+            last = {sql: suite.verdict(sql) for sql in texts}
+        equal = [sql for sql in texts if last[sql].on != "database"]
         by_kind = {}
         for kind in KINDS:
-            with Suite(database, gold, folder=folder) as alone:
+            with Suite(database, gold, folder=folder, opener=open_database) as alone:
                 by_kind[kind] = set(equal) - set(alone.distil(equal, kinds=[kind], patience=CANDIDATES))
+    found = []
     for answer in answers:
+        sql = answer["sql"]
         for name in EQUIVALENCES:
-            verdict = verdicts[name][answer["sql"]]
-            if verdict.on == "database":
-                continue
-            counts[name, "equal"] += 1
-            counts[name, "unmasked"] += verdict.equal is False
-            counts[name, "open"] += verdict.equal is None
-        verdict = verdicts["spider"][answer["sql"]]
-        if verdict.on == "database":
+            if (verdict := verdicts[name][sql]).on != "database":
+                counts[name, "equal"] += 1
+                counts[name, "unmasked"] += verdict.equal is False
+                counts[name, "open"] += verdict.equal is None
+        if sql not in equal:
             continue
-        unmasked = verdict.equal is False
+        first, second = verdicts["spider"][sql].equal is False, last[sql].equal is False
+        kinds = [kind for kind in KINDS if sql in by_kind[kind]]
         hinted = answer.get("variants_n") is not None and answer["variants_ok"] < answer["variants_n"]
-        counts["hinted"] += hinted
-        counts["hinted and unmasked"] += hinted and unmasked
-        hit = {kind for kind in KINDS if answer["sql"] in by_kind[kind]}
-        counts["by any candidate"] += bool(hit) or unmasked
-        counts["hinted, by any candidate"] += hinted and (bool(hit) or unmasked)
-        for kind in hit:
+        for counted, name in ((True, ""), (hinted, "hinted")):
+            counts["all", name] += counted
+            counts["slips", name] += counted and first
+            counts["answers", name] += counted and second
+            counts["any", name] += counted and (second or bool(kinds))
+        for kind in kinds:
             counts["kind", kind] += 1
-            counts["only kind", kind] += len(hit) == 1
-        if unmasked:
-            counts["distilled kind", kinds[verdict.on]] += 1
-        if unmasked or hit or hinted:
+            counts["only kind", kind] += len(kinds) == 1
+        if second or kinds or hinted:
             known = {key: answer.get(key) for key in ("id", "db_id", "system", "sql")}
-            found.append(
-                known
-                | {
-                    "gold": gold,
-                    "on": verdict.on,
-                    "kinds": sorted(hit),
-                    "hinted": hinted,
-                    "unmasked": unmasked,
-                }
-            )
+            by = {"gold": gold, "on": last[sql].on, "kinds": kinds, "hinted": hinted, "unmasked": second}
+            found.append(known | by)
     return found
 
 
@@ -122,23 +116,25 @@ def main() -> None:
     if args.output:
         args.output.write_text("".join(json.dumps(line) + "\n" for line in found))
 
-    print(
-        f"{counts['gold']} gold queries, {counts['gold fails']} fail; {counts['seconds']:.0f} s to distil, "
-    )
-    print(f"{counts['variants']} variants kept, none for {counts['no variant']} that need one\n")
+    print(f"{counts['gold']} gold queries, {counts['gold fails']} fail; {counts['seconds']:.0f} s to distil,")
+    print(f"{counts['variants']} variants kept, none for {counts['no variant']} gold queries\n")
     print("| neighbours | equal on the database | undecided on all variants |\n|---|---|---|")
-    print(f"| {counts['slips']} | {counts['slips alike']} | {counts['slips left']} |\n")
+    print(f"| {counts['neighbours']} | {counts['alike']} | {counts['left']} |\n")
     print("| equivalence | answers equal on the database | unmasked | stay open |\n|---|---|---|---|")
     for name in EQUIVALENCES:
-        print(f"| {name} | {counts[name, 'equal']} | {counts[name, 'unmasked']} | {counts[name, 'open']} |")
-    print(
-        f"\n{counts['by any candidate']} by any candidate; row-dropped copies: {counts['hinted']} answers, "
-    )
-    print(f"of which distilled {counts['hinted and unmasked']}, any {counts['hinted, by any candidate']}\n")
-    print("| kind | unmasks alone | no other kind does | first in the suites |\n|---|---|---|---|")
+        row = (counts[name, "equal"], counts[name, "unmasked"], counts[name, "open"])
+        print("|", name, "|", " | ".join(map(str, row)), "|")
+    print("\n| answers equal on the database | all | that row-dropped copies unmask |\n|---|---|---|")
+    for key, text in (
+        ("all", "all"),
+        ("slips", "unmasked by variants distilled against neighbours"),
+        ("answers", "and against the answers"),
+        ("any", "by any candidate"),
+    ):
+        print("|", text, "|", counts[key, ""], "|", counts[key, "hinted"], "|")
+    print("\n| kind | unmasks, set against the answers alone | no other kind does |\n|---|---|---|")
     for kind in KINDS:
-        row = (counts["kind", kind], counts["only kind", kind], counts["distilled kind", kind])
-        print("|", kind, "|", " | ".join(map(str, row)), "|")
+        print("|", kind, "|", counts["kind", kind], "|", counts["only kind", kind], "|")
 
 
 if __name__ == "__main__":

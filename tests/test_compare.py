@@ -1,16 +1,19 @@
 """When are two results equal: a table worked by hand, then properties over random results."""
 
+import datetime
 import itertools
 import math
 import random
 import sqlite3
 import time
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm.sql import is_ordered, results_equal
+from prm.sql.compare import EQUIVALENCES, Undecided
 
 # gold, other, equal as multisets, equal in order
 TABLE = [
@@ -72,6 +75,56 @@ def test_table(gold: list, other: list, multiset: bool, ordered: bool) -> None:
     assert results_equal(other, gold, ordered=False) is multiset
     assert results_equal(gold, other, ordered=True) is ordered
     assert results_equal(other, gold, ordered=True) is ordered
+
+
+# gold, other, equal by (bird, spider, strict) where gold does not order
+NAMED = [
+    ([(1,), (2,)], [(2,), (1,)], (True, True, True)),
+    ([(1,), (1,)], [(1,)], (True, False, False)),  # BIRD compares sets of rows
+    ([(1, "a")], [("a", 1)], (False, True, False)),  # only Spider's lets columns change places
+    ([(1,)], [(1.0,)], (True, True, False)),  # strict: same type
+    ([(1,)], [(True,)], (True, True, False)),
+    ([(1,)], [("1",)], (False, False, False)),
+    ([(0.1 + 0.2,)], [(0.3,)], (False, True, False)),  # only Spider's forgives rounding here
+    ([], [], (True, True, True)),
+    ([], [(None,)], (False, False, False)),
+    ([(None,)], [(None,)], (True, True, True)),
+    # other engines: a decimal is a number, a date its text
+    ([(Decimal("2.50"),)], [(2.5,)], (True, True, False)),
+    ([(Decimal("0.1"),)], [(0.1,)], (True, True, False)),
+    ([(Decimal("3"),)], [(3,)], (True, True, False)),
+    ([(Decimal("3.00"),)], [(Decimal("3"),)], (True, True, True)),
+    ([(Decimal("1e500"),)], [(math.inf,)], (True, True, False)),
+    ([(Decimal("12345678901234567890.5"),)], [(2,)], (False, False, False)),
+    ([(datetime.date(2024, 2, 29),)], [("2024-02-29",)], (True, True, False)),
+    ([(datetime.datetime(2024, 2, 29, 7, 5),)], [("2024-02-29 07:05:00",)], (True, True, False)),
+    ([(datetime.time(7, 5),)], [("07:05:00",)], (True, True, False)),
+    ([(bytearray(b"a"),)], [(b"a",)], (True, True, False)),
+    ([([1, 2],)], [([1, 2],)], (True, True, True)),
+    ([({"a": 1},)], [({"a": 2},)], (False, False, False)),
+    ([(10**400,)], [(0.5,)], (False, False, False)),
+]
+
+
+@pytest.mark.parametrize(("gold", "other", "equal"), NAMED)
+def test_equivalences_by_name(gold: list, other: list, equal: tuple[bool, bool, bool]) -> None:
+    for name, expected in zip(EQUIVALENCES, equal, strict=True):
+        assert results_equal(gold, other, ordered=False, equivalence=name) is expected, name
+        assert results_equal(other, gold, ordered=False, equivalence=name) is expected, name
+
+
+def test_order_counts_for_all_but_bird() -> None:
+    gold, other = [(1,), (2,)], [(2,), (1,)]
+    assert [results_equal(gold, other, ordered=True, equivalence=e) for e in EQUIVALENCES] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_an_unknown_equivalence_is_refused() -> None:
+    with pytest.raises(ValueError, match="bird, spider, strict"):
+        results_equal([], [], ordered=False, equivalence="exact")
 
 
 def by_definition(gold: list[tuple], other: list[tuple], ordered: bool) -> bool:
@@ -156,6 +209,71 @@ def test_identical_columns_do_not_multiply_the_work() -> None:
     assert results_equal(gold, other, ordered=False)
     assert not results_equal(gold, [*other[:3], other[0]], ordered=False)
     assert time.monotonic() - start < 10
+
+
+def incidence(edges: list[tuple[int, int]], n: int) -> list[tuple[int, ...]]:
+    """A row an edge, a column a vertex: equal results are isomorphic graphs."""
+    return [tuple(int(v in edge) for v in range(n)) for edge in edges]
+
+
+def cycles(*lengths: int) -> list[tuple[int, ...]]:
+    edges, first = [], 0
+    for length in lengths:
+        edges += [(first + i, first + (i + 1) % length) for i in range(length)]
+        first += length
+    return incidence(edges, first)
+
+
+def shaken(rows: list[tuple], seed: int = 0) -> list[tuple]:
+    rng = random.Random(seed)
+    order = rng.sample(range(len(rows[0])), len(rows[0]))
+    rows = [tuple(row[i] for i in order) for row in rows]
+    return rng.sample(rows, len(rows))
+
+
+SQUARES = [(i, j) for i in range(4) for j in range(4)]
+#: Two graphs of 16 vertices in which every vertex has 6 neighbours, every two neighbours have 2 in common and
+#: every two others, too: no counting of neighbours tells them apart.
+ROOK = [(a, b) for a in SQUARES for b in SQUARES if a < b and (a[0] == b[0] or a[1] == b[1])]
+SHRIKHANDE = [
+    (a, b)
+    for a in SQUARES
+    for b in SQUARES
+    if a < b and ((a[0] - b[0]) % 4, (a[1] - b[1]) % 4) in {(0, 1), (0, 3), (1, 0), (3, 0), (1, 1), (3, 3)}
+]
+
+
+@pytest.mark.parametrize(
+    ("gold", "other", "equal"),
+    [
+        (cycles(40), cycles(40), True),
+        (cycles(24), cycles(12, 12), False),  # every row and every column looks like every other
+        (cycles(3, 5), cycles(4, 4), False),
+        ([tuple(int(i == j) for j in range(40)) for i in range(40)], None, True),
+        ([(1,) * 100] * 100, None, True),
+        (list(itertools.permutations(range(6))), None, True),
+    ],
+)
+def test_symmetric_results(gold: list, other: list | None, equal: bool) -> None:
+    assert results_equal(gold, shaken(other or gold), ordered=False) is equal
+
+
+def test_graphs_that_no_counting_tells_apart() -> None:
+    def rows(edges: list) -> list[tuple[int, ...]]:
+        return incidence([(SQUARES.index(a), SQUARES.index(b)) for a, b in edges], 16)
+
+    assert results_equal(rows(ROOK), shaken(rows(ROOK)), ordered=False)
+    assert not results_equal(rows(ROOK), shaken(rows(SHRIKHANDE)), ordered=False)
+
+
+def test_giving_up_is_said() -> None:
+    """Points and lines of the projective plane over Z_7: 57 columns that only a long search pairs."""
+    points = [(1, a, b) for a in range(7) for b in range(7)] + [(0, 1, a) for a in range(7)] + [(0, 0, 1)]
+    gold = [
+        tuple(int(sum(x * y for x, y in zip(p, q, strict=True)) % 7 == 0) for p in points) for q in points
+    ]
+    with pytest.raises(Undecided, match="57 columns"):
+        results_equal(gold, shaken(gold, 4), ordered=False)
 
 
 def test_big_results() -> None:

@@ -1,8 +1,9 @@
 """Variants of databases: what only they tell apart, what they must never tell apart, and what they keep."""
 
+# ruff: noqa: E501 (the tables of queries are easier to compare on one line)
+
 import contextlib
 import os
-import random
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from prm.errors import InputError
 from prm.sql import SQLError, open_database, results_equal
 from prm.sql.neighbours import neighbours
 from prm.sql.variant_rows import KINDS, write_variant
-from prm.sql.variants import Suite, Variant, remake
+from prm.sql.variants import Suite, Verdict, remake
 
 SCHEMA = """
 CREATE TABLE stadium(stadium_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, city TEXT, capacity INT);
@@ -170,7 +171,7 @@ EQUIVALENT = [
 ]  # fmt: skip
 
 
-def all_variants(database, gold: str, folder: Path, n: int = 24):
+def all_variants(database, gold: str, folder: Path, n: int = 12):
     """Every usable candidate, not only what distilling keeps; with its name."""
     for index in range(n):
         path = folder / f"{index}.sqlite"
@@ -181,22 +182,18 @@ def all_variants(database, gold: str, folder: Path, n: int = 24):
             yield remake(database.path, gold, name, folder)
 
 
-def tells_apart(database, gold: str, sql: str, folder: Path) -> list[Variant]:
-    found = []
-    for variant in all_variants(database, gold, folder):
-        with open_database(variant.path) as there:
-            rows = there.execute(sql)
-        if not results_equal(variant.gold, rows, ordered=variant.ordered):
-            found.append(variant)
-        variant.path.unlink()
-    return found
+def verdict_of(database, gold: str, sql: str, folder: Path) -> Verdict:
+    """With variants made to tell just these two apart."""
+    with Suite(database, gold, folder=folder) as suite:
+        suite.distil([sql])
+        return suite.verdict(sql)
 
 
 @pytest.mark.parametrize(("gold", "same"), EQUIVALENT)
 def test_nothing_tells_equivalent_queries_apart(gold: str, same: str, music: Path, tmp_path: Path) -> None:
     with open_database(music) as database:
-        assert tells_apart(database, gold, same, tmp_path) == []
-        assert tells_apart(database, same, gold, tmp_path) == []
+        assert verdict_of(database, gold, same, tmp_path) == Verdict(True)
+        assert verdict_of(database, same, gold, tmp_path) == Verdict(True)
 
 
 @pytest.mark.parametrize(("gold", "choice"), CHOICES)
@@ -204,4 +201,274 @@ def test_no_answer_is_blamed_for_what_gold_leaves_open(
     gold: str, choice: str, music: Path, tmp_path: Path
 ) -> None:
     with open_database(music) as database:
-        assert tells_apart(database, gold, choice, tmp_path) == []
+        for variant in all_variants(database, gold, tmp_path):
+            with open_database(variant.path) as there:
+                rows = there.execute(choice)
+            assert results_equal(variant.gold, rows, ordered=variant.ordered), variant
+            variant.path.unlink()
+
+
+# --- random databases ---------------------------------------------------------------------------------------
+
+singers = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"),
+        st.integers(15, 20) | st.none(),
+        st.sampled_from(["F", "S"]),
+        st.sampled_from([1.0, 1.5, None]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    singers,
+    st.lists(st.tuples(st.integers(0, 9), st.integers(2014, 2016)), max_size=5),
+    st.integers(0, len(EQUIVALENT) - 1),
+)
+def test_equivalent_queries_stay_equal_whatever_the_database(tmp_path: Path, rows, concerts, which) -> None:
+    script = SCHEMA.partition("INSERT INTO singer")[0]
+    database = tmp_path / "random.sqlite"
+    database.unlink(missing_ok=True)
+    make_database(database, script)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.executemany("INSERT INTO singer(name, age, country, rating) VALUES (?, ?, ?, ?)", rows)
+        connection.executemany(
+            "INSERT INTO concert(title, year, stadium_id, fee) VALUES (?, ?, ?, ?)",
+            [(f"t{n % 3}", year, 1 + n % 3, n) for n, year in concerts],
+        )
+        connection.commit()
+    gold, same = EQUIVALENT[which]
+    with open_database(database) as opened:
+        assert verdict_of(opened, gold, same, tmp_path) == Verdict(True)
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+GOLD = "SELECT s.name FROM concert c JOIN stadium s USING (stadium_id) WHERE c.year >= 2015 AND c.fee > 100"
+
+
+@pytest.mark.parametrize("index", range(3 * len(KINDS)))
+def test_constraints_and_types_are_kept(index: int, music: Path, tmp_path: Path) -> None:
+    path = tmp_path / "variant.sqlite"
+    write_variant(music, GOLD, 7, index, path)
+    with (
+        contextlib.closing(sqlite3.connect(path)) as connection,
+        contextlib.closing(sqlite3.connect(music)) as was,
+    ):
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        schema = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+        assert connection.execute(schema).fetchall() == was.execute(schema).fetchall()
+        for (table,) in was.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            columns = [name for (name,) in was.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+            for column in columns:
+                types = f"SELECT DISTINCT typeof({column}) FROM {table}"
+                assert set(connection.execute(types)) <= set(was.execute(types)), (table, column)
+        assert connection.execute(
+            "SELECT count(*) FROM singer WHERE country IS NULL OR age IS NULL"
+        ).fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM concert WHERE fee < 0").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT max(n) FROM (SELECT count(*) AS n FROM stadium GROUP BY name)"
+        ).fetchone() == (1,)
+
+
+def test_keys_that_nobody_declared_but_the_data_obeys(tmp_path: Path) -> None:
+    """`city.id` and `person.city_id` tell by name, `club.code` and `person.club` by gold's join alone."""
+    database = make_database(
+        tmp_path / "towns.sqlite",
+        "CREATE TABLE city(id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE club(n INT, code TEXT);"
+        "CREATE TABLE person(name TEXT, city_id INT, club TEXT);"
+        "INSERT INTO city VALUES (1, 'Ayr'), (2, 'Bonn'), (3, 'Cork'); INSERT INTO club VALUES (1, 'x'), (2, 'y');"
+        "INSERT INTO person VALUES ('Ann', 1, 'x'), ('Bea', 2, 'y'), ('Cem', 2, 'x');",
+    )
+    gold = "SELECT p.name FROM person p JOIN club ON p.club = club.code"
+    with open_database(database) as opened:
+        for same in (
+            "SELECT name FROM person",
+            "SELECT p.name FROM person p JOIN city ON city.id = p.city_id",
+        ):
+            assert verdict_of(opened, gold, same, tmp_path) == Verdict(True)
+
+
+def test_broken_foreign_keys_of_the_original_are_mended(tmp_path: Path) -> None:
+    """Where no flight leads to an airport, every join is empty, and any two are equal by accident."""
+    database = make_database(
+        tmp_path / "flights.sqlite",
+        "CREATE TABLE airport(code TEXT PRIMARY KEY, city TEXT);"
+        "CREATE TABLE flight(n INTEGER PRIMARY KEY, goes_to TEXT REFERENCES airport(code));"
+        "INSERT INTO airport VALUES ('AAA', 'Ayr'), ('BBB', 'Bonn'); INSERT INTO flight VALUES (1, ' AAA'), (2, ' BBB');",
+    )
+    gold = "SELECT n FROM flight JOIN airport ON goes_to = code WHERE city = 'Ayr'"
+    with open_database(database) as opened, Suite(opened, gold, folder=tmp_path) as suite:
+        wrong = "SELECT n FROM flight JOIN airport ON goes_to = code WHERE city = 'Bonn'"
+        assert suite.verdict(wrong).equal
+        suite.distil([wrong])
+        assert suite.verdict(wrong).equal is False
+
+
+def test_a_big_database_costs_no_more_than_a_small_one(tmp_path: Path) -> None:
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000)"
+    database = make_database(
+        tmp_path / "big.sqlite",
+        "CREATE TABLE town(id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, town_id INT REFERENCES town(id), age INT, note TEXT);"
+        f"{rows} INSERT INTO town SELECT i, 'town ' || i FROM n;"
+        f"{rows} INSERT INTO person SELECT i, 1 + i * 7 % 300000, i % 90, hex(zeroblob(50)) FROM n;",
+    )
+    assert database.stat().st_size > 20 << 20
+    start = time.monotonic()
+    with open_database(database) as opened:
+        gold = "SELECT t.name FROM person p JOIN town t ON t.id = p.town_id WHERE p.age = 30 AND p.id < 100"
+        wrong = "SELECT t.name FROM person p JOIN town t ON t.id = p.town_id WHERE p.age = 30 AND p.id <= 100"
+        with Suite(opened, gold, folder=tmp_path) as suite:
+            suite.distil([wrong])
+            assert suite.variants
+            assert all(variant.path.stat().st_size < 1 << 20 for variant in suite.variants)
+    assert time.monotonic() - start < 30
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def contents(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def test_a_variant_is_made_again_from_its_name(music: Path, tmp_path: Path) -> None:
+    with open_database(music) as database, Suite(database, GOLD, folder=tmp_path, seed=3) as suite:
+        suite.distil(neighbours(GOLD, music))
+        assert suite.variants
+        for variant in suite.variants:
+            again = remake(music, GOLD, variant.name, tmp_path)
+            assert (again.name, again.kind, again.gold, again.ordered) == (
+                variant.name, variant.kind, variant.gold, variant.ordered,
+            )  # fmt: skip
+            assert contents(again.path) == contents(variant.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "gold"),
+    [
+        ("variant:0:0:00000000", GOLD),  # another digest
+        ("variant:0:0", GOLD),
+        ("variant:0:0:0000000z", GOLD),
+        ("execution", GOLD),
+        ("variant:0:0:00000000", "SELEC"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(name: str, gold: str, music: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        remake(music, gold, name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_original_or_gold_gives_another_name(music: Path, tmp_path: Path) -> None:
+    name = f"variant:0:1:{write_variant(music, GOLD, 0, 1, tmp_path / 'v')}"
+    other = make_database(tmp_path / "other.sqlite", SCHEMA.replace("'Bonn', 8000", "'Bonn', 8001"))
+    with pytest.raises(InputError, match="made again"):
+        remake(other, GOLD, name, tmp_path)
+    with pytest.raises(InputError, match="made again"):
+        remake(music, GOLD.replace("2015", "2014"), name, tmp_path)
+
+
+def test_every_process_makes_the_same_variants(music: Path, tmp_path: Path) -> None:
+    """Whatever the seed of Python's hashes: nothing hangs on the order of a set."""
+    code = (
+        "import sys; from pathlib import Path; from prm.sql.variant_rows import write_variant\n"
+        "from prm.sql.neighbours import neighbours\n"
+        "print([write_variant(Path(sys.argv[1]), sys.argv[3], 5, i, Path(sys.argv[2])) for i in range(16)])\n"
+        "print(neighbours(sys.argv[3], sys.argv[1]))"
+    )
+    gold = GOLD + " AND s.name LIKE '%r%' GROUP BY s.name HAVING count(*) > 2 ORDER BY count(*) LIMIT 3"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(music), str(tmp_path / f"{seed}.sqlite"), gold],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (0, 1, 2)
+    }
+    assert len(printed) == 1
+    (text,) = printed
+    assert len(set(text.splitlines()[0].split(","))) > 12, "the candidates differ from each other"
+
+
+# --- the suite ----------------------------------------------------------------------------------------------
+
+
+def test_files_go_with_the_suite(music: Path, tmp_path: Path) -> None:
+    before = music.read_bytes()
+    with open_database(music) as database:
+        with Suite(database, GOLD, folder=tmp_path) as suite:
+            suite.distil(neighbours(GOLD, music), limit=5)
+            assert len(suite.variants) == 5
+            assert sorted(tmp_path.iterdir()) == sorted(variant.path for variant in suite.variants)
+        assert list(tmp_path.iterdir()) == []
+    assert music.read_bytes() == before
+
+
+def test_what_an_error_leaves_open(music: Path, tmp_path: Path) -> None:
+    gold = "SELECT abs(age) FROM singer WHERE age > 10"
+    with open_database(music) as database, Suite(database, gold, folder=tmp_path) as suite:
+        suite.distil([])
+        verdict = suite.verdict("SELECT age FROM nowhere")
+        assert (verdict.equal, verdict.on) == (None, "database")
+        assert "no such table" in verdict.reason
+        # fine for five singers, beyond 64 bits for more
+        risky = (
+            "SELECT age FROM singer WHERE age > 10 AND (SELECT sum(9223372036854775807 / 5) FROM singer) > 0"
+        )
+        verdict = suite.verdict(risky)
+        assert (verdict.equal, verdict.on.split(":")[0]) == (None, "variant")
+        assert "overflow" in verdict.reason
+
+
+def test_gold_must_run(music: Path, tmp_path: Path) -> None:
+    with open_database(music) as database, pytest.raises(SQLError):
+        Suite(database, "SELECT nothing FROM singer", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "SELECT random() FROM singer",
+        "SELECT group_concat(name) FROM singer",
+        "SELECT name FROM singer WHERE age > 1000",
+    ],
+)
+def test_no_variants_where_gold_hangs_on_chance_or_says_nothing(
+    gold: str, music: Path, tmp_path: Path
+) -> None:
+    with open_database(music) as database, Suite(database, gold, folder=tmp_path) as suite:
+        for variant in (suite.distil([]), suite.variants)[1]:
+            assert (
+                "age" in gold and variant.gold
+            )  # a constant of gold's was put in, so that it says something
+
+
+def test_neighbours_are_queries_and_differ_in_one_clause(music: Path) -> None:
+    gold = "SELECT DISTINCT name FROM singer WHERE age >= 20 AND country = 'Spain' ORDER BY age DESC LIMIT 3"
+    found = neighbours(gold, music)
+    for wanted in (
+        "SELECT name FROM singer WHERE age >= 20 AND country = 'Spain' ORDER BY age DESC LIMIT 3",
+        "SELECT DISTINCT name FROM singer WHERE age > 20 AND country = 'Spain' ORDER BY age DESC LIMIT 3",
+        "SELECT DISTINCT name FROM singer WHERE age >= 21 AND country = 'Spain' ORDER BY age DESC LIMIT 3",
+        "SELECT DISTINCT name FROM singer WHERE age >= 20 OR country = 'Spain' ORDER BY age DESC LIMIT 3",
+        "SELECT DISTINCT name FROM singer WHERE country = 'Spain' ORDER BY age DESC LIMIT 3",
+        "SELECT DISTINCT name FROM singer WHERE age >= 20 AND country = 'Spain' ORDER BY age LIMIT 3",
+        "SELECT DISTINCT name FROM singer WHERE age >= 20 AND country = 'Spain' ORDER BY age DESC LIMIT 4",
+        "SELECT DISTINCT country FROM singer WHERE age >= 20 AND country = 'Spain' ORDER BY age DESC LIMIT 3",
+    ):
+        assert wanted in found
+    assert gold not in found
+    with open_database(music) as database:
+        for sql in found:
+            database.execute(sql)
+    assert neighbours("SELEC nothing", music) == []

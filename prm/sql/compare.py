@@ -43,7 +43,7 @@ from typing import Any
 EQUIVALENCES = ("bird", "spider", "strict")
 TOLERANCE = 1e-9
 _EXACT = 2**53  # below this every whole number has a float of its own
-_BUDGET = 5_000_000  # cells looked at while searching for the order of the columns: some five seconds
+_BUDGET = 2_000_000  # cells looked at while searching for the order of the columns: some two seconds
 _SQLITE_TYPES = {int, str, bytes, type(None)}  # what needs no translation; floats need the tolerance
 
 Row = Sequence[Any]

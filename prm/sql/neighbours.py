@@ -78,8 +78,8 @@ def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expres
                 yield _with(tree, node, exp.Literal.number(int(node.name) - 1))
         if isinstance(node, exp.Ordered):
             turned = node.copy()
-            turned.set("desc", not node.args.get("desc"))
-            turned.set("nulls_first", None)
+            turned.set("desc", None if node.args.get("desc") else True)
+            turned.set("nulls_first", bool(node.args.get("desc")))
             yield _with(tree, node, turned)
         if isinstance(node, exp.Order) and isinstance(node.parent, exp.Query):
             yield _with(tree, node, None)

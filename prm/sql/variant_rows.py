@@ -176,7 +176,7 @@ def read_base(path: Path, size: int, mtime: int) -> Base:
 
 
 #: Columns whose values one takes for keys where they all differ; of any text column where they are `_MANY`.
-_NAMES = re.compile(r"name|title|code|mail|phone|abbr|address|url", re.I)
+_NAMES = re.compile(r"name|title|code|descr|mail|phone|abbr|address|url", re.I)
 _MANY = 20
 _IDS = re.compile(r"(?:^|_)[iI][dD]$|[a-z]I[Dd]$|^ID$")
 
