@@ -333,18 +333,18 @@ def test_later_steps_follow_the_names_of_a_changed_step(known):
     """The names of step and column say what is in them now, not what should be."""
     chain = chain_of(MOST, known)
     assert fragments(chain) == [
-        "avg_age_by_country AS (SELECT country, AVG(age) AS avg_age FROM singer GROUP BY country)",
-        "SELECT country FROM avg_age_by_country WHERE avg_age > 30 ORDER BY avg_age DESC",
+        "avg_age_per_country AS (SELECT country, AVG(age) AS avg_age FROM singer GROUP BY country)",
+        "SELECT country FROM avg_age_per_country WHERE avg_age > 30 ORDER BY avg_age DESC",
     ]
     _, variant = parse_fragment("SELECT country, MAX(age) AS avg_age FROM singer GROUP BY country")
     assert fragments(with_variant(chain, 0, variant, known)) == [
-        "max_age_by_country AS (SELECT country, MAX(age) AS max_age FROM singer GROUP BY country)",
-        "SELECT country FROM max_age_by_country WHERE max_age > 30 ORDER BY max_age DESC",
+        "max_age_per_country AS (SELECT country, MAX(age) AS max_age FROM singer GROUP BY country)",
+        "SELECT country FROM max_age_per_country WHERE max_age > 30 ORDER BY max_age DESC",
     ]
     _, variant = parse_fragment("SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name")
     assert fragments(with_variant(chain, 0, variant, known)) == [
-        "avg_age_by_name AS (SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name)",
-        "SELECT name FROM avg_age_by_name WHERE avg_age > 30 ORDER BY avg_age DESC",
+        "avg_age_per_name AS (SELECT name, AVG(age) AS avg_age FROM singer GROUP BY name)",
+        "SELECT name FROM avg_age_per_name WHERE avg_age > 30 ORDER BY avg_age DESC",
     ]
 
 

@@ -13,12 +13,13 @@ becomes
 
 How it works. Everything that could stand alone is *hoisted*, innermost first: derived tables, the arms of a
 set operation, and subqueries that read nothing from outside. What then remains is a SELECT without such
-parts, and it is cut by small transformations of the syntax tree, each named after the clause it moves into a
-step of its own: the filter of one joined table (`_filter_first`), one join of several (`_split_joins`), the
-rows that FROM and WHERE make (`_cut_rows`), the groups (`_cut_groups`; HAVING turns into the WHERE of the step
-after it), and what a correlated subquery can do without its outer row (`_loosen`). A query that comes as a
-chain of CTEs has been taken apart by its author, and stays as it is; only where the answer merely repeats the
-last CTE is that one the answer.
+parts, and it is cut by small transformations of the syntax tree, each of which moves something into a step
+of its own: the filter of one joined table (`_filter_first`), one join of several (`_split_joins`), the rows
+that FROM and WHERE make (`_cut_rows`), the groups (`_cut_groups`; HAVING turns into the WHERE of the step
+after it), what a correlated subquery can do without its outer row (`_loosen`, `_extreme_per_group`), and
+the one row that a superlative names (`_superlative`). A query that comes as a chain of CTEs has been taken
+apart by its author, and stays as it is; only where the answer merely repeats the last CTE is that one the
+answer.
 
 Every cut names the columns that later clauses read, so it needs to know whose column an unqualified name is;
 where that (or anything else) is not certain, the cut is not made and the step stays coarser. The coarsest
@@ -407,8 +408,8 @@ class _Chain:
         return final
 
     def _superlative(self, final: exp.Expression) -> exp.Expression:
-        """Cut an answer that names the first of some groups or joined rows: which it is, and what is asked of
-        it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
+        """Cut an answer that names the first one of joined rows or of their groups: which it is, and what is
+        asked of it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
         sources, limit, order = source_nodes(final), final.args.get("limit"), final.args.get("order")
         if not limit or not order or len(sources) != 1 or not isinstance(final, exp.Select):
             return final
@@ -419,7 +420,8 @@ class _Chain:
         count = limit.args.get("expression")
         one = isinstance(count, exp.Literal) and count.name == "1"
         made = any(name.lower() == sources[0].name.lower() for name, _ in self.steps)
-        if not (plain and keys and one and made) or others:
+        joined = any(len(source_nodes(tree)) > 1 for _, tree in self.steps)
+        if not (plain and keys and one and made and joined) or others:
             return final
         asked = [e.copy() for e in final.expressions]
         final.set("expressions", [*final.expressions, *(key.copy() for key in dict.fromkeys(keys))])
@@ -823,7 +825,7 @@ class _Chain:
 
     def _join_two(self, query: exp.Expression) -> bool:
         """Push the join of the first table with the first other one that a condition connects to it."""
-        first, *others = source_nodes(query)
+        first = source_nodes(query)[0]
         where, joins = query.args.get("where"), query.args["joins"]
         filters = list(conjuncts(where.this)) if where else []
         ons = [(join, p) for join in joins if join.args.get("on") for p in conjuncts(join.args["on"])]
@@ -855,9 +857,8 @@ class _Chain:
         sources, where = source_nodes(query), query.args.get("where")
         many = len(sources) > 1
         more = any(query.args.get(key) for key in ("group", "having", "order", "limit"))
-        more = more or (many and bool(query.args.get("distinct")))
         # "the average price of red wines": one thing to say where it only serves a later step
-        more = more or ((top or many) and any(aggregates(query)))
+        more = more or ((top or many) and (bool(query.args.get("distinct")) or any(aggregates(query))))
         more = more or any(isinstance(n, exp.Window) for e in query.expressions for n in own_nodes(e))
         parts = list(conjuncts(where.this)) if where else []
         inside, outside = parts, []
@@ -917,8 +918,12 @@ class _Chain:
             owners, name = self._source_of(query, column), column.name.lower()
             if not owners and nested and name not in ROWID:
                 continue
+            if self._may_be_string(query, column):
+                raise _Unsafe
             merged = not column.table and (natural or name in using)  # by USING, NATURAL: no table's own
             unknown = all(_source_columns(source, self.known) is None for source in owners)
+            if nested and unknown and not column.table:
+                raise _Unsafe  # perhaps an outer query's
             if not owners or (len(owners) > 1 and not (whole and (merged or unknown))):
                 raise _Unsafe
             if len(owners) == 1 and not any(owners[0] is source for source in moved):
@@ -937,7 +942,9 @@ class _Chain:
             if not bare and (shared or clash or name in used):
                 table = next((s for s in sources if s.alias_or_name.lower() == owner), None)
                 twice = table is not None and sum(s.name.lower() == table.name.lower() for s in sources) > 1
-                prefix = "" if table is None else table.alias_or_name if twice else table.name
+                prefix = (
+                    "" if table is None else table.alias_or_name if twice else self._origin(table.name, name)
+                )
                 new = unique(slug(f"{prefix}_{name}"), used | set(aliases) | {n for _, n in wanted})
             used.add(new.lower())
             same = new == column.name
@@ -964,6 +971,21 @@ class _Chain:
             query.set("joins", None)
         else:
             first.replace(table)
+
+    def _origin(self, source: str, column: str) -> str:
+        """The table that a column of a table or step comes from; the step itself for what it computes."""
+        body = next((tree for name, tree in self.steps if name.lower() == source.lower()), None)
+        if not isinstance(body, exp.Select):
+            return source
+        for e in body.expressions:
+            read, sources = e.unalias(), source_nodes(body)
+            if e.alias_or_name.lower() == column.lower() and isinstance(read, exp.Column):
+                owner = next(
+                    (s for s in sources if s.alias_or_name.lower() == read.table.lower()), sources[0]
+                )
+                alias = owner.alias if len(sources) > 1 else ""
+                return alias or self._origin(owner.name, read.name)
+        return source
 
     def _unqualify(self, rows: exp.Select, expressions: list[exp.Expression], source: exp.Expression) -> None:
         """A step over one table needs neither the alias nor `table.` before its columns."""
@@ -1082,6 +1104,9 @@ def _leaves(query: exp.Expression) -> Iterator[exp.Select]:
 
 
 def _all(conditions: list[exp.Expression]) -> exp.Expression | None:
+    """The conditions held together by AND; an OR that stood alone now needs its brackets."""
+    if len(conditions) > 1:
+        conditions = [exp.paren(p) if isinstance(p, exp.Or) else p for p in conditions]
     return exp.and_(*conditions, copy=True, wrap=False) if conditions else None
 
 

@@ -5,10 +5,10 @@
     SELECT … FROM singer JOIN concert ON …                    singer_with_concert
     SELECT name FROM singer ORDER BY age DESC LIMIT 3         top_3_singer_by_age
 
-The tree alone decides, so that a step which is changed to be wrong gets the name that decomposition would have
-given it: a name never tells right from wrong. Sources bear the names of earlier steps, and `_subject` reads
-from such a name what its rows are, so that names do not grow with the chain. Nothing is put into plural or
-singular: the words are the schema's own, in whatever language.
+The tree alone decides, so that a step which is changed to be wrong gets the name that decomposition would
+have given it: a name never tells right from wrong. Sources bear the names of earlier steps, and `_subject`
+reads from such a name what its rows are, so that names do not grow with the chain. Nothing is put into
+plural or singular: the words are the schema's own, in whatever language.
 """
 
 from __future__ import annotations
@@ -119,9 +119,11 @@ def _condition(e: exp.Expression) -> str | None:
     """A condition in a few words, None where there are none for it."""
     e = e.unnest()
     if isinstance(e, exp.Not):
-        inner = _condition(e.this)
-        column, _, rest = (inner or "").partition("_in_")
-        return f"{column}_not_in_{rest}" if rest else f"not_{inner}" if inner else None
+        inner, read = _condition(e.this), e.this.unnest().this
+        column = slug(read.name) if isinstance(read, exp.Column) else ""
+        if inner and column and inner.startswith(f"{column}_"):
+            return f"{column}_not_{inner.removeprefix(f'{column}_')}"
+        return f"not_{inner}" if inner else None
     if isinstance(e, exp.Or):
         left, right = _condition(e.this), _condition(e.expression)
         return f"{left}_or_{right}" if left and right else None
