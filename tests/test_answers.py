@@ -239,6 +239,15 @@ WORKED = {
         [None, 0],
         "unknown",
     ),
+    "nor does it where the step gives what the arm gives": (
+        "SELECT country FROM singer EXCEPT SELECT s.country FROM singer s JOIN appearance a USING (singer_id)",
+        [
+            "odd AS (SELECT country FROM singer WHERE country NOT IN (SELECT concert_id FROM appearance))",
+            "SELECT country FROM odd",
+        ],
+        [None, 0],
+        "unknown",
+    ),
     "an unknown column in the second step": (
         "SELECT name FROM singer WHERE age > 30",
         ["old AS (SELECT name, age FROM singer)", "o AS (SELECT nom FROM old)", "SELECT nom FROM o"],

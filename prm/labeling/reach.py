@@ -703,8 +703,9 @@ def _matches(gold: Gold, prefix: str, held: Holding) -> Iterator[Tree]:
         if node is gold.tree or isinstance(node, exp.Subquery):
             continue
         tables = {t.name.lower() for t in node.find_all(exp.Table)}
-        if not tables & {t.split("~")[0] for t in held.tables | held.within}:
-            continue
+        mine = {t.split("~")[0] for t in held.tables | held.within}
+        if not tables & mine or (mine - tables) & {t.name.lower() for t in gold.tree.find_all(exp.Table)}:
+            continue  # it is about something else, or also about another part of gold
         try:
             there = gold.database.execute(to_sql(node))
             rows = (
