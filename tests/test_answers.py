@@ -240,7 +240,8 @@ WORKED = {
         "unknown",
     ),
     "nor does it where the step gives what the arm gives": (
-        "SELECT country FROM singer EXCEPT SELECT s.country FROM singer s JOIN appearance a USING (singer_id)",
+        "SELECT country FROM singer "
+        "EXCEPT SELECT s.country FROM singer s JOIN appearance a USING (singer_id)",
         [
             "odd AS (SELECT country FROM singer WHERE country NOT IN (SELECT concert_id FROM appearance))",
             "SELECT country FROM odd",
