@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (queries on one line)
 """Wrong answers over the starter corpus, labelled, to be read by a person: `docs/label_audit.md`.
 
     python benchmarks/label_audit.py --output runs/label_audit [--sample 50] [--seed 0]
@@ -170,10 +171,11 @@ def main() -> None:
     label(data, STARTER / "database", args.output / "traces.jsonl")
     traces = [json.loads(line) for line in (args.output / "traces.jsonl").read_text().splitlines()]
     several = [t for t in traces if t["label_evidence"] != "equal" and len(t["steps"]) > 1]
+    # Each answer has a number of its own: one more or less does not change who else is drawn.
+    several.sort(key=lambda trace: Random(f"{args.seed} {trace['id']}").random())
     drawn = []
     for kind, n in (("written", (args.sample + 1) // 2), ("mutated", args.sample // 2)):
-        mine = [t for t in several if t["id"].startswith(kind)]
-        drawn += rng.sample(mine, min(n, len(mine)))
+        drawn += [trace for trace in several if trace["id"].startswith(kind)][:n]
     with open(args.output / "sample.md", "w") as stream:
         stream.write("| question | steps with their labels | evidence |\n|---|---|---|\n")
         for trace in drawn:

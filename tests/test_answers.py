@@ -150,6 +150,21 @@ WORKED = {
         [0, 0],
         "lost",
     ),
+    "the right aggregate, but not the bare column that gold reads with it": (
+        "SELECT name FROM singer GROUP BY country HAVING COUNT(*) > 1",
+        [
+            "n AS (SELECT country, COUNT(*) AS n FROM singer GROUP BY country)",
+            "SELECT name FROM singer WHERE country IN (SELECT country FROM n WHERE n > 1)",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "the right smallest value, but not the bare column that gold reads with it": (
+        "SELECT MIN(seats), title FROM concert",
+        ["m AS (SELECT MIN(seats) AS seats FROM concert)", "SELECT seats, seats FROM m"],
+        [None, 0],
+        "unknown",
+    ),
     "finer groups than gold's could still be summed up": (
         "SELECT singer_id, SUM(fee) FROM appearance GROUP BY singer_id",
         [
@@ -220,6 +235,16 @@ WORKED = {
         [
             "odd AS (SELECT name FROM singer WHERE singer_id NOT IN (SELECT concert_id FROM appearance))",
             "SELECT name FROM odd",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "nor does it where the step gives what the arm gives": (
+        "SELECT country FROM singer "
+        "EXCEPT SELECT s.country FROM singer s JOIN appearance a USING (singer_id)",
+        [
+            "odd AS (SELECT country FROM singer WHERE country NOT IN (SELECT concert_id FROM appearance))",
+            "SELECT country FROM odd",
         ],
         [None, 0],
         "unknown",
@@ -400,14 +425,36 @@ def test_answers_that_never_end_are_skipped_and_counted(databases: Path, tmp_pat
     assert [trace.labels for trace in traces] == [[1]]
 
 
-def test_steps_without_a_final_select_are_skipped(databases: Path, tmp_path: Path) -> None:
-    rows = [
-        ask(
-            "SELECT name FROM singer", [{"text": "a AS (SELECT name FROM singer)"}], "SELECT name FROM singer"
-        )
-    ]
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["a AS (SELECT name FROM singer)"],
+        ["SELECT name FROM singer", "SELECT name FROM singer"],
+        ["a AS (SELECT name FROM singer)", "WITH b AS (SELECT name FROM a) SELECT name FROM b"],
+        ["The names of all singers."],
+    ],
+)
+def test_steps_that_are_no_chain_are_skipped(steps: list, databases: Path, tmp_path: Path) -> None:
+    rows = [ask("SELECT name FROM singer", [{"text": s} for s in steps], "SELECT name FROM singer")]
     traces, summary = labelled(rows, databases, tmp_path)
     assert len(traces) == 1 and summary["skipped"] == {"answer_unfinished": 1}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["WITH a AS (SELECT name FROM singer),", "SELECT name FROM a"],
+        ["WITH a AS (SELECT name FROM singer) SELECT name FROM a;"],
+        [
+            "Step 1: all singers.\na AS (SELECT name FROM singer)",
+            "Step 2: their names.\n```sql\nSELECT name FROM a\n```",
+        ],
+    ],
+)
+def test_how_models_write_steps(steps: list, databases: Path, tmp_path: Path) -> None:
+    rows = [ask("SELECT name FROM singer", [{"text": step} for step in steps])]
+    [trace], _ = labelled(rows, databases, tmp_path)
+    assert trace.labels == [1] * len(steps) and [step.text for step in trace.steps] == steps
 
 
 @pytest.mark.slow
@@ -430,7 +477,7 @@ def test_same_bytes_with_any_number_of_workers(databases: Path, tmp_path: Path) 
 
 def test_answers_one_a_line_come_together_by_question(databases: Path, tmp_path: Path) -> None:
     one = {"question": "Who?", "db_id": "singers", "gold_sql": "SELECT name FROM singer WHERE age > 30"}
-    rows = [one | {"sql": one["gold_sql"], "id": 7}, one | {"sql": "SELECT 1", "evidence": "x"}]
+    rows = [one | {"sql": one["gold_sql"], "id": 7}, one | {"sql": "SELECT 1"}]
     traces, summary = labelled(rows, databases, tmp_path)
     assert [(t.id, t.labels) for t in traces] == [("7", [1]), (None, [0])]
     assert summary["questions"] == 1 and summary["answers"] == 2

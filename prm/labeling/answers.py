@@ -61,7 +61,7 @@ SKIP_REASONS = {
     "gold_too_large": "gold gives too many rows",
     "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
     "answer_empty": "the answer is empty",
-    "answer_unfinished": "the answer has no final SELECT",
+    "answer_unfinished": "the answer's steps are no chain: CTEs, then one final SELECT",
     "answer_timeout": "the answer outlives its time",
     "answer_too_large": "the answer gives too many rows",
     "unexpected": "an error that nobody foresaw",
@@ -175,7 +175,9 @@ def read_answers(
     if not rows:
         raise InputError("; ".join(["holds no answers", *tally.report()]), file=str(data))
     together = []
-    for _, same in itertools.groupby(rows, key=lambda a: (a.question, a.database, a.gold_sql, a.group)):
+    for _, same in itertools.groupby(
+        rows, key=lambda a: (a.question, a.database, a.gold_sql, a.group, a.schema, a.evidence)
+    ):
         first, *more = same
         if more:
             answers = sum((other.answers for other in more), first.answers)
@@ -287,12 +289,14 @@ def _pieces_of_steps(steps: Sequence[dict[str, Any]]) -> list[Piece]:
         if sql is None:
             found = _FRAGMENT.search(step["text"])
             if found:
-                sql = step["text"][found.start("cte") if found["cte"] else found.start("select") :]
+                sql = step["text"][found.start() if found["cte"] else found.start("select") :]
         if sql is None or not sql.strip():
             pieces.append(Piece(step["text"], None))
             continue
-        sql = re.sub(r"\A\s*WITH\s+(?:RECURSIVE\s+)?(?=(?:\"[^\"]+\"|\w+)\s+AS\s*\()", "", sql, flags=re.I)
         sql = re.sub(r"[\s,;`]+\Z", "", sql)
+        bare = re.sub(r"\A\s*WITH\s+(?:RECURSIVE\s+)?(?=(?:\"[^\"]+\"|\w+)\s+AS\s*\()", "", sql, flags=re.I)
+        if bare != sql and not _is_query(sql):
+            sql = bare  # the first CTE of a chain, written with its WITH
         named = re.match(r'\s*("(?:[^"]|"")+"|\w+)\s+AS\s*\(', sql, re.IGNORECASE)
         name, tree = named[1] if named else "", None
         if len(sql) <= MAX_DECOMPOSED:
@@ -300,6 +304,14 @@ def _pieces_of_steps(steps: Sequence[dict[str, Any]]) -> list[Piece]:
                 name, tree = parse_fragment(sql)
         pieces.append(Piece(step["text"], sql, name, tree))
     return pieces
+
+
+def _is_query(sql: str) -> bool:
+    """Whether a text is a statement on its own."""
+    try:
+        return len(sql) <= MAX_DECOMPOSED and not parse_fragment(sql)[0]
+    except (DecomposeError, RecursionError):
+        return False
 
 
 def _pieces_of_sql(sql: str, rows: Rows | None, place: _Place, gold: Gold) -> list[Piece]:
@@ -319,11 +331,12 @@ def _pieces_of_sql(sql: str, rows: Rows | None, place: _Place, gold: Gold) -> li
         fragments = [render_fragment(link.name, link.tree) for link in chain]
         try:
             there = place.database.execute(assemble(fragments))
+            same = rows is not None and results_equal(rows, there, ordered=gold.ordered)
         except SQLError:
-            there = None
-        if (rows is None) == (there is None) and (
-            rows is None or results_equal(rows, there, ordered=gold.ordered)
-        ):
+            same = rows is None
+        except Undecided:
+            same = False
+        if same:
             return [
                 Piece(f"{describe(link.tree, link.name or None)}\n{fragment}", fragment, link.name, link.tree)
                 for link, fragment in zip(chain, fragments, strict=True)
@@ -374,7 +387,8 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
     if "steps" in answer:
         pieces = _pieces_of_steps(answer["steps"])
         fragments = [piece.sql for piece in pieces if piece.sql is not None]
-        if not fragments or [p.name for p in pieces if p.sql is not None][-1]:
+        *before, last = [p.name for p in pieces if p.sql is not None] or ["no SQL"]
+        if last or not all(before) or (before and re.match(r"\s*WITH\b", fragments[-1], re.IGNORECASE)):
             raise _Skip("answer_unfinished")
         sql = assemble(fragments)
     else:

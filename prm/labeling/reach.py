@@ -583,17 +583,9 @@ def _graft(
         at = select.expressions.index(star)
         select.set("expressions", [*select.expressions[:at], *expanded, *select.expressions[at + 1 :]])
 
-    def aggregate_column(node: Tree) -> exp.Column | None:
-        wanted = _aggregate_key(node, block, instance_of)
-        kind = f"{type(node).__name__}"
-        for name, key in held.columns:
-            if key == wanted or (kind == "Count" and _is_count(key, node)):
-                return exp.column(quoted(name), table=quoted(held.name))
-        return None
-
     def finished(node: Tree, inside: list[Tree], fetch: bool) -> set[str]:
         """`put`, and the aggregates `inside` become columns of a step that has grouped."""
-        pairs = [(a, aggregate_column(a)) for a in inside] if done else []
+        pairs = [(a, _aggregate_column(a, held, block, instance_of)) for a in inside] if done else []
         if any(new is None for _, new in pairs):
             return set(instance_of)
         for aggregate, new in pairs:
@@ -654,6 +646,17 @@ def quoted(name: str) -> exp.Identifier:
     return exp.Identifier(this=name, quoted=True)
 
 
+def _aggregate_column(
+    node: Tree, held: Holding, block: _Block, instance_of: dict[str, str]
+) -> exp.Column | None:
+    """The column of a step that has grouped in which an aggregate of gold stands."""
+    wanted = _aggregate_key(node, block, instance_of)
+    for name, key in held.columns:
+        if key == wanted or (isinstance(node, exp.Count) and _is_count(key, node)):
+            return exp.column(quoted(name), table=quoted(held.name))
+    return None
+
+
 def _aggregate_key(node: Tree, block: _Block, instance_of: dict[str, str]) -> str:
     copy = node.copy()
     for column, original in zip(copy.find_all(exp.Column), node.find_all(exp.Column), strict=True):
@@ -700,8 +703,9 @@ def _matches(gold: Gold, prefix: str, held: Holding) -> Iterator[Tree]:
         if node is gold.tree or isinstance(node, exp.Subquery):
             continue
         tables = {t.name.lower() for t in node.find_all(exp.Table)}
-        if not tables & {t.split("~")[0] for t in held.tables | held.within}:
-            continue
+        mine = {t.split("~")[0] for t in held.tables | held.within}
+        if not tables & mine or (mine - tables) & {t.name.lower() for t in gold.tree.find_all(exp.Table)}:
+            continue  # it is about something else, or also about another part of gold
         try:
             there = gold.database.execute(to_sql(node))
             rows = (
@@ -789,7 +793,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
     if not covers:
         return "unknown"
     if scalar:
-        return "lost" if _other_scalar(gold, blocks, held) else "unknown"
+        return "lost" if _other_scalar(gold, prefix, blocks, held) else "unknown"
     nested_limit = any(q.args.get("limit") for q in gold.tree.find_all(exp.Query) if q is not gold.tree)
     compared = False
     for i, cover in covers:
@@ -893,7 +897,7 @@ def _rows_kept(gold: Gold, prefix: str, index: int, cover: dict[str, str], held:
 
 
 def _other_values(gold: Gold, index: int, cover: dict[str, str], held: Holding) -> bool:
-    """Whether the step groups by exactly the keys of gold's SELECT, which needs aggregates."""
+    """Whether the step groups by exactly the keys of gold's SELECT, and has not the aggregates it needs."""
     block = _Block(gold, index)
     group = block.select.args.get("group")
     clauses = [*block.select.expressions, *(block.select.args.get(k) for k in ("having", "order"))]
@@ -913,22 +917,37 @@ def _other_values(gold: Gold, index: int, cover: dict[str, str], held: Holding) 
                 if alias == a
             }
         )
+    instance_of = {alias: instance for instance, alias in cover.items()}
+    with contextlib.suppress(_Impossible):
+        _graft(gold, index, cover, held, distinct=False)
+        aggregates = []  # gold runs over the step's values, and gives something else
+    if any(_aggregate_column(a, held, block, instance_of) for a in aggregates):
+        return False  # the values are there, other columns are missing
     plain = {key for _, key in held.columns if _PLAIN.match(key)}
     return all(keys & plain for keys in wanted) and held.grouped <= set().union(*wanted)
 
 
-def _other_scalar(gold: Gold, blocks: list[tuple[int, _Block]], held: Holding) -> bool:
-    """Whether gold has the same aggregate of the same column, and nothing else that it could be meant for."""
+def _other_scalar(gold: Gold, prefix: str, blocks: list[tuple[int, _Block]], held: Holding) -> bool:
+    """Whether gold has the same aggregate of the same column with another value, and nothing else that the
+    step could be meant for."""
     if any(q.args.get("limit") for q in gold.tree.find_all(exp.Query)):
         return False
+    differs = False
     for _, block in blocks:
-        instance_of = dict(block.aliases)
-        if block.select.args.get("group") is None:
-            for projection in block.select.expressions:
-                inner = projection.unalias()
-                if (
-                    isinstance(inner, exp.AggFunc)
-                    and _aggregate_key(inner, block, instance_of) == held.columns[0][1]
-                ):
-                    return True
-    return False
+        if block.select.args.get("group") is not None:
+            continue
+        for projection in block.select.expressions:
+            inner = projection.unalias()
+            key = held.columns[0][1]
+            if isinstance(inner, exp.AggFunc) and _aggregate_key(inner, block, block.aliases) == key:
+                alone = block.select.copy()
+                alone.set("expressions", [inner.copy()])
+                try:
+                    rows = gold.database.execute(to_sql(alone))
+                    mine = gold.database.execute(f"{prefix}\nSELECT * FROM {quote(held.name)}")
+                except SQLError:
+                    return False
+                if _equal(rows, mine):
+                    return False
+                differs = True
+    return differs
