@@ -29,7 +29,7 @@ $(RUN)/corpus/tables.json: $(wildcard examples/starter/*.* examples/starter/data
 	$(BIN)/python examples/starter/make.py --output $(RUN)/corpus
 
 $(RUN)/data/%.jsonl: $(RUN)/corpus/tables.json
-	$(BIN)/prm build --layout spider --root $(RUN)/corpus --split $* --right-per-question 1 \
+	$(BIN)/prm build --layout spider --root $(RUN)/corpus --split $* --right-per-question 1 --styles both \
 		--wrong-per-question 2 --workers 2 --output $@
 
 quickstart: $(VENV)/installed model $(SPLITS:%=$(RUN)/data/%.jsonl)

@@ -374,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("label", _label, "step labels for real answers, from gold SQL by execution")
     sub.add_argument("--data", required=True, help="JSONL: a question with candidates, or an answer, a line")
-    sub.add_argument("--databases", required=True, help="folder of <db_id>/<db_id>.sqlite")
+    sub.add_argument("--databases", required=True, help="the data set's folder")
     sub.add_argument("--output", required=True, help="JSONL file to write")
     sub.add_argument("--workers", type=_positive, default=1, help="processes")
     sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
@@ -421,7 +421,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("rollout", _rollout, "step labels by Monte-Carlo: how often a policy reaches gold's result")
     sub.add_argument("--data", nargs="+", metavar="FILE", help="answers: traces or candidates with gold_sql")
-    sub.add_argument("--databases", metavar="DIR", help="for --data: holds <db_id>/<db_id>.sqlite")
+    sub.add_argument("--databases", metavar="DIR", help="for --data: the data set's folder")
     sub.add_argument(
         "--layout", choices=["spider", "bird", "table"], help="questions the policy shall answer"
     )
@@ -458,7 +458,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--output", required=True, help="JSONL or Parquet file; <output>.journal.jsonl is kept beside it"
     )
-    sub.add_argument("--databases", metavar="DIR", help="for traces without a schema: <db_id>/<db_id>.sqlite")
+    sub.add_argument("--databases", metavar="DIR", help="for traces without a schema: the data set's folder")
     sub.add_argument("--tries", type=_positive, default=3, help="for answers that cannot be read (3)")
     policy(sub, temperature=0.3, tokens=1024)
     rows(sub)

@@ -489,7 +489,7 @@ def test_answers_one_a_line_come_together_by_question(databases: Path, tmp_path:
     [
         ({"question": ""}, "'question' must be a non-empty text"),
         ({"gold_sql": None}, "'gold_sql' must be a non-empty text"),
-        ({"db_id": "../singers"}, "must be the name of a database"),
+        ({"db_id": "../singers"}, "there is no database"),
         ({"db_id": "operas"}, "there is no database"),
         ({"candidates": []}, "'candidates' must be a non-empty list"),
         ({"candidates": None}, "neither 'candidates' nor an answer"),

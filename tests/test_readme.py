@@ -15,8 +15,8 @@ from prm.recipe import read_recipe
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
-#: First parts of paths that belong to the reader, or are made by a command above.
-THEIRS = ("data", "my", "their", "runs", "models")
+#: First parts of paths that belong to the reader, are made by a command above, or name a model on the Hub.
+THEIRS = ("data", "my", "their", "runs", "models", "Qwen")
 
 
 def read(name):
@@ -47,7 +47,8 @@ def test_prm_commands_are_what_the_command_line_takes():
         if words[0] == "prm":
             assert _parser().parse_args(words[1:]).run
             seen.add(words[1])
-    assert seen == {"build", "convert", "inspect", "score", "evaluate", "train"}
+    labelling = {"build", "label", "rollout", "judge", "consensus", "convert", "inspect"}
+    assert seen == labelling | {"train", "evaluate", "score"}
 
 
 def test_verbs_named_in_prose_exist():

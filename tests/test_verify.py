@@ -11,7 +11,8 @@ from test_build import QUESTIONS, make_database, write_json
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
-from prm.labeling.verify import check_traces, data_folders, find_database, verify
+from prm.labeling.questions import find_database, locate_database
+from prm.labeling.verify import check_traces, verify
 from prm.sql.database import open_database
 from prm.sql.variants import Suite
 from prm.traces.formats import located_traces
@@ -287,15 +288,17 @@ def test_order_of_lines_and_workers_change_nothing(rows, checked):
 )
 def test_databases_are_found_where_data_sets_keep_them(tmp_path, place):
     make_database(tmp_path / place)
-    assert find_database("zoo", data_folders(tmp_path)) == tmp_path / place
-    assert find_database("zebra", data_folders(tmp_path)) is None
+    assert locate_database(tmp_path, "zoo") == find_database(tmp_path, "zoo") == tmp_path / place
+    assert locate_database(tmp_path, "zebra") is None
+    with pytest.raises(InputError, match=r"there is no database 'zebra' in .*; --databases is"):
+        find_database(tmp_path, "zebra")
 
 
 def test_no_name_leads_out_of_the_folder(tmp_path):
     make_database(tmp_path / "secret.sqlite")
     (tmp_path / "data" / "sub").mkdir(parents=True)
     for name in ("../secret", "sub/../../secret", f"{tmp_path}/secret", "..", "", None, "a\0b"):
-        assert find_database(name, data_folders(tmp_path / "data")) is None
+        assert locate_database(tmp_path / "data", name) is None
 
 
 def test_the_command_says_where_and_ends_with_2(root, rows, tmp_path, capsys):

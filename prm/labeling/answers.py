@@ -44,6 +44,7 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
+from prm.labeling.questions import find_database
 from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import Undecided, results_equal
@@ -113,7 +114,7 @@ def label(
     """Write the labelled traces of a file of candidates to `output` and statistics to `<output>.stats.json`.
 
     `data` holds a question with its candidates in a line, or an answer in a line (question, db_id, gold_sql,
-    sql or steps); `databases` is the folder of `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`. `timeout` is in
+    sql or steps); `databases` is the data set's folder (`locate_database`). `timeout` is in
     seconds a statement.
 
     Returns the statistics.
@@ -160,7 +161,7 @@ def read_answers(
     """
     folder = Path(databases)
     if not folder.is_dir():
-        raise InputError("no such folder; --databases holds <db_id>/<db_id>.sqlite", file=str(folder))
+        raise InputError("no such folder; --databases is the data set's folder", file=str(folder))
     rows: list[Asked] = []
     for line, row in rows_of(data):
         tally.rows += 1
@@ -204,7 +205,7 @@ def _asked(row: Any, folder: Path) -> Asked:
         elif not isinstance(value, (str, type(None))):
             raise InputError(f"'{key}' must be a text")
         texts[key] = value or None
-    database = _database(texts["db_id"], folder)
+    database = find_database(folder, texts["db_id"])
     listed = row.get("candidates")
     if listed is None:
         if "sql" not in row and "steps" not in row:
@@ -246,17 +247,6 @@ def _answer(raw: Any, where: str) -> dict[str, Any]:
             raise InputError(f"{where}'sql' of step {i} must be a text")
         checked.append({"text": text, "sql": step.get("sql")})
     return {"steps": checked}
-
-
-def _database(db_id: str, folder: Path) -> Path:
-    if db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
-        raise InputError(f"'db_id' must be the name of a database, not {db_id!r}")
-    for path in (folder / db_id / f"{db_id}.sqlite", folder / f"{db_id}.sqlite"):
-        if path.is_file():
-            return path
-    raise InputError(
-        f"there is no database {folder / db_id / db_id}.sqlite; --databases is the folder of databases"
-    )
 
 
 # --- an answer as a chain -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from prm import __version__
 from prm.errors import InputError
 from prm.inference.policies import Answered, Policy, Request
 from prm.labeling.journal import Journal, Record, digest, progress_bar, seed_of
-from prm.labeling.monte_carlo import find_database
+from prm.labeling.questions import find_database
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.converters import native_rows
 from prm.traces.formats import atomic_write, write_traces

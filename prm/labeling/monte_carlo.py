@@ -48,8 +48,8 @@ from prm.inference.policies import (
     form_of,
     prefix_text,
 )
-from prm.labeling.build import Question
 from prm.labeling.journal import Journal, Record, digest, progress_bar, seed_of
+from prm.labeling.questions import Question, find_database
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import Database, Rows, SQLError, open_database
 from prm.sql.schema import read_schema, schema_text
@@ -224,21 +224,6 @@ class _Databases:
     def __exit__(self, *_: object) -> None:
         for database in self._open.values():
             database.close()
-
-
-def find_database(folder: str | Path, db_id: str) -> Path:
-    """`<folder>/<db_id>/<db_id>.sqlite`, or `<folder>/<db_id>.sqlite`.
-
-    Raises:
-        InputError: neither is there, or `db_id` is no name.
-    """
-    if db_id in ("", ".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
-        raise InputError(f"'db_id' must be the name of a database, not {db_id[:80]!r}")
-    places = [Path(folder) / db_id / f"{db_id}.sqlite", Path(folder) / f"{db_id}.sqlite"]
-    for place in places:
-        if place.is_file():
-            return place
-    raise InputError(f"there is no {places[0]}; --databases is the folder of the databases")
 
 
 def label_answers(

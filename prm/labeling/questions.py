@@ -245,3 +245,42 @@ def _text_of(entry: dict[str, Any], key: str, where: str, file: Path, line: int 
             line=line,
         ) from None
     return value
+
+
+# --- databases by their names -------------------------------------------------------------------------------
+
+
+def locate_database(root: str | Path, db_id: str | None) -> Path | None:
+    """The SQLite file of a database below a data set's folder, None where there is none: `<db>/<db>.sqlite`
+    (or .db), or `<db>.sqlite`, in `root` itself, in Spider's `database/` and `test_database/`, or in BIRD's
+    `dev_databases/`, which may lie one folder deeper.
+    """
+    if not db_id or db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
+        return None
+    for folder in _database_folders(Path(root)):
+        for suffix in (".sqlite", ".db", ".sqlite3"):
+            for path in (folder / db_id / f"{db_id}{suffix}", folder / f"{db_id}{suffix}"):
+                if path.is_file():
+                    return path
+    return None
+
+
+def _database_folders(root: Path) -> Iterator[Path]:
+    yield from (root, root / "database", root / "test_database")
+    for pattern in ("*_databases", "*/*_databases"):  # looked for only where the others do not hold it
+        yield from sorted(root.glob(pattern))
+
+
+def find_database(root: str | Path, db_id: str) -> Path:
+    """`locate_database`, where the database has to be there.
+
+    Raises:
+        InputError: it is not, or `db_id` is no name.
+    """
+    path = locate_database(root, db_id)
+    if path is None:
+        raise InputError(
+            f"there is no database {db_id[:80]!r} in {root}: neither {db_id[:80]}/{db_id[:80]}.sqlite nor "
+            "in database/ or *_databases/; --databases is the data set's folder"
+        )
+    return path

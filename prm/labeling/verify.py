@@ -35,6 +35,7 @@ from rich.table import Table
 from prm.errors import InputError
 from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
+from prm.labeling.questions import locate_database
 from prm.sql.compare import Undecided, is_ordered
 from prm.sql.database import Database, Rows, SQLError, open_database
 from prm.sql.decompose import assemble
@@ -98,7 +99,7 @@ def verify(
     json_output: str | Path | None = None,
 ) -> dict[str, Any]:
     """`inspect` files, then check their labels against the databases in the folder `databases` (see
-    `find_database`), and print a line for each violation. Malformed rows are violations, too.
+    `locate_database`), and print a line for each violation. Malformed rows are violations, too.
 
     Returns the statistics, with the findings under `malformed`, `checks` and `violations`; they are written
     to `json_output` where it is given. `timeout` is in seconds a statement.
@@ -151,7 +152,6 @@ def check_traces(
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
         waiting: dict[tuple[Path, str | None, str | None], list[_Answer]] = {}
-        folders = data_folders(databases)
         places: dict[str | None, Path | None] = {}
         for file, line, trace in traces:
             if isinstance(trace, InputError):
@@ -165,7 +165,7 @@ def check_traces(
             reason = _why_not(trace)
             if reason is None:
                 if trace.db_id not in places:
-                    places[trace.db_id] = find_database(trace.db_id, folders)
+                    places[trace.db_id] = locate_database(databases, trace.db_id)
                 path = places[trace.db_id]
                 reason = "no such database in the folder" if path is None else None
             if reason is not None:
@@ -316,25 +316,6 @@ class _Kin:
 
 
 # --- what the databases say ---------------------------------------------------------------------------------
-
-
-def find_database(db_id: str | None, folders: list[Path]) -> Path | None:
-    """The SQLite file of a database: `<db>/<db>.sqlite` (or .db), or `<db>.sqlite`, in one of `folders`."""
-    if not db_id or db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
-        return None
-    for folder in folders:
-        for suffix in (".sqlite", ".db", ".sqlite3"):
-            for path in (folder / db_id / f"{db_id}{suffix}", folder / f"{db_id}{suffix}"):
-                if path.is_file():
-                    return path
-    return None
-
-
-def data_folders(root: Path) -> list[Path]:
-    """Where a data set keeps its databases: `root` itself, Spider's `database/` and `test_database/`, BIRD's
-    `dev_databases/`, which may lie one folder deeper."""
-    named = [root / "database", root / "test_database"]
-    return [root, *named, *sorted(root.glob("*_databases")), *sorted(root.glob("*/*_databases"))]
 
 
 def variant_of(trace: Trace) -> str | None:
