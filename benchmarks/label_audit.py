@@ -1,9 +1,9 @@
 # ruff: noqa: E501 (queries on one line)
-"""Wrong answers over the starter corpus, labelled, to be read by a person: `docs/label_audit.md`.
+"""Wrong answers over the starter corpus, labelled, to be read one by one: `docs/label_audit.md`.
 
     python benchmarks/label_audit.py --output runs/label_audit [--sample 50] [--seed 0]
 
-Half of the answers are written by hand in the style of models, and make the mistakes that those make; half
+Half of the answers are written in the style of models, and make the mistakes that those make; half
 are gold with one clause changed (`prm.sql.mutate`). Writes candidates.jsonl, traces.jsonl, and sample.md with
 a line for each drawn wrong answer of two steps or more.
 """
