@@ -29,8 +29,8 @@ $(RUN)/corpus/tables.json: $(wildcard examples/starter/*.* examples/starter/data
 	$(BIN)/python examples/starter/make.py --output $(RUN)/corpus
 
 $(RUN)/data/%.jsonl: $(RUN)/corpus/tables.json
-	$(BIN)/prm build --layout spider --root $(RUN)/corpus --split $* --right-per-question 1 --styles both \
-		--wrong-per-question 2 --workers 2 --output $@
+	$(BIN)/prm build --layout spider --root $(RUN)/corpus --split $* --right-per-question 1 --errors uniform \
+		--styles both --wrong-per-question 2 --workers 2 --output $@
 
 quickstart: $(VENV)/installed model $(SPLITS:%=$(RUN)/data/%.jsonl)
 	$(MALLOC) $(BIN)/accelerate launch --config_file accelerate_configs/single.yaml prm/train.py recipes/quickstart.yaml

@@ -1,7 +1,7 @@
 """Which layer to read, and what standardising the head's input is worth: the quickstart's data, a frozen
 backbone.
 
-    make quickstart && python benchmarks/layers.py [--layers 14 30] [--seeds 0 1 2]
+    make quickstart && python benchmarks/layers.py [--layers 12 30] [--seeds 0 1 2]
 
 Each run is recipes/quickstart.yaml with another number of layers or another seed; a run without standardising
 shows the head the raw states. Features are computed once for each number of layers. Prints test metrics,
@@ -44,7 +44,7 @@ def metrics(layers: int, seed: int, folder: Path, *, standardised: bool) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, nargs="+", default=[14, 30])
+    parser.add_argument("--layers", type=int, nargs="+", default=[12, 30])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("runs/layers"))
     args = parser.parse_args()
