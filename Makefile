@@ -28,7 +28,7 @@ model: $(MODEL)/config.json
 $(RUN)/corpus/tables.json: $(wildcard examples/starter/*.* examples/starter/database/*/*.sql examples/starter/database/*/*.py) | $(VENV)/installed
 	$(BIN)/python examples/starter/make.py --output $(RUN)/corpus
 
-$(RUN)/data/%.jsonl: $(RUN)/corpus/tables.json
+$(RUN)/data/%.jsonl: $(RUN)/corpus/tables.json Makefile
 	$(BIN)/prm build --layout spider --root $(RUN)/corpus --split $* --right-per-question 1 --errors uniform \
 		--styles both --wrong-per-question 2 --workers 2 --output $@
 

@@ -200,18 +200,22 @@ def test_killed_again_and_again_by_any_number_of_workers(corpus, tmp_path):
 @pytest.mark.slow
 def test_killed_at_random_moments(corpus, tmp_path):
     """From the start of the interpreter to the last rename; 12 builds, each killed until it gets through."""
+    begin = time.monotonic()
+    assert start(corpus, tmp_path / "timed" / "whole.jsonl", "--workers", "2").wait() == 0
+    whole = time.monotonic() - begin  # seconds; kills are spread over it on fast and on slow machines
     rng, kills, moments = random.Random(1), 0, Counter()
     for i in range(12):
         output = tmp_path / str(i) / "whole.jsonl"
-        finished = False
+        finished, latest = False, 0.8
         while not finished:
             process = start(corpus, output, "--workers", str(rng.randint(1, 3)))
             try:
-                process.wait(timeout=rng.choice([rng.uniform(0.1, 1.5), rng.uniform(1.5, 6)]))
+                process.wait(timeout=rng.uniform(0.1, latest) * whole)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
             process.communicate()
+            latest += 0.2
             assert process.returncode in (0, -signal.SIGKILL)
             finished = process.returncode == 0
             if not finished and output.parent.exists():
@@ -219,7 +223,7 @@ def test_killed_at_random_moments(corpus, tmp_path):
                 if output.exists():  # killed between the rename and its last breath
                     assert output.read_bytes() == (corpus / "whole.jsonl").read_bytes()
         same_as_whole(corpus, output)
-    assert kills >= 12 and moments[True] >= 6
+    assert kills >= 12 and moments[True] >= 4
 
 
 def test_killed_when_the_output_is_there_but_the_journal_not_gone(corpus, tmp_path):
