@@ -471,6 +471,8 @@ def _runs(sql: str, place: _Place) -> bool:
     try:
         place.database.execute(sql)
     except SQLError as error:
+        if error.kind == "unavailable":  # which says nothing against the answer
+            raise InputError(str(error), file=str(place.path)) from None
         return error.kind in ("timeout", "too_large")
     return True
 

@@ -274,7 +274,9 @@ class Gold:
     ) -> None:
         """Raises: SQLError if gold does not run."""
         self.database, self.schema = database, schema
-        self.suite = Suite(database, sql, folder=folder, opener=partial(open_database, timeout=timeout))
+        # Variants are read by the worker that the database has: to start one for each would cost most.
+        opener = partial(open_database, timeout=timeout, pool=database.pool)
+        self.suite = Suite(database, sql, folder=folder, opener=opener)
         self.rows, self.ordered = self.suite.gold, self.suite.ordered
         if self.rows:
             self.suite.distil(neighbours(sql, database.path))
