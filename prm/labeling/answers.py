@@ -44,6 +44,7 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
+from prm.labeling.provenance import made_by
 from prm.labeling.questions import find_database
 from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
@@ -541,7 +542,7 @@ def _trace(asked: Asked, name: str | None, schema: str, verdict: Verdict) -> Tra
         sql=assemble([piece.sql for piece in verdict.pieces if piece.sql is not None]),
         gold_sql=asked.gold_sql,
         label_source=verdict.source,
-        extra={"label_evidence": verdict.evidence},
+        extra={"label_evidence": verdict.evidence, "made_by": made_by("label")},
     )
 
 
