@@ -496,6 +496,15 @@ def test_outputs_expand_stars_and_know_where_columns_come_from(known):
     assert columns[4].key and columns[6].kind == "number" and columns[6].origin is None
 
 
+def test_a_derived_table_does_not_read_the_tables_beside_it(known):
+    """Else a column that it has not got would be looked for in itself, and so without end."""
+    _, tree = parse_fragment(
+        "SELECT title, gone FROM (SELECT age AS title, gone FROM singer) AS s JOIN concert"
+    )
+    named = {column.name: column.origin for column in outputs(tree, known)}
+    assert named == {"title": ("singer", "age"), "gone": None}
+
+
 def chain_of(sql, known):
     tables = {r.name: [a.name for a in r.attributes] for r in known.relations.values()}
     return respelled([Link(*parse_fragment(step.sql)) for step in decompose(sql, tables)], known)

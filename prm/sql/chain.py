@@ -372,8 +372,18 @@ def resolve(column: exp.Column, known: Known) -> tuple[str, Attribute, Relation]
                 attribute = relation.get(column.name)
                 if attribute is not None:
                     return alias, attribute, relation
-        select = select.parent_select
+        select = _outside(select)
     return None
+
+
+def _outside(select: Tree) -> Tree | None:
+    """The SELECT around this one whose sources it may read: not the one in whose FROM it stands itself."""
+    node, outer = select.parent, select.parent_select
+    while node is not None and node is not outer:
+        if isinstance(node, (exp.From, exp.Join)):
+            return None if outer is None else _outside(outer)
+        node = node.parent
+    return outer
 
 
 def identifier(name: str) -> exp.Identifier:
