@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from prm.sql.dialect import TranslationError, Translator
-from prm.sql.schema import Column, Schema, Table
+from prm.sql.schema import Schema
+from prm.sql.tables import Column, Table
 
 
 def translator(dialect: str) -> Translator:

@@ -11,7 +11,8 @@ import pytest
 
 from prm.errors import InputError
 from prm.sql import open_database, read_schema, schema_text
-from prm.sql.schema import RESERVED, SAMPLE_ROWS, Column, ForeignKey, quote
+from prm.sql.schema import SAMPLE_ROWS
+from prm.sql.tables import RESERVED, Column, ForeignKey, quote
 
 CONCERTS = """
 CREATE TABLE singer(singer_id INTEGER PRIMARY KEY, name TEXT NOT NULL, country VARCHAR(20), born DATE,

@@ -48,7 +48,8 @@ from prm.sql.database import DatabasePool, Rows, SQLError, open_database, withou
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment
 from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
-from prm.sql.schema import quote, read_schema, schema_text
+from prm.sql.schema import read_schema, schema_text
+from prm.sql.tables import quote
 from prm.traces.formats import atomic_write
 from prm.traces.trace import Step, Trace
 

@@ -50,7 +50,8 @@ from prm.sql.compare import Undecided, results_equal
 from prm.sql.database import Database, Rows, SQLError, open_database
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
-from prm.sql.schema import Schema, quote
+from prm.sql.schema import Schema
+from prm.sql.tables import quote
 from prm.sql.variants import Suite, Verdict, neighbours
 
 Tree = exp.Expression

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from prm.errors import InputError
 from prm.sql.database import Database, Rows, SQLError, without_password
-from prm.sql.schema import Column, ForeignKey, Table, quote
+from prm.sql.tables import Column, ForeignKey, Table, quote
 
 TIMEOUT = 60.0  # seconds for each question: a catalogue may be large, and a server far
 

@@ -18,7 +18,8 @@ from sqlglot import exp
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM
 from prm.sql.naming import KEYWORDS, column_alias, cte_name
-from prm.sql.schema import Schema, quote
+from prm.sql.schema import Schema
+from prm.sql.tables import quote
 
 Tree = exp.Expression
 

@@ -25,7 +25,8 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
 
 from prm.sql.decompose import DecomposeError, parse_fragment, to_sql
-from prm.sql.schema import Schema, quote
+from prm.sql.schema import Schema
+from prm.sql.tables import quote
 
 FLOAT, DOUBLE, DECIMAL = exp.DataType.Type.FLOAT, exp.DataType.Type.DOUBLE, exp.DataType.Type.DECIMAL
 

@@ -26,73 +26,13 @@ from pathlib import Path
 from urllib.parse import quote as percent_quoted
 
 from prm.errors import InputError
+from prm.sql.catalog import TIMEOUT, first_values, read_tables
 from prm.sql.database import database_uri, locate, open_database, without_password
+from prm.sql.tables import Column, ForeignKey, Table, quote
 
 SAMPLE_ROWS = 5_000
 EXAMPLES = 2
 MAX_VALUE_LENGTH = 40
-
-#: The keywords that SQLite does not take as a name without quotes (tried out one by one as table and column),
-#: and those of joins and literals, which other parsers stumble over.
-RESERVED = frozenset(
-    [
-        "ADD", "ALL", "ALTER", "AND", "AS", "AUTOINCREMENT", "BETWEEN", "CASE", "CAST", "CHECK", "COLLATE",
-        "COMMIT", "CONSTRAINT", "CREATE", "CROSS", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP",
-        "DEFAULT", "DEFERRABLE", "DELETE", "DISTINCT", "DROP", "ELSE", "ESCAPE", "EXCEPT", "EXISTS", "FALSE",
-        "FOREIGN", "FROM", "FULL", "GROUP", "HAVING", "IN", "INDEX", "INNER", "INSERT", "INTERSECT", "INTO",
-        "IS", "ISNULL", "JOIN", "LEFT", "LIMIT", "NATURAL", "NOT", "NOTHING", "NOTNULL", "NULL", "ON", "OR",
-        "ORDER", "OUTER", "PRIMARY", "RAISE", "REFERENCES", "RETURNING", "RIGHT", "SELECT", "SET", "TABLE",
-        "THEN", "TO", "TRANSACTION", "TRUE", "UNION", "UNIQUE", "UPDATE", "USING", "VALUES", "WHEN", "WHERE",
-        "WINDOW", "WITH",
-    ]
-)  # fmt: skip
-
-#: What PostgreSQL or DuckDB reserve beyond that (their own lists: pg_get_keywords, duckdb_keywords).
-RESERVED_ELSEWHERE = RESERVED | frozenset(
-    [
-        "ANALYSE", "ANALYZE", "ANY", "ARRAY", "ASC", "ASYMMETRIC", "AUTHORIZATION", "BINARY", "BOTH",
-        "COLLATION", "COLUMN", "CONCURRENTLY", "CURRENT_CATALOG", "CURRENT_ROLE", "CURRENT_SCHEMA",
-        "CURRENT_USER", "DESC", "DESCRIBE", "DO", "END", "FETCH", "FOR", "FREEZE", "GRANT", "ILIKE",
-        "INITIALLY", "LAMBDA", "LATERAL", "LEADING", "LIKE", "LOCALTIME", "LOCALTIMESTAMP", "OFFSET", "ONLY",
-        "OVERLAPS", "PIVOT", "PIVOT_LONGER", "PIVOT_WIDER", "PLACING", "QUALIFY", "SESSION_USER", "SHOW",
-        "SIMILAR", "SOME", "SUMMARIZE", "SYMMETRIC", "TABLESAMPLE", "TRAILING", "UNPIVOT", "USER", "VARIADIC",
-        "VERBOSE",
-    ]
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """`type` is the declared type, "" where there is none; `primary_key` also where it is one of several."""
-
-    name: str
-    type: str
-    primary_key: bool = False
-    not_null: bool = False
-
-
-@dataclass(frozen=True)
-class ForeignKey:
-    """`table.columns[i]` refers to `parent.parent_columns[i]`; names are spelled as in their tables."""
-
-    table: str
-    columns: tuple[str, ...]
-    parent: str
-    parent_columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """`primary_key` holds column names in key order, () where the table declares none."""
-
-    name: str
-    columns: tuple[Column, ...]
-    primary_key: tuple[str, ...] = ()
-    foreign_keys: tuple[ForeignKey, ...] = ()
-
-    def column(self, name: str) -> Column | None:
-        """The column of that name, upper and lower case alike, or None."""
-        return next((c for c in self.columns if c.name.lower() == name.lower()), None)
 
 
 @dataclass
@@ -129,8 +69,6 @@ def read_schema(path: str | os.PathLike[str]) -> Schema:
     if dialect == "sqlite":
         tables = _read_tables(where)
     else:
-        from prm.sql.catalog import TIMEOUT, read_tables
-
         with open_database(path, TIMEOUT, cache=False) as database:
             tables = read_tables(database)
     if not tables:
@@ -192,18 +130,6 @@ def schema_text(schema: Schema, question: str | None = None) -> str:
     if keys := [text for key in schema.foreign_keys if (text := _foreign_key_text(key, schema.dialect))]:
         lines.append("foreign keys: " + "; ".join(keys))
     return "\n".join(lines)
-
-
-def quote(name: str, dialect: str = "sqlite") -> str:
-    """The name as SQL writes it: bare where that is allowed, else in double quotes.
-
-    PostgreSQL reads a bare name as lower case.
-    """
-    plain = r"[a-z_][a-z0-9_]*" if dialect == "postgres" else r"[^\W\d]\w*"
-    reserved = RESERVED if dialect == "sqlite" else RESERVED_ELSEWHERE
-    if re.fullmatch(plain, name) and name.upper() not in reserved:
-        return name
-    return '"' + name.replace('"', '""') + '"'
 
 
 @contextlib.contextmanager
@@ -276,8 +202,6 @@ def _fits_a_line(name: str) -> bool:
 def _read_samples(schema: Schema) -> dict[str, dict[str, dict[str, str]]]:
     samples: dict[str, dict[str, dict[str, str]]] = {}
     if schema.dialect != "sqlite":
-        from prm.sql.catalog import TIMEOUT, first_values
-
         url = (
             f"duckdb:///{percent_quoted(str(schema.path))}" if isinstance(schema.path, Path) else schema.path
         )
