@@ -435,5 +435,7 @@ def test_every_result_is_right_while_workers_are_killed(tmp_path: Path, count: i
         for (_, sql, answer), result in zip(statements, results, strict=True):
             assert (result.kind if isinstance(result, SQLError) else list(result)) == answer, sql
         assert killed >= count // 500
+        # A worker that was killed when its work was done is started again when there is more of it.
+        assert pool.execute_all([(databases[0], "SELECT 1")] * 500) == [[(1,)]] * 500
         assert len(pool.pids) == workers
     assert digest(tmp_path) == before
