@@ -15,7 +15,6 @@ from urllib.parse import quote as percent_quoted
 from urllib.parse import urlsplit
 
 from prm.errors import InputError
-from prm.sql.database import without_password
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _database_at(database_url: str, db_id: str, where: str, file: Path, line: in
     found = database_at(database_url, db_id)
     if found is None:
         raise InputError(
-            f"{where}the name of its database, {db_id[:80]!r}, must fit into {without_password(database_url)}",
+            f"{where}{db_id[:80]!r} is no name of a database; --database-url wants one for {{db_id}}",
             file=str(file),
             line=line,
         )

@@ -620,7 +620,12 @@ def _graft(
         select.set("expressions", [*select.expressions[:at], *expanded, *select.expressions[at + 1 :]])
 
     def finished(node: Tree, inside: list[Tree], fetch: bool) -> set[str]:
-        """`put`, and the aggregates `inside` become columns of a step that has grouped."""
+        """`put`, and the aggregates `inside` become columns of a step that has grouped. Of one that has not,
+        a count whose column it lacks counts rows: which column is counted rarely matters."""
+        for count in [] if done else inside:
+            place = block.owners.get(id(count.this)) if isinstance(count, exp.Count) else None
+            if place and place[0] in instance_of and not (carried(place) or (fetch and looked_up(place))):
+                count.set("this", exp.Star())
         pairs = [(a, _aggregate_column(a, held, block, instance_of)) for a in inside] if done else []
         if any(new is None for _, new in pairs):
             return set(instance_of)
@@ -848,7 +853,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
 
 
 def _is_read_elsewhere(gold: Gold, blocks: Set[int], held: Holding) -> bool:
-    """Whether a SELECT of gold into which nothing can be put reads a table of the step: it may stand there."""
+    """Whether gold reads a table of the step in a SELECT that is none of `blocks`: it may belong there."""
     tables = {instance.split("~")[0] for instance in held.tables | held.within}
     return any(
         isinstance(source, exp.Table) and source.name.lower() in tables

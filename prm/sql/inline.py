@@ -75,7 +75,7 @@ class _Inliner:
                 raise _NotInlined
             ctes = dict(ctes)
             for cte in clause.expressions:
-                ctes[cte.alias.lower()] = _columns_named(self.inlined(cte.this, ctes), cte)
+                ctes[cte.alias.lower()] = self.inlined(cte.this, ctes)
             query.set(WITH, None)
         if isinstance(query, exp.Subquery):
             query.set("this", self.inlined(query.this, ctes))
@@ -94,7 +94,7 @@ class _Inliner:
             if isinstance(source, exp.Table) and source.name.lower() in ctes and not source.args.get("db"):
                 body = ctes[source.name.lower()].copy()
             elif isinstance(source, exp.Subquery):
-                body = _columns_named(self.inlined(source.this, ctes), source)
+                body = self.inlined(source.this, ctes)
             elif isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
                 continue
             else:
@@ -151,19 +151,6 @@ def _nested(select: exp.Select) -> Iterator[Tree]:
             yield query
 
 
-def _columns_named(body: Tree, source: Tree) -> Tree:
-    """The body of a CTE or derived table, its columns named as `name(a, b)` says, where it says so."""
-    names = source.alias_column_names
-    if names:
-        if not isinstance(body, exp.Select) or len(body.expressions) != len(names):
-            raise _NotInlined
-        body.set(
-            "expressions",
-            [exp.alias_(e.unalias(), name) for e, name in zip(body.expressions, names, strict=True)],
-        )
-    return body
-
-
 # --- one source merged into the SELECT that reads it --------------------------------------------------------
 
 
@@ -184,9 +171,9 @@ def _merged(query: exp.Select, source: exp.Subquery) -> exp.Select:
     windows = any(e.find(exp.Window) for e in body.expressions)
     cut = any(body.args.get(k) for k in ("limit", "offset"))
     if not cut and not (computes_groups or windows or body.args.get("distinct")):
-        return (
-            _rows_merged(query, source, body, columns, reading) if alone or _all_inner(query, body) else query
-        )
+        if alone or (_inner(query) and _inner(body)):
+            return _rows_merged(query, source, body, columns, reading)
+        return query
     if alone and not _only_rows(query):
         return query
     if alone and _can_be_the_query(query, body, columns, cut, windows):
@@ -325,7 +312,3 @@ def _inner(select: exp.Select) -> bool:
         j.side or j.method or j.args.get("using") or (j.kind and j.kind not in ("INNER", "CROSS"))
         for j in select.args.get("joins") or []
     )
-
-
-def _all_inner(query: exp.Select, body: exp.Select) -> bool:
-    return _inner(query) and _inner(body)
