@@ -65,7 +65,7 @@ class Statement:
         """Whether the result is there without running anything: the text is refused, or is remembered."""
         self.result = _refused(self.sql)
         if self.result is None and self.lasting:
-            answer = RESULTS.get((self.address, self.limits), self.sql)
+            answer = RESULTS.get((self.address, self.limits), self.sql, self.database.dialect)
             self.result = None if answer is None else unpack(answer)
         return self.result is not None
 
@@ -80,7 +80,7 @@ class Statement:
         elif answer[0] not in ("error", "refused", "too_large", "timeout"):
             self.lasting = False
         if self.lasting and self.database.fingerprint() == self.address[1]:
-            RESULTS.put((self.address, self.limits), self.sql, answer)
+            RESULTS.put((self.address, self.limits), self.sql, answer, self.database.dialect)
 
 
 class WorkerProcess:

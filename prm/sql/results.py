@@ -87,11 +87,14 @@ _QUOTED_OR_SPACE = re.compile(
 )
 
 
-def normalised(sql: str) -> str:
-    """An SQLite statement with single spaces for white space and comments, and without a closing semicolon.
+def normalised(sql: str, dialect: str = "sqlite") -> str:
+    """An SQLite statement with single spaces for white space and comments, and without a closing semicolon;
+    of another dialect, whose quotes and comments are others (`$$a  b$$`), the statement as it is.
 
     Upper and lower case stay: `SELECT NAME AS Who` names its column `Who`.
     """
+    if dialect != "sqlite":
+        return sql
     text = _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql).strip(" ")
     return text.removesuffix(";").rstrip(" ")
 
@@ -109,20 +112,20 @@ class ResultCache:
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[Any, ...], tuple[Answer, int]] = OrderedDict()
 
-    def get(self, where: tuple[Any, ...], sql: str) -> Answer | None:
+    def get(self, where: tuple[Any, ...], sql: str, dialect: str = "sqlite") -> Answer | None:
         """What `sql` gave under `where` (fingerprint and limits), or None."""
         with self._lock:
-            for text in (sql, normalised(sql)):
+            for text in (sql, normalised(sql, dialect)):
                 if (found := self._answers.get((*where, text))) is not None:
                     self._answers.move_to_end((*where, text))
                     return found[0]
         return None
 
-    def put(self, where: tuple[Any, ...], sql: str, answer: Answer) -> None:
+    def put(self, where: tuple[Any, ...], sql: str, answer: Answer, dialect: str = "sqlite") -> None:
         """Remember what `sql` gave under `where`; an answer of more than an eighth of the memory is not."""
         text = sql
         if answer[0] == "rows" and not any(re.search(r"\s|--|/\*", column) for column in answer[1]):
-            text = normalised(sql)
+            text = normalised(sql, dialect)
         key = (*where, text)
         size = 500 + 2 * len(text) + sum(map(len, answer[2])) if answer[0] == "rows" else 1000 + 2 * len(text)
         if size > self.max_bytes // 8:
