@@ -86,14 +86,17 @@ _QUOTED_OR_SPACE = re.compile(
     re.S,
 )
 
+_SPACED_NAME = re.compile(r"""["`\[].*?(?:\s|--|/\*)""", re.S)
+
 
 def normalised(sql: str, dialect: str = "sqlite") -> str:
     """An SQLite statement with single spaces for white space and comments, and without a closing semicolon;
-    of another dialect, whose quotes and comments are others (`$$a  b$$`), the statement as it is.
+    of another dialect, whose quotes and comments are others (`$$a  b$$`), the statement as it is, and so one
+    with white space in a quoted name, which may be that of a computed column (SQLite names it by its text).
 
     Upper and lower case stay: `SELECT NAME AS Who` names its column `Who`.
     """
-    if dialect != "sqlite":
+    if dialect != "sqlite" or any(_SPACED_NAME.match(m[1] or "") for m in _QUOTED_OR_SPACE.finditer(sql)):
         return sql
     text = _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql).strip(" ")
     return text.removesuffix(";").rstrip(" ")
