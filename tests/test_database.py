@@ -114,6 +114,11 @@ def test_double_quoted_text_as_sqlite_reads_it(database: Database) -> None:
     assert database.execute('SELECT id FROM pet WHERE name = "Rex"') == [(1,)]
 
 
+def test_json_is_read(database: Database) -> None:
+    assert database.execute("SELECT value FROM json_each('[2, 3]')") == [(2,), (3,)]
+    assert database.execute("SELECT count(*) FROM json_tree('[1, [2]]'), pet") == [(12,)]
+
+
 @pytest.mark.parametrize(
     "sql",
     [

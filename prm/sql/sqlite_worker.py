@@ -7,6 +7,7 @@ disk stay in memory.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ class SQLiteConnection:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cache_size = -8192")  # 8 MiB
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # a broken file fails here
+        with contextlib.suppress(sqlite3.Error):  # made here, for the authorizer lets nothing be made
+            connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')").fetchone()
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, max_sql)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         connection.set_authorizer(self._authorize)
