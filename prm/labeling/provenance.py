@@ -26,10 +26,10 @@ from prm.labeling.questions import Question
 
 #: What a `label_source` means; a source may say more behind a colon.
 SOURCES = {
-    "execution": "by running the SQL: right where its result equals gold's on the database itself, wrong "
-    "from the changed step on where it differs",
-    "variant": "by running the SQL on a variant of the database that the trace names, because on the "
-    "database itself the results happen to be equal",
+    "execution": "by running the SQL on the database: wrong from the changed step on where its result "
+    "differs from gold's, right where it equals it there and (SQLite) on variants with other rows",
+    "variant": "by running the SQL on the variant that the trace names: on the database itself its result "
+    "happens to be gold's, and is not right",
 }
 
 
@@ -131,8 +131,8 @@ def data_card(summary: dict[str, Any], output: str | Path) -> str:
         f"`{summary['sha256']}`. Whether every label holds can be checked by anyone who has the databases:",
         f"```bash\nprm inspect --databases DATABASES {shlex.quote(name)}\n```",
         "## Limits",
-        "- A label is a fact about results on these databases. Where two queries give the same result by "
-        "accident, the changed one is missing here; where gold itself is wrong, so are the labels.\n"
+        "- A label is a fact about results on these databases and variants of them. Where two queries still "
+        "give the same result by accident, the changed one is missing; where gold is wrong, so are labels.\n"
         "- Wrong answers are made by changing right ones. Models make other mistakes, too.\n"
         "- Gold queries without rows, and those that could not be cut into an equal chain, are left out, so "
         "the rest is somewhat easier than the whole.",
