@@ -27,6 +27,9 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
 called lost only in comparison with what gold itself subtracts.
 
+Gold that is written in CTEs or derived tables is first said in plain SELECTs (`prm.sql.inline`), where it
+then is still gold by execution. What stays a derived table takes a step in its own SELECT only.
+
 Everything else is unknown. That two results are equal is claimed in one place only, `Gold.same`.
 """
 
