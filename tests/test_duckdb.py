@@ -40,6 +40,16 @@ def test_what_lasts_is_remembered(tmp_path: Path, monkeypatch) -> None:
         assert database.pool.pids == []
 
 
+def test_quoted_text_of_its_own_kinds_is_not_normalised(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("prm.sql.results.GRAIN", 0.05)
+    path = make(tmp_path / "pets.duckdb")
+    time.sleep(0.1)
+    with open_any(f"duckdb:///{path}") as database:
+        pairs = ("$$a  b$$", "$$a b$$"), ("$$a--1$$", "$$a--2$$"), ("E'\\'  x'", "E'\\' x'")
+        for one, other in pairs:
+            assert database.execute(f"SELECT {one} AS x") != database.execute(f"SELECT {other} AS x")
+
+
 def test_a_changed_file_gives_its_new_rows(tmp_path: Path) -> None:
     path = make(tmp_path / "pets.duckdb")
     with open_database(f"duckdb:///{path}") as database:
