@@ -89,15 +89,17 @@ _QUOTED_OR_SPACE = re.compile(
 _SPACED_NAME = re.compile(r"""["`\[].*?(?:\s|--|/\*)""", re.S)
 
 
-def normalised(sql: str, dialect: str = "sqlite") -> str:
-    """An SQLite statement with single spaces for white space and comments, and without a closing semicolon;
-    of another dialect, whose quotes and comments are others (`$$a  b$$`), the statement as it is, and so one
-    with white space in a quoted name, which may be that of a computed column (SQLite names it by its text).
+def names_by_space(sql: str) -> bool:
+    """Whether white space stands in a quoted name. SQLite names a computed column by its text, so the name
+    may be that of a column (`"a + 1"`) which has another one in another spelling."""
+    return any(_SPACED_NAME.match(match[1] or "") for match in _QUOTED_OR_SPACE.finditer(sql))
+
+
+def normalised(sql: str) -> str:
+    """An SQLite statement with single spaces for white space and comments, and without a closing semicolon.
 
     Upper and lower case stay: `SELECT NAME AS Who` names its column `Who`.
     """
-    if dialect != "sqlite" or any(_SPACED_NAME.match(m[1] or "") for m in _QUOTED_OR_SPACE.finditer(sql)):
-        return sql
     text = _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql).strip(" ")
     return text.removesuffix(";").rstrip(" ")
 
@@ -105,8 +107,10 @@ def normalised(sql: str, dialect: str = "sqlite") -> str:
 class ResultCache:
     """The answers of the statements used last, of at most `max_bytes` together. Threads may share it.
 
-    A statement is found under its own text, and under its normalised text where that cannot change the names
-    of its columns: SQLite names a computed column by its very text, white space included.
+    A statement is found under its own text. One of SQLite's (`normal=True`) is found under its normalised
+    text, too, where that cannot change the names of its columns (SQLite names a computed column by its very
+    text, white space included) nor what is read by such a name. Other engines quote in ways of their own
+    (`$$a  b$$`).
     """
 
     def __init__(self, max_bytes: int = 64 << 20) -> None:
@@ -115,21 +119,22 @@ class ResultCache:
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[Any, ...], tuple[Answer, int]] = OrderedDict()
 
-    def get(self, where: tuple[Any, ...], sql: str, dialect: str = "sqlite") -> Answer | None:
+    def get(self, where: tuple[Any, ...], sql: str, *, normal: bool) -> Answer | None:
         """What `sql` gave under `where` (fingerprint and limits), or None."""
+        normal = normal and not names_by_space(sql)
         with self._lock:
-            for text in (sql, normalised(sql, dialect)):
-                if (found := self._answers.get((*where, text))) is not None:
-                    self._answers.move_to_end((*where, text))
+            for key in ((*where, False, sql), (*where, True, normalised(sql)))[: 1 + normal]:
+                if (found := self._answers.get(key)) is not None:
+                    self._answers.move_to_end(key)
                     return found[0]
         return None
 
-    def put(self, where: tuple[Any, ...], sql: str, answer: Answer, dialect: str = "sqlite") -> None:
+    def put(self, where: tuple[Any, ...], sql: str, answer: Answer, *, normal: bool) -> None:
         """Remember what `sql` gave under `where`; an answer of more than an eighth of the memory is not."""
-        text = sql
-        if answer[0] == "rows" and not any(re.search(r"\s|--|/\*", column) for column in answer[1]):
-            text = normalised(sql, dialect)
-        key = (*where, text)
+        normal &= answer[0] == "rows" and not any(re.search(r"\s|--|/\*", column) for column in answer[1])
+        normal &= not names_by_space(sql)
+        text = normalised(sql) if normal else sql
+        key = (*where, normal, text)
         size = 500 + 2 * len(text) + sum(map(len, answer[2])) if answer[0] == "rows" else 1000 + 2 * len(text)
         if size > self.max_bytes // 8:
             return
