@@ -19,7 +19,6 @@ from scripted_server import asked, chat, serving
 from prm.cli import main
 from prm.errors import InputError
 from prm.inference.policies import Sampling, ServerPolicy
-from prm.labeling.journal import Journal
 from prm.labeling.monte_carlo import Estimate, Plan, label_answers, labels_of, wanted
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Step, Trace
@@ -178,12 +177,12 @@ TABLE = {
         text_of(HEAVY, COUNT_HEAVY),
         text_of(COUNT_LIGHT),  # there is no table `light`
         "SELECT COUNT(*) FROM cats WHERE weight > 4",
-        "Two are.\nSELECT 2;",
+        "These are.\nSELECT COUNT(weight) FROM cats WHERE weight > 4;",
     ],
     prefix_of(CATS, LIGHT): [
         text_of(COUNT_LIGHT),
         "I do not know.",
-        "SELECT COUNT(*) + 1 FROM light",
+        "SELECT COUNT(*) FROM cats WHERE weight > 4",
         "WITH cats AS (SELECT 1) SELECT 2",  # starts over: it counts neither way
     ],
     prefix_of(DOGS): [text_of(COUNT_DOGS), OOPS, "SELECT 0", "SELECT 'two'"],
@@ -276,14 +275,14 @@ def test_binary_search(zoo):
     steps = [(f"Step {i}.", f"s{i} AS (SELECT {i} AS x)") for i in range(7)]
     long = answer_of(*steps, ("Last.", "SELECT 9"), id="long")
     for i in range(1, 8):
-        table[prefix_of(*steps[:i])] = ["SELECT 2"] if i <= 4 else ["SELECT 3"]
+        table[prefix_of(*steps[:i])] = [GOLD] if i <= 4 else ["SELECT 3"]
     made, statistics, log = rolled(zoo, [long], Plan(rollouts=4, search="binary"), in_turn(table))
     assert made["long"].labels == [1, 1, 1, 1, 0, 0, 0, 0]
     tried = [asked(body)[1].count(" AS (") for _, _, body in log][::4]
     assert tried == [0, 4, 6, 5]  # the question itself, then halves
     assert statistics["rollouts"] == 16
     table[""] = ["SELECT 5"]
-    os.remove(zoo.parent / "out.jsonl.journal.jsonl")
+    os.remove(zoo.parent / "out.jsonl.journal")
     made, statistics, _ = rolled(zoo, [long], Plan(rollouts=4, search="binary"), in_turn(table))
     assert made["long"].labels == [None] * 7 + [0]
     assert (statistics["rollouts"], statistics["questions_never_solved"]) == (4, 1)
@@ -294,7 +293,7 @@ def test_the_output_keeps_the_order_of_the_input(zoo):
     first = answer_of(
         *steps, ("Last.", "SELECT 9"), id="first", group="a"
     )  # takes three rounds, the other none
-    table = {"": ["SELECT 2"], prefix_of(*steps[:1]): ["SELECT 2"], prefix_of(*steps[:2]): ["SELECT 3"]}
+    table = {"": [GOLD], prefix_of(*steps[:1]): [GOLD], prefix_of(*steps[:2]): ["SELECT 3"]}
     made, _, log = rolled(
         zoo, [first, replace(RIGHT, group="b")], Plan(rollouts=1, search="binary"), in_turn(table)
     )
@@ -308,7 +307,12 @@ def test_the_output_keeps_the_order_of_the_input(zoo):
         ("SELECT name FROM animal", "SELECT name FROM animal ORDER BY name DESC", True),
         ("SELECT name FROM animal ORDER BY name", "SELECT name FROM animal ORDER BY name DESC", False),
         ("SELECT name FROM animal ORDER BY name", "SELECT name FROM animal ORDER BY lower(name)", True),
-        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT 5", True),
+        (
+            "SELECT weight FROM animal WHERE name = 'Tom'",
+            "SELECT weight + 0 FROM animal WHERE 'Tom' = name",
+            True,
+        ),
+        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT 5", False),  # by accident
         ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT '5.0'", False),
     ],
 )
@@ -397,7 +401,7 @@ def test_a_candidates_file(zoo, tmp_path):
     }  # fmt: skip
     file, output = tmp_path / "candidates.jsonl", tmp_path / "out.jsonl"
     file.write_text(json.dumps(row))
-    with serving(in_turn({f"WITH {CATS[1]}": ["SELECT 2"]})) as server:
+    with serving(in_turn({f"WITH {CATS[1]}": [GOLD]})) as server:
         status = main(
             ["rollout", "--data", str(file), "--databases", str(zoo), "--output", str(output), "--model", "m",
              "--base-url", server.url, "--rollouts", "2"]
@@ -446,7 +450,7 @@ def test_a_refused_rollout_is_counted_and_kept_away_from(zoo):
 def test_a_model_that_refuses_everything_ends_the_run(zoo):
     with pytest.raises(InputError, match=r"refuses whatever it is asked: 422: Unexpected fields.*--api"):
         rolled(zoo, [LATE, EARLY], Plan(rollouts=4), lambda *_: (422, {}, {"detail": "Unexpected fields"}))
-    assert len((zoo.parent / "out.jsonl.journal.jsonl").read_text().splitlines()) == 1  # and may be mended
+    assert not (zoo.parent / "out.jsonl.journal").exists()  # and may be mended
 
 
 def test_a_server_that_dies_ends_the_run_and_the_next_goes_on(zoo):
@@ -524,22 +528,10 @@ def test_bad_policies(zoo, tmp_path, arguments, message, capsys):
 # The journal
 
 
-def test_journals_belong_to_their_settings_and_to_one_run(tmp_path):
-    file = tmp_path / "j.jsonl"
-    with (
-        Journal(file, {"policy": "a", "temperature": 1.0}),
-        pytest.raises(InputError, match="another command is writing here"),
-    ):
-        Journal(file, {"policy": "a", "temperature": 1.0})
-    with pytest.raises(InputError, match=r"begun with temperature 1\.0, not 0\.5"):
-        Journal(file, {"policy": "a", "temperature": 0.5})
-    Journal(file, {"policy": "a", "temperature": 1.0}).__exit__()
-    file.write_text('{"question": 1}\n')
-    with pytest.raises(InputError, match=r"j.jsonl:1: the first line of no journal"):
-        Journal(file, {})
-    file.write_text('{"journal": {}}\nnonsense\n{"key": "k"}\n')
-    with pytest.raises(InputError, match=r"j.jsonl:2: no line of a journal; delete the line"):
-        Journal(file, {})
+def test_journals_belong_to_their_settings(zoo):
+    rolled(zoo, [LATE], Plan(rollouts=1))
+    with pytest.raises(InputError, match=r"out.jsonl.journal: was begun with seed 0, not 1; take the old"):
+        rolled(zoo, [LATE], Plan(rollouts=1, seed=1))
 
 
 def by_seed(body, _):
@@ -552,7 +544,7 @@ def test_a_journal_cut_at_any_byte_gives_the_same_result(zoo):
     traces, plan = [RIGHT, LATE, EARLY], Plan(rollouts=4, label="soft")
     _, statistics, log = rolled(zoo, traces, plan, by_seed)
     assert len(log) == 16
-    output, journal = zoo.parent / "out.jsonl", zoo.parent / "out.jsonl.journal.jsonl"
+    output, journal = zoo.parent / "out.jsonl", zoo.parent / "out.jsonl.journal"
     whole, expected = journal.read_bytes(), output.read_bytes()
     rng = random.Random(1)
     cuts = {0, 1, len(whole) - 1, len(whole), whole.index(b"\n"), whole.index(b"\n") + 1}
@@ -612,7 +604,7 @@ def test_kill_9_at_random_moments(zoo, tmp_path):
             kills += 1
             time.sleep(0.2)  # for what it sent last to be counted
             before = sum(asked_for.values())
-            journal = tmp_path / "b.jsonl.journal.jsonl"
+            journal = tmp_path / "b.jsonl.journal"
             journaled = max(journal.read_bytes().count(b"\n") - 1, 0) if journal.exists() else 0
     assert process.returncode == 0 and kills >= 2
     assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
