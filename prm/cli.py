@@ -112,7 +112,6 @@ def _policy(args: argparse.Namespace) -> Policy:
 def _typed(verb: str, args: argparse.Namespace) -> str:
     """The command as a data card may show it: of files and folders only the last name."""
     from prm.labeling.provenance import command
-    from prm.sql.database import without_password
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     files = [Path(options.pop(name)) for name in ("first", "second") if name in options]
@@ -122,8 +121,6 @@ def _typed(verb: str, args: argparse.Namespace) -> str:
             options[name] = [Path(file) for file in value] if isinstance(value, list) else Path(value)
     if options.get("model") and Path(options["model"]).is_dir():
         options["model"] = Path(options["model"])
-    if options.get("base_url"):
-        options["base_url"] = without_password(options["base_url"])
     return command(verb, options, files)
 
 

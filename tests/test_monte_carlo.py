@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -321,6 +323,70 @@ def test_what_counts_as_right(zoo, gold, sql, right):
     assert made["x"].labels == [int(right)]
 
 
+def test_equal_by_accident_is_wrong(zoo):
+    """Two cats are heavy, and two animals are lighter than 4; a policy may also just say "2"."""
+    light = "SELECT COUNT(*) FROM animal WHERE weight < 4"
+    table = {prefix_of(CATS): ["SELECT 2", light, text_of(HEAVY, COUNT_HEAVY), "SELECT 9"]}
+    traces = [answer_of(CATS, ("Count.", light), id="lucky"), answer_of(CATS, COUNT_DOGS, id="other")]
+    made, statistics, _ = rolled(zoo, traces, Plan(rollouts=4, label="soft"), in_turn(table))
+    assert made["lucky"].labels == [0.25, 0] and made["other"].labels == [0.25, 0]
+    assert statistics["outcomes"] == {"right": 1, "wrong": 1, "variant": 2}
+    assert re.fullmatch(r"monte-carlo:variant:0:\d+:[0-9a-f]{8}", made["lucky"].label_source)
+    assert made["other"].label_source == "monte-carlo"  # its own SQL does not even run
+    assert statistics["label_sources"] == {"monte-carlo": 1, "monte-carlo:variant": 1}
+
+
+def test_last_labels_can_be_checked(zoo, capsys):
+    """`prm inspect --databases` runs the answers again, on the variant that a trace names."""
+    light = "SELECT COUNT(*) FROM animal WHERE weight < 4"
+    rolled(zoo, [answer_of(("Count.", light), id="lucky"), RIGHT], Plan())
+    output = zoo.parent / "out.jsonl"
+    assert main(["inspect", "--databases", str(zoo), str(output)]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    named = rows[0]["label_source"]
+    rows[0]["label_source"] = "monte-carlo"
+    rows[1]["steps"] = rows[1]["steps"][:1]
+    rows[1]["steps"][0]["label"] = 0
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    assert main(["inspect", "--databases", str(zoo), str(output)]) == 2
+    told = capsys.readouterr().out
+    assert told.count("labelled wrong, but its result is gold's on the database") == 2
+    rows[0]["label_source"] = named[:-8] + "00000000"
+    output.write_text(json.dumps(rows[0]))
+    assert main(["inspect", "--databases", str(zoo), str(output)]) == 2
+    assert "cannot be made again (its rows have the digest" in capsys.readouterr().out
+
+
+def test_variants_are_asked_for_and_deleted_with_their_question(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    def answer(body, number):
+        seen.append(len(list(tmp_path.glob("prm-variants-*/*.sqlite"))))
+        return by_seed(body, number)
+
+    first = replace(RIGHT, id="first", group="a")  # equal: its variants are made before anything is asked
+    others = [replace(EARLY, id=f"e{i}", group=f"e{i}") for i in range(3)]  # never equal: none are made
+    rolled(zoo, [first, *others], Plan(rollouts=4, label="soft"), answer, concurrency=1)
+    assert 2 <= max(seen) <= 4 and seen[-1] == 0
+    assert not list(tmp_path.glob("prm-variants-*"))
+
+
+def test_what_fails_on_a_variant_only_says_nothing(zoo):
+    """An overflow for weights that no animal of the database has, but some of a variant do."""
+    odd = (
+        f"{GOLD} AND CASE WHEN weight NOT IN (5.0, 4.5, 3.0, 20.0, 4.0, 2.0) "
+        "THEN abs(length(name) * 0 - 9223372036854775807 - 1) ELSE 1 END"
+    )
+    table = {prefix_of(CATS): [GOLD, odd, "SELECT 9"]}
+    traces = [answer_of(CATS, ("Count.", odd), id="x"), answer_of(CATS, COUNT_DOGS, id="other")]
+    made, statistics, _ = rolled(zoo, traces, Plan(rollouts=3, label="soft"), in_turn(table))
+    assert statistics["outcomes"] == {"right": 1, "wrong": 1, "undecided": 1}
+    assert list(made) == ["other"] and made["other"].labels == [0.5, 0]
+    assert statistics["skipped"] == {"undecided": 1}
+
+
 def test_a_budget_leaves_null(zoo):
     made, statistics, log = rolled(zoo, [LATE, EARLY], Plan(rollouts=4, max_rollouts=9))
     assert made["late"].labels == [1, 1, 0] and made["early"].labels == [None, 0]
@@ -392,6 +458,27 @@ def test_answers_that_the_policy_writes_itself(zoo, capsys):
     assert "3 answers to 3 questions, 2 right" in told
     assert "1 samples held no whole answer" in told and "1 samples repeated another" in told
     assert "skipped 1: gold gives no rows" in told and "skipped 1: gold SQL does not run" in told
+
+
+def test_an_answer_of_the_policy_that_is_equal_by_accident(zoo):
+    """Its source comes from the journal on the second run."""
+    table = zoo.parent / "questions.jsonl"
+    question = {"question": "How many heavy cats?", "sql": GOLD, "database": "databases/zoo/zoo.sqlite"}
+    table.write_text(json.dumps(question | {"id": "q"}))
+    output = zoo.parent / "out.jsonl"
+    written = []
+    for answer in (in_turn({"": ["SELECT 2", GOLD]}), lambda *_: (500, {}, b"")):
+        with serving(answer) as server:
+            status = main(
+                ["rollout", "--layout", "table", "--root", str(table), "--output", str(output), "--model",
+                 "m", "--base-url", server.url, "--samples", "2", "--rollouts", "1", "--concurrency", "1"]
+            )  # fmt: skip
+        assert status == 0
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    lucky, right = load_traces(output)
+    assert lucky.labels == [0] and lucky.label_source.startswith("monte-carlo:variant:0:")
+    assert right.labels == [1] and right.label_source == "monte-carlo"
 
 
 def test_a_candidates_file(zoo, tmp_path):

@@ -22,7 +22,6 @@ from test_build import QUESTIONS, SKIPPED, make_database, write_json
 
 import prm
 from prm.cli import main
-from prm.errors import InputError
 from prm.labeling.build import build
 from prm.labeling.cards import build_card
 from prm.labeling.provenance import made_by

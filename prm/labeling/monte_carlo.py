@@ -385,6 +385,7 @@ class _Rollouts:
             if answer.outcome == "undecided":
                 self.skipped["undecided"] += 1
                 continue
+            answer.trace = replace(answer.trace, sql=sql)  # what was run, for who checks the label
             work.answers.append(answer)
         return self.sampled or bool(work.answers)
 
