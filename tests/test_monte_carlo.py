@@ -21,6 +21,7 @@ from scripted_server import asked, chat, serving
 from prm.cli import main
 from prm.errors import InputError
 from prm.inference.policies import Sampling, ServerPolicy
+from prm.labeling.journal import Journal
 from prm.labeling.monte_carlo import Estimate, Plan, label_answers, labels_of, wanted
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Step, Trace
@@ -619,6 +620,18 @@ def test_journals_belong_to_their_settings(zoo):
     rolled(zoo, [LATE], Plan(rollouts=1))
     with pytest.raises(InputError, match=r"out.jsonl.journal: was begun with seed 0, not 1; take the old"):
         rolled(zoo, [LATE], Plan(rollouts=1, seed=1))
+
+
+def test_outcomes_from_before_variants_are_not_mixed_in(zoo):
+    rolled(zoo, [LATE], Plan(rollouts=1))
+    file = zoo.parent / "out.jsonl.journal"
+    settings = json.loads(file.read_bytes().split(b"\n")[0].split(b" ", 2)[2])
+    assert settings.pop("variants")
+    file.unlink()
+    with Journal(file, "rollout", settings, paid=True) as old:
+        old.add("key", {"outcomes": ["right"]})
+    with pytest.raises(InputError, match=r"was begun with variants None, not \['mixed', 'boundary'"):
+        rolled(zoo, [LATE], Plan(rollouts=1))
 
 
 def by_seed(body, _):

@@ -85,6 +85,13 @@ def test_killed_again_and_again_by_any_number_of_workers(corpus, tmp_path):
         assert (tmp_path / name).read_bytes() == (corpus / name).read_bytes()
 
 
+def test_traces_come_in_the_order_of_the_answers(corpus):
+    asked = [json.loads(line)["id"] for line in (corpus / "candidates.jsonl").read_text().splitlines()]
+    made = [trace.id.rpartition("-") for trace in load_traces(corpus / "whole.jsonl")]
+    assert made == sorted(made, key=lambda name: (asked.index(name[0]), int(name[2])))
+    assert {group for group, _, _ in made} == {name for name in asked if f"{len(WORKED)}-" not in name}
+
+
 def test_other_answers_and_other_settings_are_not_mixed_in(corpus, tmp_path, capsys):
     output = tmp_path / "t.jsonl"
     process = start(corpus, output)
