@@ -10,16 +10,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlglot
 
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
-from prm.labeling.chains import closeness
+from prm.labeling.chains import Ground, closeness, is_right, written
 from prm.labeling.questions import read_questions
+from prm.sql.chain import Link
 from prm.sql.compare import is_ordered, results_equal
-from prm.sql.database import SQLError, open_database
+from prm.sql.database import Rows, SQLError, open_database
 from prm.sql.decompose import assemble, decompose, parse_fragment
 from prm.sql.mutate import CATEGORIES, FAILING
+from prm.sql.variants import remake
 from prm.traces.trace import Trace
 
 DDL = """
@@ -129,9 +132,7 @@ def test_every_question_has_a_right_trace_and_wrong_ones(built):
         assert [t.id for t in group] == [f"{t.group}-{k}" for k, t in enumerate(group)]
         for trace in group:
             assert (trace.question, trace.gold_sql, trace.db_id) == (question, sql, "library")
-            assert (
-                trace.label_source == "execution" and "author(author_id INTEGER PRIMARY KEY" in trace.schema
-            )
+            assert "author(author_id INTEGER PRIMARY KEY" in trace.schema
     assert summary["traces"] == len(traces) and summary["skipped"] == {}
     rights = sum(trace.first_error < 0 for trace in traces)
     assert summary["right_alternatives"] == rights - len(QUESTIONS) >= 8
@@ -171,8 +172,10 @@ def test_a_wrong_trace_is_its_parent_up_to_its_error(built):
     assert used[False] > 15 and used[True] > 15  # rewritten traces have wrong children, too
 
 
-def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(built, spider):
-    with open_database(spider / "database" / "library" / "library.sqlite") as database:
+def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(built, spider, tmp_path):
+    """On the database itself, or else on the variant that the trace names."""
+    path, by_variant = spider / "database" / "library" / "library.sqlite", 0
+    with open_database(path) as database:
         for trace in built[1]:
             assert trace.sql == assemble([step.sql for step in trace.steps])
             gold = database.execute(trace.gold_sql)
@@ -181,7 +184,31 @@ def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(bui
                     database.execute(trace.sql)
                 continue
             equal = results_equal(gold, database.execute(trace.sql), ordered=is_ordered(trace.gold_sql))
-            assert equal == (trace.labels[-1] == 1), trace.sql
+            if trace.label_source == "execution":
+                assert equal == (trace.labels[-1] == 1), trace.sql
+                continue
+            assert equal and trace.labels[-1] == 0, trace.sql
+            by_variant += 1
+            variant = remake(path, trace.gold_sql, trace.label_source, tmp_path)
+            with open_database(variant.path) as there:
+                assert not results_equal(variant.gold, there.execute(trace.sql), ordered=variant.ordered)
+    assert built[2]["label_sources"] == {"execution": len(built[1]) - by_variant, "variant": by_variant}
+    assert by_variant > 0
+
+
+def test_a_chain_is_right_only_where_it_equals_gold_everywhere():
+    """Equal on the database by accident, different on the second ground; on the third it does not run."""
+    chain = written([Link("", sqlglot.parse_one("SELECT 1", dialect="sqlite"))])
+
+    def ground(rows):
+        return Ground("execution", Rows([(1,)]), False, lambda _: rows if rows else fail())
+
+    def fail():
+        raise SQLError("no such table", "error")
+
+    assert is_right(chain, [ground([(1,)]), ground([(1,)])])
+    assert not is_right(chain, [ground([(1,)]), ground([(2,)])])
+    assert not is_right(chain, [ground([(1,)]), ground(None)])
 
 
 def test_some_wrong_steps_do_not_run(spider, tmp_path):

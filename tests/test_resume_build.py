@@ -254,7 +254,8 @@ def test_a_device_is_no_output(corpus, capsys):
 
 def test_every_trace_says_what_made_it(corpus):
     traces = load_traces(corpus / "whole.jsonl")
-    assert {trace.label_source for trace in traces} == {"execution"}
+    by_variant = [trace for trace in traces if trace.label_source != "execution"]
+    assert by_variant and all(re.fullmatch(r"variant:0:\d+:[0-9a-f]{8}", t.label_source) for t in by_variant)
     assert {trace.extra["made_by"] for trace in traces} == {made_by("build", 0)}
     assert re.fullmatch(
         rf"prm build {re.escape(prm.__version__)}, seed 0, sqlglot \d+\.\d+\.\d+, SQLite \d+\.\d+\.\d+",
@@ -262,7 +263,10 @@ def test_every_trace_says_what_made_it(corpus):
     )
     assert made_by("label").startswith(f"prm label {prm.__version__}, sqlglot ")
     summary = json.loads((corpus / "whole.jsonl.stats.json").read_text())
-    assert summary["label_sources"] == {"execution": len(traces)}
+    assert summary["label_sources"] == {
+        "execution": len(traces) - len(by_variant),
+        "variant": len(by_variant),
+    }
     assert summary["versions"].keys() == {"nl2sql-prm", "sqlglot", "SQLite", "Python"}
 
 
@@ -294,7 +298,8 @@ A question's gold SQL was cut into a chain of steps, which was run: .+
 
 \| label_source \| traces \| meaning \|
 \| --- \| --- \| --- \|
-\| execution \| \d{3} \| by running the SQL: .+ \|
+\| execution \| \d{3} \| by running the SQL on the database: .+ \|
+\| variant \| \d{1,2} \| by running the SQL on the variant .+ \|
 
 ## What is in it
 
@@ -325,7 +330,7 @@ prm inspect --databases DATABASES whole\.jsonl
 
 ## Limits
 
-- A label is a fact about results on these databases\. .+
+- A label is a fact about results on these databases and variants of them\. .+
 - Wrong answers are made by changing right ones\. .+
 - Gold queries without rows, .+
 """  # noqa: E501
@@ -358,9 +363,9 @@ def test_the_hub_reads_the_card_as_a_split(corpus, tmp_path):
 
 def test_a_card_of_several_label_sources_and_names(corpus):
     summary = json.loads((corpus / "whole.jsonl.stats.json").read_text())
-    summary |= {"label_sources": {"execution": 12_000, "variant:0:3:aaaaaaaa": 7}, "traces": 12_007}
+    summary |= {"label_sources": {"execution": 12_000, "variant": 7}, "traces": 12_007}
     card = build_card(summary, "some/where/part-1.of|2.jsonl")
-    assert "| variant | 7 | by running the SQL on a variant" in card
+    assert "| variant | 7 | by running the SQL on the variant that the trace names" in card
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["configs"][0]["data_files"] == [{"split": "part_1", "path": "part-1.of|2.jsonl"}]
     assert front["size_categories"] == ["10K<n<100K"]

@@ -107,6 +107,16 @@ def test_other_answers_and_other_settings_are_not_mixed_in(corpus, tmp_path, cap
     assert "36" in output.read_text() and "35" not in output.read_text()
 
 
+def test_nothing_is_left_in_the_folder_for_temporary_files(corpus, tmp_path, monkeypatch):
+    """The variants of each process go with it."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setitem(ENV, "TMPDIR", str(tmp_path / "temporary"))
+    for workers in ("1", "2"):
+        process = start(corpus, tmp_path / "t.jsonl", "--workers", workers)
+        process.communicate()
+        assert process.returncode == 0 and not list((tmp_path / "temporary").iterdir())
+
+
 def test_a_device_is_no_output(corpus, capsys):
     paths = ["--data", str(corpus / "candidates.jsonl"), "--databases", str(corpus / "databases")]
     assert main(["label", *paths, "--output", "/dev/null"]) == 2
@@ -123,8 +133,8 @@ Every answer was run beside gold\. .+ Nobody labelled by hand, no model judged\.
 
 \| label_source \| traces \| meaning \|
 \| --- \| --- \| --- \|
-\| execution \| (?P<execution>\d+) \| by running the SQL: .+ \|
-\| variant \| (?P<variant>\d+) \| by running the SQL on a variant of the database .+ \|
+\| execution \| (?P<execution>\d+) \| by running the SQL on the database: .+ \|
+\| variant \| (?P<variant>\d+) \| by running the SQL on the variant .+ \|
 
 ## What is in it
 
@@ -151,7 +161,7 @@ prm inspect --databases DATABASES whole\.jsonl
 
 ## Limits
 
-- A label is a fact about results on these databases and their variants: .+
+- A label is a fact about results on these databases and variants of them\. .+
 - A step is called right where .+
 - Where the first wrong step was not found \(\d+\.\d% of the wrong answers\), .+
 """  # noqa: E501

@@ -1,12 +1,14 @@
 """Labelled traces out of databases, questions and gold SQL: nobody has to label a step by hand.
 
 A gold query is cut into a chain of small steps (`prm.sql.decompose`), and the chain is run: only if its
-result equals gold's does it become a right trace of the question. Rewrites of it with the same result
-(`prm.sql.rewrite`) are right traces, too, so that another form is not taken for an error. A wrong trace is
-made from a right one (its `parent`) by changing the syntax tree inside one step, or two (`prm.sql.mutate`),
-and is kept only if its result differs from gold's by execution, or if the database refuses it. So all labels
-are facts about the database, not opinions: up to the changed step everything is right, from it on the answer
-can no longer be. How the chains are chosen is said in `prm.labeling.chains`.
+result equals gold's, on the database and on variants of it with other rows (`prm.sql.variants`), does it
+become a right trace of the question. Rewrites of it with the same results (`prm.sql.rewrite`) are right
+traces, too, so that another form is not taken for an error. A wrong trace is made from a right one (its
+`parent`) by changing the syntax tree inside one step, or two (`prm.sql.mutate`), and is kept only if its
+result differs from gold's by execution (on the database, or on the variant that its `label_source` names),
+or if the database refuses it. So all labels are facts about results, not opinions: up to the changed step
+everything is right, from it on the answer can no longer be. How the chains are chosen is said in
+`prm.labeling.chains`.
 
 The text of a step is an English sentence with the SQL, or one of the two: a PRM should read steps as policies
 write them, not the template of this builder.
@@ -18,16 +20,18 @@ where it stopped (`prm.labeling.whole_run`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -35,19 +39,29 @@ from rich.table import Table
 
 from prm.errors import InputError
 from prm.labeling.cards import build_card
-from prm.labeling.chains import Chain, Errors, right_chains, same_answer, written, wrong_chains
+from prm.labeling.chains import (
+    Chain,
+    Errors,
+    Ground,
+    is_right,
+    right_chains,
+    same_answer,
+    written,
+    wrong_chains,
+)
 from prm.labeling.databases import GOLD_FAULTS, LastUsed, check_reachable, gold_fault
 from prm.labeling.provenance import command, fingerprint, made_by, output_file, versions
 from prm.labeling.questions import Question, read_questions
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import is_ordered
-from prm.sql.database import DatabasePool, Rows, SQLError, open_database, without_password
+from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_database, without_password
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment
 from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
 from prm.sql.schema import read_schema, schema_text
 from prm.sql.tables import quote
+from prm.sql.variants import FEW, Suite
 from prm.traces.trace import Step, Trace
 
 #: Why a question gave no traces; the keys of `skipped` in the statistics.
@@ -178,7 +192,7 @@ class Labelled:
 
     db_id: str
     lines: list[str] = dataclass_field(default_factory=list)
-    traces: list[tuple[int, int, list[str], str, str | None]] = dataclass_field(default_factory=list)
+    traces: list[tuple[int, int, list[str], str, str]] = dataclass_field(default_factory=list)
     skipped: str | None = None
     unexpected: str | None = None  # the error that nobody foresaw, if that is why
 
@@ -188,12 +202,16 @@ class _Skip(Exception):
 
 
 class _Workplace:
-    """One database with what is known of it: its schema, its dialect, frequent values."""
+    """One database with what is known of it: its schema, its dialect, frequent values.
 
-    def __init__(self, path: Path | str, timeout: float, pool: DatabasePool) -> None:
+    Variants of it are written to `folder`, and deleted when they have been used.
+    """
+
+    def __init__(self, path: Path | str, timeout: float, pool: DatabasePool, folder: str | Path) -> None:
+        self.folder, self.opener = folder, partial(open_database, timeout=timeout, pool=pool)
         self.schema = read_schema(path)
         self.translator = Translator(self.schema)
-        self.database = open_database(path, timeout=timeout, pool=pool)
+        self.database = self.opener(path)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema), self.values)
         self._values: dict[tuple[str, str], list[tuple[object, int]]] = {}
@@ -214,6 +232,20 @@ class _Workplace:
         except TranslationError as error:
             raise SQLError(str(error)) from None
 
+    @contextlib.contextmanager
+    def grounds(self, gold_sql: str, gold: Rows, seed: int) -> Iterator[list[Ground]]:
+        """Where chains are set against gold: this database, and variants of it (of SQLite files; a server's
+        database is no file to be made anew)."""
+        grounds = [Ground("execution", gold, is_ordered(gold_sql), self.run_steps)]
+        if self.schema.dialect != "sqlite":
+            yield grounds
+            return
+        with Suite(self.database, gold_sql, folder=self.folder, seed=seed, opener=self.opener) as suite:
+            suite.distil((), kinds=FEW)
+            for variant, opened in suite.opened:
+                grounds.append(Ground(variant.name, variant.gold, variant.ordered, partial(_run_on, opened)))
+            yield grounds
+
     def values(self, table: str, column: str) -> list[tuple[object, int]]:
         """Frequent values of a column among its table's first rows and their counts, most frequent first."""
         key = (table, column)
@@ -233,6 +265,10 @@ class _Workplace:
         self.database.close()
 
 
+def _run_on(database: Database, fragments: Sequence[str]) -> Rows:
+    return database.execute(assemble(fragments))
+
+
 def label_question(question: Question, place: _Workplace, job: _Job) -> list[Trace]:
     """The traces of a question: up to `right_per_question` right ones (the decomposition of gold, and
     rewrites of it), then up to `wrong_per_question` wrong ones.
@@ -245,13 +281,16 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
         _Skip: the question gives no traces.
     """
     first, gold = right_chain(question, place)
-    ordered = is_ordered(question.sql)
     digest = hashlib.sha256(f"{job.seed}\x1f{question.id}".encode()).digest()
     rng = Random(int.from_bytes(digest[:8], "big"))
     style = rng.choice(job.styles)
-    rights = right_chains(first, gold, place, rng, n=job.right_per_question, ordered=ordered)
-    errors = Errors(job.errors, job.max_errors, job.hard_negatives)
-    wrongs = wrong_chains(rights, gold, place, rng, n=job.wrong_per_question, ordered=ordered, errors=errors)
+    with place.grounds(question.sql, gold, job.seed) as grounds:
+        if not is_right(first, grounds[1:]):
+            raise _Skip("chain_differs")
+        errors = Errors(job.errors, job.max_errors, job.hard_negatives)
+        rights = right_chains(first, grounds, place.known, rng, n=job.right_per_question)
+        wrong = wrong_chains(rights, grounds, place.known, rng, n=job.wrong_per_question, errors=errors)
+        chains = [*rights, *wrong]
     schema = schema_text(place.schema, question.question)
     return [
         Trace(
@@ -264,11 +303,11 @@ def label_question(question: Question, place: _Workplace, job: _Job) -> list[Tra
             evidence=question.evidence,
             sql=assemble([step.sql or "" for step in steps]),
             gold_sql=question.sql,
-            label_source="execution",
+            label_source=chain.source,
             extra={"style": style}
             | ({} if chain.parent is None else {"parent": f"{question.id}-{chain.parent}"}),
         )
-        for k, chain in enumerate([*rights, *wrongs])
+        for k, chain in enumerate(chains)
         for steps in [_steps(chain, style, place.translator)]
     ]
 
@@ -332,14 +371,17 @@ def _inner_sql(sql: str, gold: Rows, ordered: bool, place: _Workplace) -> str:
 
 
 class _Worker:
-    """What a process keeps between questions: the databases that it has used last, and what runs their
-    SQL."""
+    """What a process keeps between questions: the databases that it has used last, what runs their SQL, and a
+    folder for their variants."""
 
     def __init__(self, job: _Job) -> None:
         self.job = job
         self.made_by = made_by("build", job.seed)
         self.pool = DatabasePool(1)
-        self.places = LastUsed(partial(_Workplace, timeout=job.timeout, pool=self.pool))
+        self.folder = TemporaryDirectory(prefix="prm-build-")
+        self.places = LastUsed(
+            partial(_Workplace, timeout=job.timeout, pool=self.pool, folder=self.folder.name)
+        )
 
     def __call__(self, question: Question) -> Labelled:
         place = self.places[question.database]
@@ -361,11 +403,13 @@ class _Worker:
 
     def close(self) -> None:
         self.pool.close()
+        self.folder.cleanup()
 
 
-def _counted(trace: Trace) -> tuple[int, int, list[str], str, str | None]:
+def _counted(trace: Trace) -> tuple[int, int, list[str], str, str]:
     categories = [step.error for step in trace.steps if step.error is not None]
-    return len(trace.steps), trace.first_error, categories, trace.extra["style"], trace.label_source
+    source = trace.label_source or "execution"
+    return len(trace.steps), trace.first_error, categories, trace.extra["style"], source
 
 
 class Statistics:
@@ -396,7 +440,7 @@ class Statistics:
         self.without_wrong += right == len(labelled.traces)
         self.databases.add(labelled.db_id)
         for steps, first_error, categories, style, source in labelled.traces:
-            self.sources[source or "not given"] += 1
+            self.sources[source.partition(":")[0]] += 1
             self.traces += 1
             self.steps += steps
             self.lengths[steps] += 1

@@ -25,8 +25,8 @@ from prm.traces.trace import Trace
 Card = Callable[[dict[str, Any], Path], str]
 
 _FACTS = (
-    "A label is a fact about results on these databases{}: answers that are equal by an accident that shows "
-    "on none of them pass for right; where gold itself is wrong, so are the labels."
+    "A label is a fact about results on these databases and variants of them. Answers that are equal by an "
+    "accident that shows on none of them pass for right; where gold is wrong, so are labels."
 )
 _SAME_BYTES = "The same command on the same data gives the same bytes, with any number of `--workers`"
 _FROM_JOURNAL = (
@@ -81,10 +81,11 @@ def build_card(summary: dict[str, Any], output: str | Path) -> str:
     return _card(
         summary,
         output,
-        "A question's gold SQL was cut into a chain of steps, which was run: it gives gold's result, so all "
-        "of its steps are right; so are those of rewrites of the chain that give this result. Wrong answers "
-        "change the syntax tree of a right one, their `parent` (`steps[].error` names the kind), and were "
-        "kept only where the result is another one by execution. Nobody labelled by hand, no model judged.",
+        "A question's gold SQL was cut into a chain of steps, which was run: it gives gold's result, on the "
+        "database and (SQLite) on variants of it, so all of its steps are right; so are those of rewrites of "
+        "the chain that give the same. Wrong answers change the syntax tree of a right one, their `parent` "
+        "(`steps[].error` names the kind), and were kept only where the result is another one by execution. "
+        "Nobody labelled by hand, no model judged.",
         {
             "questions asked": f"{summary['questions']:,}",
             "questions that gave no trace": f"{skipped:,}{_reasons(summary['skipped'])}",
@@ -99,8 +100,9 @@ def build_card(summary: dict[str, Any], output: str | Path) -> str:
         },
         _SAME_BYTES,
         [
-            "A label is a fact about results on these databases. Where two queries give the same result by "
-            "accident, the changed one is missing here; where gold itself is wrong, so are the labels.",
+            "A label is a fact about results on these databases and variants of them. Where two queries "
+            "still give the same result by accident, the changed one is missing; where gold is wrong, so are "
+            "labels.",
             "Wrong answers are made by changing right ones. Models make other mistakes, too.",
             "Gold queries without rows, and those that could not be cut into an equal chain, are left out, "
             "so the rest is somewhat easier than the whole.",
@@ -131,7 +133,7 @@ def label_card(summary: dict[str, Any], output: str | Path) -> str:
         },
         f"{_SAME_BYTES}, unless a statement runs close to `--timeout`",
         [
-            _FACTS.format(" and their variants"),
+            _FACTS,
             "A step is called right where gold's own operations complete it to gold's result, and wrong "
             "where it has lost what gold needs; on what other way its author may have been, nobody asked.",
             "Where the first wrong step was not found"
@@ -181,7 +183,7 @@ def rollout_card(summary: dict[str, Any], output: str | Path) -> str:
             "steps wrong, a strong one mends small errors. Where it never solved a question (counted above), "
             "its labels say little.",
             f"A label rests on at most {n} rollouts; few of them miss what a policy reaches seldom.",
-            _FACTS.format(" and their variants"),
+            _FACTS,
         ],
         checked="the last label of every trace",
     )
@@ -265,9 +267,6 @@ def _card(
         "size_categories": [_size(n)],
         "configs": [{"config_name": "default", "data_files": [{"split": split, "path": name}]}],
     }
-    sources = Counter[str]()
-    for source, k in summary["label_sources"].items():
-        sources[source_kind(source)] += k
     known = ", ".join(f"{what} {version}" for what, version in summary["versions"].items())
     made = "Called from Python." if summary["command"] is None else f"```bash\n{summary['command']}\n```"
     lines = [
@@ -283,7 +282,7 @@ def _card(
         origin,
         _table(
             ("label_source", "traces", "meaning"),
-            [(source, f"{k:,}", SOURCES.get(source, "")) for source, k in sources.items()],
+            [(source, f"{k:,}", SOURCES.get(source, "")) for source, k in summary["label_sources"].items()],
         ),
         "## What is in it",
         _table(("", ""), list(contents.items())),

@@ -31,10 +31,10 @@ from prm.traces.trace import Step, Trace
 
 #: What the kinds of `label_source` mean.
 SOURCES = {
-    "execution": "by running the SQL: an answer is right where its result equals gold's, and wrong where it "
-    "differs on the database itself",
-    "variant": "by running the SQL on a variant of the database that the trace names, because on the "
-    "database itself the results happen to be equal",
+    "execution": "by running the SQL on the database: an answer is wrong where its result differs from "
+    "gold's, right where it equals it there and (SQLite) on variants with other rows",
+    "variant": "by running the SQL on the variant that the trace names: on the database itself its result "
+    "happens to be gold's, and is not right",
     "monte-carlo": "by a policy that went on from every prefix; the last label by running the answer",
     "monte-carlo:variant": "the same, but the answer is wrong only on a variant of the database that the "
     "trace names",
