@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.util import Finalize
 from typing import Any
 
 _AHEAD = 2  # jobs handed to each process at a time: none waits idle, and few are lost with the program
@@ -64,7 +63,6 @@ def _start_process(start: Callable[[], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = start()
-    Finalize(None, _worker.close, exitpriority=10)  # a pool's process ends without the usual clean-up
 
 
 def _end_with_parent() -> None:
