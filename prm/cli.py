@@ -207,12 +207,13 @@ def _consensus(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    if args.databases is not None:
+    if args.databases is not None or args.database_url is not None:
         from prm.labeling.verify import verify
 
         verify(
             args.files,
             args.databases,
+            database_url=args.database_url,
             workers=args.workers,
             timeout=args.timeout,
             split=args.split,
@@ -509,13 +510,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", metavar="FILE", help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
     sub.add_argument("--json", metavar="FILE", help="write the statistics for programs, too")
-    sub.add_argument(
+    where = sub.add_mutually_exclusive_group()
+    where.add_argument(
         "--databases",
         metavar="DIR",
         help="run every answer and its gold again, and check that the labels hold",
     )
-    sub.add_argument("--workers", type=_positive, default=1, help="processes (--databases)")
-    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run (--databases)")
+    where.add_argument(
+        "--database-url", metavar="URL", help="the same for other databases than SQLite, as in prm build"
+    )
+    sub.add_argument("--workers", type=_positive, default=1, help="processes that run them")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds that one statement may run")
     rows(sub)
 
     sub = verb("score", _score, "score every step of the traces in a file")

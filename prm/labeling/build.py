@@ -14,8 +14,8 @@ The text of a step is an English sentence with the SQL, or one of the two: a PRM
 write them, not the template of this builder.
 
 The same bytes come out for any number of workers: each question has a random generator of its own, seeded
-by `--seed` and its id, and lines are written in the order of the questions. A build that was killed goes on
-where it stopped (`prm.labeling.whole_run`).
+by `--seed` and its id, lines are written in the order of the questions, and what is too slow is told by
+SQLite's steps, not by the clock. A build that was killed goes on where it stopped (`prm.labeling.whole_run`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from prm.labeling.questions import Question, read_questions
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import is_ordered
-from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_database, without_password
+from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_steadily, without_password
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment
 from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
@@ -107,10 +107,10 @@ def build(
     (kinds of errors as often as in real wrong answers, as far as a step allows them) or "uniform"; up to
     `max_errors` of them stand in one wrong trace, in different steps; `hard_negatives` prefers wrong results
     close to gold's; `styles` are keys of `STYLES`, one is drawn for each question. `timeout` is in seconds a
-    statement. `database_url` (as `open_database` takes it, `{db_id}` standing for the question's database)
-    takes the place of the layout's SQLite files; gold is in the dialect of that database, and so is all SQL
-    in the traces. With more than one worker, processes are started afresh: a script that calls this needs
-    the usual `if __name__ == "__main__":`.
+    statement (`open_steadily` says what that means). `database_url` (as `open_database` takes it, `{db_id}`
+    standing for the question's database) takes the place of the layout's SQLite files; gold is in the dialect
+    of that database, and so is all SQL in the traces. With more than one worker, processes are started
+    afresh: a script that calls this needs the usual `if __name__ == "__main__":`.
 
     What is finished stands in `<output>.journal` until all is; the same call goes on from there.
 
@@ -128,7 +128,7 @@ def build(
             f"no question falls into this shard ({shard[0]}/{shard[1]} of {len(questions)} questions); "
             "make fewer shards"
         )
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
     if not styles or set(styles) - set(STYLES):
         raise InputError(f"styles are one or more of {', '.join(STYLES)}, not {list(styles)}")
@@ -208,7 +208,7 @@ class _Workplace:
     """
 
     def __init__(self, path: Path | str, timeout: float, pool: DatabasePool, folder: str | Path) -> None:
-        self.folder, self.opener = folder, partial(open_database, timeout=timeout, pool=pool)
+        self.folder, self.opener = folder, partial(open_steadily, timeout=timeout, pool=pool)
         self.schema = read_schema(path)
         self.translator = Translator(self.schema)
         self.database = self.opener(path)

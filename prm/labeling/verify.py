@@ -1,7 +1,7 @@
 """Do the labels of a trace file hold? Whoever has the databases can see for themselves.
 
-`prm inspect --databases DIR FILE…` runs every answer and its gold again and checks, in each trace that has
-what it takes,
+`prm inspect --databases DIR FILE…` (`--database-url URL` for what was built from DuckDB or PostgreSQL) runs
+every answer and its gold again and checks, in each trace that has what it takes,
 
 - labels:   once wrong, a trace never returns to right;
 - parent:   a wrong trace is, before its first error, word for word the right one it was made from, asks the
@@ -34,9 +34,17 @@ from prm.errors import InputError
 from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
 from prm.labeling.progress import progress
-from prm.labeling.questions import locate_database
+from prm.labeling.questions import database_at, locate_database
 from prm.sql.compare import Undecided, is_ordered
-from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_database
+from prm.sql.database import (
+    Database,
+    DatabasePool,
+    Rows,
+    SQLError,
+    locate,
+    open_database,
+    without_password,
+)
 from prm.sql.decompose import assemble
 from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
@@ -46,6 +54,9 @@ from prm.traces.trace import ReturningLabel, Trace
 CHECKS = ("labels", "parent", "assembly", "answer")
 _BATCH = 64  # answers to one database that a worker takes at once
 _SHOWN = 60  # characters of a text in a message
+
+#: A database by its name: the path of an SQLite file, a URL, or None where there is none.
+Finder = Callable[[str | None], Path | str | None]
 
 
 @dataclass(frozen=True, order=True)
@@ -88,32 +99,36 @@ class Findings:
 
 def verify(
     files: list[str],
-    databases: str | Path,
+    databases: str | Path | None = None,
     *,
+    database_url: str | None = None,
     workers: int = 1,
     timeout: float = 5.0,
     split: str | None = None,
     labels: str = "strict",
     json_output: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`inspect` files, then check their labels against the databases in the folder `databases` (see
-    `locate_database`), and print a line for each violation. Malformed rows are violations, too.
+    """`inspect` files, then check their labels against the databases, and print a line for each violation.
+    Malformed rows are violations, too. The databases are SQLite files in the folder `databases` (see
+    `locate_database`), or behind `database_url` (as `build` takes it).
 
     Returns the statistics, with the findings under `malformed`, `checks` and `violations`; they are written
     to `json_output` where it is given. `timeout` is in seconds a statement.
 
     Raises:
-        InputError: something is violated, nothing can be checked, or the files or `databases` are not there.
+        InputError: something is violated, nothing can be checked, or the files or databases are not there.
     """
-    if not Path(databases).is_dir():
+    if database_url is not None:
+        find: Finder = partial(database_at, database_url)
+    elif databases is not None and Path(databases).is_dir():
+        find = partial(locate_database, databases)
+    else:
         raise InputError("no such folder; --databases is a data set's folder", file=str(databases))
     if timeout <= 0:
         raise InputError("--timeout must be more than 0 seconds")
     statistics = inspect(files, split=split, labels=labels, on_bad_rows="skip")
     traces = located_traces(files, split=split, labels=labels)
-    findings = check_traces(
-        traces, Path(databases), workers=workers, timeout=timeout, total=statistics["rows"]
-    )
+    findings = check_traces(traces, find, workers=workers, timeout=timeout, total=statistics["rows"])
     statistics |= findings.to_dict()
     if json_output is not None:
         with atomic_write(json_output) as handle:
@@ -131,26 +146,31 @@ def verify(
         )
     if not findings.checked["answer"]:
         reasons = ", ".join(f"{n} x {reason}" for reason, n in findings.unchecked["answer"].most_common())
-        raise InputError(f"no answer can be checked ({reasons})", file=str(databases))
+        where = str(databases) if database_url is None else without_password(database_url)
+        raise InputError(f"no answer can be checked ({reasons})", file=where)
     return statistics
 
 
 def check_traces(
     traces: Iterator[tuple[str, int, Trace | InputError]],
-    databases: Path,
+    find: Finder,
     *,
     workers: int = 1,
     timeout: float = 5.0,
     total: int | None = None,
 ) -> Findings:
     """What holds and what does not, the violations by file and line; `traces` as `located_traces` gives
-    them."""
+    them, `find` gives a database by its name.
+
+    Raises:
+        InputError: a database cannot be reached.
+    """
     findings, kinship = Findings(), _Kinship()
 
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
-        waiting: dict[tuple[Path, str | None, str | None], list[_Answer]] = {}
-        places: dict[str | None, Path | None] = {}
+        waiting: dict[tuple[Path | str, str | None, str | None], list[_Answer]] = {}
+        places: dict[str | None, Path | str | None] = {}
         for file, line, trace in traces:
             if isinstance(trace, InputError):
                 check = "labels" if isinstance(trace, ReturningLabel) else "malformed"
@@ -163,9 +183,12 @@ def check_traces(
             reason = _why_not(trace)
             if reason is None:
                 if trace.db_id not in places:
-                    places[trace.db_id] = locate_database(databases, trace.db_id)
+                    places[trace.db_id] = _place(find, trace.db_id)
                 path = places[trace.db_id]
-                reason = "no such database in the folder" if path is None else None
+                if path is None:
+                    reason = "no such database"
+                elif isinstance(path, str) and variant_of(trace) is not None:
+                    reason = "a variant of a database that is no SQLite file"
             if reason is not None:
                 findings.unchecked["answer"][reason] += 1
                 advance(1)
@@ -193,6 +216,15 @@ def check_traces(
     kinship.check(findings)
     findings.violations.sort()
     return findings
+
+
+def _place(find: Finder, db_id: str | None) -> Path | str | None:
+    """The path of an SQLite file, or the URL of another database."""
+    found = find(db_id)
+    if found is None:
+        return None
+    dialect, path, _ = locate(found)
+    return path if dialect == "sqlite" else str(found)
 
 
 # --- what a trace says of itself ----------------------------------------------------------------------------
@@ -349,7 +381,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Batch:
-    path: Path
+    path: Path | str
     variant: str | None
     answers: list[_Answer]
 
@@ -379,7 +411,9 @@ class _Runner:
         with TemporaryDirectory(prefix="prm-variant-") as folder:
             gold_sql = batch.answers[0].gold_sql
             try:
-                database, gold, ordered = open_variant(batch.path, gold_sql, name, Path(folder), self.timeout)
+                database, gold, ordered = open_variant(
+                    Path(batch.path), gold_sql, name, Path(folder), self.timeout
+                )
             except InputError as error:
                 return [(answer, str(error), None) for answer in batch.answers]
             with database:
@@ -395,6 +429,8 @@ def _rows(database: Database, sql: str) -> Rows | SQLError:
     try:
         return database.execute(sql)
     except SQLError as error:
+        if error.kind == "unavailable":  # which says nothing against the labels
+            raise InputError(str(error), file=without_password(str(database.path))) from None
         return error
 
 

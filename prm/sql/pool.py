@@ -58,7 +58,7 @@ class Statement:
         self.database, self.sql = database, sql
         fingerprint = database.fingerprint()
         self.address = (database.target, fingerprint)
-        self.limits = (database.timeout, database.max_rows, database.max_bytes)
+        self.limits = (database.timeout, database.max_rows, database.max_bytes, database.max_steps)
         self.lasting = database.cache and fingerprint is not None and is_settled(fingerprint)
         self.result: Rows | SQLError | None = None
         self.deaths = 0  # of workers while it ran, or its database was opened

@@ -9,8 +9,8 @@ and its inode changed (the second cannot be set back by hand). A hash of the con
 one process: it could only be made anew when `stat` changes, so it would be blind exactly where `stat` is,
 and a database of some gigabytes takes seconds to hash. Where `stat` *is* blind is the grain of the clock: a
 file that was written a moment ago can be written again without a visible change. Such a file is not
-remembered yet (`GRAIN`, the rule that git uses for its index). Servers have no fingerprint at all: what they
-give is never remembered.
+remembered yet (`GRAIN`, the rule that git uses for its index). Servers have no fingerprint at all
+(`postgres_worker.py` says why): what they give is never remembered.
 
 Results stay packed as the worker process sent them, so that their size is known exactly, and nobody can
 change what others will be given: each reader unpacks rows of its own.

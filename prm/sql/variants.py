@@ -169,6 +169,10 @@ class Suite:
                 return Verdict(False, "database")
         except (SQLError, Undecided) as error:
             return Verdict(None, "database", str(error))
+        return self.verdict_on_variants(sql)
+
+    def verdict_on_variants(self, sql: str) -> Verdict:
+        """The same on the variants alone."""
         open_at: Verdict | None = None
         for variant, opened in self.opened:
             try:
