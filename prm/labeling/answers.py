@@ -46,7 +46,7 @@ from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import Undecided, results_equal
-from prm.sql.database import DatabasePool, Rows, SQLError, open_database
+from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
 from prm.sql.schema import read_schema, schema_text
@@ -348,7 +348,7 @@ class _Place:
         self.timeout = timeout
         self.schema = read_schema(path)
         self.folder = tempfile.TemporaryDirectory()
-        self.database = open_database(path, timeout=timeout, pool=pool)
+        self.database = open_steadily(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema))
 

@@ -131,7 +131,7 @@ def label_card(summary: dict[str, Any], output: str | Path) -> str:
             "first errors by step (from 0), where known": _counts(summary["first_error_positions"]),
             "steps without a label": f"{summary['steps_without_label']:,}",
         },
-        f"{_SAME_BYTES}, unless a statement runs close to `--timeout`",
+        _SAME_BYTES,
         [
             _FACTS,
             "A step is called right where gold's own operations complete it to gold's result, and wrong "

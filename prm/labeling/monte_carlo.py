@@ -61,7 +61,7 @@ from prm.labeling.journal import Journal
 from prm.labeling.progress import progress
 from prm.labeling.provenance import output_file, relabelled
 from prm.labeling.questions import Question, find_database
-from prm.sql.database import DatabasePool, SQLError, open_database
+from prm.sql.database import DatabasePool, SQLError, open_steadily
 from prm.sql.schema import read_schema, schema_text
 from prm.sql.variants import FEW, Suite
 from prm.traces.answer import split_answer
@@ -324,7 +324,7 @@ class _Rollouts:
 
     def __init__(self, answers: Answers, plan: Plan, pool: DatabasePool, folder: str, sampled: bool) -> None:
         self.answers, self.plan, self.folder, self.sampled = answers, plan, folder, sampled
-        self.open = partial(open_database, timeout=plan.timeout, pool=pool)
+        self.open = partial(open_steadily, timeout=plan.timeout, pool=pool)
         self.labelled: list[tuple[tuple[int, ...], Trace]] = []  # with their place in the output
         self.outcomes: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
