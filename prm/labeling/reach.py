@@ -50,7 +50,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from prm.sql.compare import Undecided, results_equal
-from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.database import Database, Rows, SQLError, open_steadily
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
 from prm.sql.inline import inlined
@@ -280,7 +280,7 @@ class Gold:
         """Raises: SQLError if gold does not run."""
         self.database, self.schema = database, schema
         # Variants are read by the worker that the database has: to start one for each would cost most.
-        opener = partial(open_database, timeout=timeout, pool=database.pool)
+        opener = partial(open_steadily, timeout=timeout, pool=database.pool)
         self.suite = Suite(database, sql, folder=folder, opener=opener)
         self.rows, self.ordered = self.suite.gold, self.suite.ordered
         if self.rows:
