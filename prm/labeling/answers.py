@@ -121,7 +121,7 @@ def label(
         InputError: a row is malformed (with `on_bad_rows="stop"`), the output cannot be written, or no answer
             could be labelled (the statistics then say why, and `output` is not written).
     """
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
     output = output_file(output)
     tally = Tally()

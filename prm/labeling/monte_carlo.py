@@ -112,7 +112,7 @@ class Plan:
             )
         if self.form not in FORMS:
             raise InputError(f"--form must be one of {', '.join(FORMS)}")
-        if self.timeout <= 0:
+        if not self.timeout > 0:
             raise InputError("--timeout must be more than 0 seconds")
 
 

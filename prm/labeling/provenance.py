@@ -130,9 +130,14 @@ def output_file(output: str | Path) -> Path:
     """Where an output is written; other files are to stand beside it.
 
     Raises:
-        InputError: it is a folder, a device or a pipe.
+        InputError: it is a folder, a device or a pipe, or named as what is no JSON lines.
     """
     path = Path(output).expanduser()
+    if path.suffix.lower() in (".parquet", ".gz", ".csv"):
+        raise InputError(
+            f"JSON lines are written here, not {path.suffix}; name a .jsonl, and see prm convert",
+            file=str(output),
+        )
     if path.is_dir():
         raise InputError("is a folder; name a file to write", file=str(output))
     if path.exists() and not path.is_file():

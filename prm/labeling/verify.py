@@ -124,7 +124,7 @@ def verify(
         find = partial(locate_database, databases)
     else:
         raise InputError("no such folder; --databases is a data set's folder", file=str(databases))
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
     statistics = inspect(files, split=split, labels=labels, on_bad_rows="skip")
     traces = located_traces(files, split=split, labels=labels)
