@@ -123,7 +123,7 @@ def label(
     """
     if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
-    output = output_file(output)
+    output = output_file(output, lines_only=True)
     tally = Tally()
     questions = read_answers(data, databases, tally, on_bad_rows)
     options = {

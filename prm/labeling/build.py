@@ -134,7 +134,7 @@ def build(
         raise InputError(f"styles are one or more of {', '.join(STYLES)}, not {list(styles)}")
     if errors not in ("natural", "uniform"):
         raise InputError(f"errors are 'natural' or 'uniform', not {errors!r}")
-    output = output_file(output)
+    output = output_file(output, lines_only=True)
     job = _Job(
         seed,
         right_per_question,

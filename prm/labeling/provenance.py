@@ -126,14 +126,15 @@ def _shown(value: Any) -> str:
     return str(value.name or value) if isinstance(value, Path) else str(value)
 
 
-def output_file(output: str | Path) -> Path:
-    """Where an output is written; other files are to stand beside it.
+def output_file(output: str | Path, *, lines_only: bool = False) -> Path:
+    """Where an output is written; other files are to stand beside it. `lines_only`: as JSON lines, whatever
+    its name.
 
     Raises:
-        InputError: it is a folder, a device or a pipe, or named as what is no JSON lines.
+        InputError: it is a folder, a device or a pipe, or named as something else.
     """
     path = Path(output).expanduser()
-    if path.suffix.lower() in (".parquet", ".gz", ".csv"):
+    if lines_only and path.suffix.lower() in (".parquet", ".gz", ".csv"):
         raise InputError(
             f"JSON lines are written here, not {path.suffix}; name a .jsonl, and see prm convert",
             file=str(output),
