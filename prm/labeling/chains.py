@@ -6,9 +6,9 @@ a second one in a later step, kept only if its result differs from gold's, or if
 database refuses.
 
 What would give a wrong chain away without reading the question is kept out. Right and wrong steps come from
-the same renderer and have names by the same rules. The steps of a chain take turns, in a random order, so
-that the first error stands evenly over the positions. And right chains are rewritten with what errors bring
-in, too: NOT, OR, CAST, DISTINCT, LEFT JOIN, CASE, windows.
+the same renderer and have names by the same rules. Each step of a chain makes the same share of the chains
+wrong that were right before it, so that its position says nothing. And right chains are rewritten with what
+errors bring in, too: NOT, CAST, DISTINCT, needless joins, conditions and orders, CASE, windows.
 
 Which error a step gets is drawn from what the step allows, weighed so that the errors of a whole file come
 out about as often as in real wrong answers (`errors="natural"`), or about equally often ("uniform"), as far
@@ -18,7 +18,7 @@ that policies make, and rare kinds (a needless LOWER, a window) are those that w
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -154,16 +154,18 @@ def wrong_chains(
 ) -> Iterator[Chain]:
     """Up to `n` wrong chains, made from the right ones in turn."""
     mill = Mill(rights, rows, place, rng, ordered, errors)
-    parents = deque(range(len(rights)))
-    rng.shuffle(parents)
+    parents = list(range(len(rights)))
     mill.tries = _TRIES * n * (_CHOICE if errors.hard else 1)
+    mill.share_right = len(rights) / (len(rights) + n)
     while parents and n > 0:
-        parent = parents.popleft()
+        # Errors bring in the words that rewrites bring in: gold's own chain is made wrong more often.
+        parent = rng.choices(parents, [1 if p else len(rights) + 1 for p in parents])[0]
         chain = mill.wrong(parent)
-        if chain is not None:
+        if chain is None:
+            parents.remove(parent)
+        else:
             yield chain
             n -= 1
-            parents.append(parent)
 
 
 class Mill:
@@ -175,32 +177,31 @@ class Mill:
         self.rights, self.rows, self.place, self.rng = rights, rows, place, rng
         self.ordered, self.errors, self.weights = ordered, errors, errors.weights
         self.tries = 0
+        self.share_right = 0.5  # of the question's chains
         self.used: Counter[str] = Counter()
         self.seen = {right.sentences for right in rights}
         self.right_beginnings = {
             right.sentences[: i + 1] for right in rights for i in range(len(right.links))
         }
-        self.turns: list[deque[int]] = []
-        for right in rights:
-            steps = list(range(len(right.links)))
-            rng.shuffle(steps)
-            self.turns.append(deque(steps))
+        self.steps = [list(range(len(right.links))) for right in rights]  # where errors are possible
         self.variants: dict[tuple[int, int, str], Iterator[list[Link]]] = {}
 
     def wrong(self, parent: int) -> Chain | None:
         """A wrong chain made from one of the right ones; None when nothing new can be made of it.
 
-        Its steps take turns; a step where no error changes the result drops out.
+        Of the chains that are right so far, each step makes the same share wrong; a step where no error
+        changes the result drops out.
         """
-        turns = self.turns[parent]
-        while turns and self.tries > 0:
-            at = turns.popleft()
+        steps = self.steps[parent]
+        still_right = self.share_right ** (1 / len(self.rights[parent].links))
+        while steps and self.tries > 0:
+            at = self.rng.choices(steps, [still_right**i for i in steps])[0]
             found = self._at(parent, at)
             if found is not None:
-                turns.append(at)
                 self.used.update(found.errors.values())
                 self.seen.add(found.sentences)
                 return found
+            steps.remove(at)
         return None
 
     def _at(self, parent: int, at: int) -> Chain | None:

@@ -119,8 +119,9 @@ def _idle(tree: Tree, known: Known) -> bool:
 
 
 def _absurd(tree: Tree) -> bool:
-    """What nobody writes: the same column shown twice, a set operation of a query with itself, and showing
-    the very column that a condition holds to one value (`SELECT title … WHERE title = 'Avatar'`)."""
+    """What nobody writes: the same column shown twice, a set operation of a query with itself, an aggregate
+    of what is the same in the whole group (`COUNT(DISTINCT 1)`, `MAX(year) … GROUP BY year`), and showing the
+    very column that a condition holds to one value (`SELECT title … WHERE title = 'Avatar'`)."""
     for select in _selects(tree):
         shown = [to_sql(projection.unalias()).lower() for projection in select.expressions]
         where = select.args.get("where")
@@ -131,6 +132,13 @@ def _absurd(tree: Tree) -> bool:
         }
         if len(set(shown)) < len(shown) or fixed & set(shown):
             return True
+        group = select.args.get("group")
+        keys = {to_sql(key).lower() for key in group.expressions} if group else set()
+        for call in select.find_all(*_AGGREGATES):
+            of = call.this.expressions[0] if isinstance(call.this, exp.Distinct) else call.this
+            constant = isinstance(call.this, exp.Distinct) and isinstance(of, exp.Literal)
+            if call.parent_select is select and (constant or to_sql(of).lower() in keys):
+                return True
     return any(node.this == node.expression for node in tree.find_all(exp.SetOperation))
 
 
