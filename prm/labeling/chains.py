@@ -36,6 +36,13 @@ from prm.sql.rewrite import alternatives
 #: nothing.
 _ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
 _ABOUT_LIMIT = frozenset({"limit", "limit_missing", "limit_extra"})
+#: Errors that bring in what rewritten right chains have, too. If those were made wrong by them as often as
+#: gold's own chain, the words would stand in more wrong steps than right ones.
+_BRINGING = frozenset(
+    "aggregate conditional conversion condition_extra date_time distinct extra_column group_extra join_extra "
+    "join_kind limit_extra rounding string_function window".split()
+)
+_BRUNG_TO_GOLD = 0.9  # their share that is made from gold's own chain
 _TRIES = 8  # statements run for each chain wanted
 _CHOICE = 4  # wrong chains from which a hard negative is chosen
 _AGAIN = 0.5  # what one use of a kind of error leaves of its weight, for this question
@@ -158,8 +165,7 @@ def wrong_chains(
     mill.tries = _TRIES * n * (_CHOICE if errors.hard else 1)
     mill.share_right = len(rights) / (len(rights) + n)
     while parents and n > 0:
-        # Errors bring in the words that rewrites bring in: gold's own chain is made wrong more often.
-        parent = rng.choices(parents, [1 if p else len(rights) + 1 for p in parents])[0]
+        parent = rng.choice(parents)
         chain = mill.wrong(parent)
         if chain is None:
             parents.remove(parent)
@@ -206,7 +212,7 @@ class Mill:
 
     def _at(self, parent: int, at: int) -> Chain | None:
         found = []
-        for category in self._drawn(failing=None):
+        for category in self._drawn(failing=None, parent=parent):
             made = self.next(parent, at, category)
             if made is not None:
                 chain, result = made
@@ -235,10 +241,13 @@ class Mill:
                 break
         return None
 
-    def _drawn(self, failing: bool | None) -> list[str]:
+    def _drawn(self, failing: bool | None, parent: int | None = None) -> list[str]:
         """The kinds of errors in a random order by weight; with `failing=None` chance decides whether those
         that do not run come first or not at all."""
         weights = {name: self.weights[name] * _AGAIN ** self.used[name] for name in CATEGORIES}
+        if parent is not None and len(self.rights) > 1:
+            share = _BRUNG_TO_GOLD if parent == 0 else 1 - _BRUNG_TO_GOLD
+            weights |= {name: weights[name] * 2 * share for name in _BRINGING}
         if failing is None:
             failing = self.rng.random() < self.errors.failing and not self.errors.hard
         late = {name: self.rng.expovariate(weight) for name, weight in weights.items()}

@@ -278,6 +278,8 @@ def _other_columns(tree: Tree, select: exp.Select, known: Known, rng: Random) ->
         for source, other in _nearest(attribute, alias, sources_of(select, known), rng):
             if summed and (other.kind != "number" or other.key):
                 continue
+            if attribute.origin is not None and other.origin is None:
+                continue  # nobody takes a count for a name
             yield edited(tree, (node, written_like(select, source, other.name, known)))
 
 
@@ -860,7 +862,7 @@ def distinct(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
                 yield edited(tree, (node, exp.Count(this=node.this.expressions[0].copy())))
         elif isinstance(node.this, exp.Star):
             select = node.parent_select
-            if isinstance(select, exp.Select):
+            if isinstance(select, exp.Select) and rng.random() < _SELDOM:
                 for alias, attribute in _shuffled(
                     [
                         (a, x)

@@ -49,13 +49,13 @@ _SITES = 30  # in a step: conditions of hundreds of terms exist
 #: does no harm, too (`benchmarks/shortcuts.py` shows which words are right too seldom or too often); what few
 #: chains allow, weighs more where one does, as errors do (`prm.labeling.chains.REACH`).
 _WEIGHTS = {
-    "join_order": 0.18, "join_sides": 0.18, "join_in_where": 0.12, "left_join": 0.3, "needless_join": 0.6,
-    "in_exists": 0.5, "in_join": 0.5, "not_in_except": 0.5, "sides": 0.1, "condition_order": 0.3,
-    "between": 0.5, "in_list": 0.15, "implied_condition": 0.12, "negated": 0.1, "constant": 0.15,
-    "count": 0.65, "average": 0.5, "distinct_group": 0.55, "group_finer": 0.25, "group_extreme": 1.0,
-    "extreme": 1.0, "idle_order": 0.15, "case_count": 0.3, "group_window": 0.13, "idle_function": 0.17,
-    "any_case": 0.15, "order_number": 0.3, "alias": 0.06, "step_order": 0.5, "one_step": 0.4,
-    "derived_table": 0.14,
+    "join_order": 0.1, "join_sides": 0.1, "join_in_where": 0.1, "left_join": 0.3, "needless_join": 1.2,
+    "in_exists": 0.5, "in_join": 0.5, "not_in_except": 0.5, "sides": 0.07, "condition_order": 0.2,
+    "between": 0.5, "in_list": 0.1, "implied_condition": 0.2, "negated": 0.07, "constant": 0.1,
+    "count": 0.7, "average": 0.4, "distinct_group": 0.8, "group_finer": 0.35, "group_extreme": 1.5,
+    "extreme": 1.5, "idle_order": 0.25, "case_count": 0.2, "group_window": 0.1, "idle_count": 0.05,
+    "idle_cast": 0.2, "idle_text": 0.15, "idle_date": 1.5, "any_case": 0.2, "order_number": 0.2,
+    "alias": 0.05, "step_order": 0.3, "one_step": 0.3, "derived_table": 0.1,
 }  # fmt: skip
 
 _FLIPPED: dict[type[Tree], type[Tree]] = {
@@ -458,7 +458,7 @@ def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
         for node in _conjuncts(where.this) if where is not None else ():
             if type(node) in _FLIPPED and isinstance(node.this, exp.Column):
                 found += _implied(node, known)
-        if not isinstance(select.parent, (exp.SetOperation, exp.Subquery, exp.In)) or where is not None:
+        if not found and not isinstance(select.parent, (exp.SetOperation, exp.Subquery, exp.In)):
             for alias, relation in sources_of(select, known):
                 keys = [a for a in relation.attributes if _identifies(a, known)]
                 found += [_not_null(written_like(select, alias, a.name, known)) for a in keys[:1]]
@@ -715,35 +715,63 @@ def group_window(tree: Tree, known: Known) -> Iterator[Tree]:
             yield edited(tree, (select, new))
 
 
-def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
-    """A function that changes nothing here: COALESCE of a count, CAST of a number to REAL where it is only
-    compared or sorted, a text with nothing added, ABS of a count, TRIM of a text without spaces around."""
+def idle_count(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A function that changes no count: COALESCE, ABS."""
     for node in tree.find_all(exp.Count):
         if isinstance(node.parent, (exp.Alias, exp.Select)):
             yield edited(tree, (node, exp.Coalesce(this=node.copy(), expressions=[exp.Literal.number(0)])))
             yield edited(tree, (node, exp.Abs(this=node.copy())))
+
+
+def _plain_columns(tree: Tree, known: Known) -> Iterator[tuple[exp.Column, Attribute]]:
+    """Columns outside joins and groups whose values come from a table: what a computed one holds is not
+    known."""
     for node in tree.find_all(exp.Column):
         if isinstance(node.this, exp.Star) or node.find_ancestor(exp.Join, exp.Group):
             continue
         attribute = _attribute(node, known)
-        if attribute is None or attribute.origin is None:  # what a computed column holds is not known
-            continue
-        compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered))
-        values = [v for v, _ in known.values(*attribute.origin)] if compared else []
+        if attribute is not None and attribute.origin is not None:
+            yield node, attribute
+
+
+def idle_cast(tree: Tree, known: Known) -> Iterator[Tree]:
+    """CAST of a number where it is only compared or sorted, to whole numbers where all are."""
+    for node, attribute in _plain_columns(tree, known):
+        compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered, exp.Avg))
         if attribute.kind == "number" and not attribute.key and compared:
-            kinds = ["REAL"] + (["INTEGER"] if all(type(v) is int for v in values) else [])
-            for kind in kinds:
+            whole = all(type(v) is int for v, _ in known.values(*attribute.origin))
+            for kind in ("REAL", "INTEGER") if whole else ("REAL",):
                 to = exp.DataType.build(kind, dialect="sqlite")
                 yield edited(tree, (node, exp.Cast(this=node.copy(), to=to)))
-        elif compared and (form := _date_form(values)) is not None:
-            parts = [exp.Literal.string(form), node.copy()]
-            yield edited(tree, (node, exp.Anonymous(this="STRFTIME", expressions=parts)))
-        elif attribute.kind == "text" and isinstance(node.parent, tuple(_FLIPPED)):
+
+
+def idle_text(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A text with nothing added; TRIM where no spaces are around it, UPPER where all is upper case."""
+    for node, attribute in _plain_columns(tree, known):
+        if attribute.kind != "text":
+            continue
+        if isinstance(node.parent, tuple(_FLIPPED)):
             sides_ = (node.parent.this, node.parent.expression)
             if any(isinstance(side, exp.Literal) and side.is_string for side in sides_):
                 yield edited(tree, (node, exp.DPipe(this=node.copy(), expression=exp.Literal.string(""))))
-        elif attribute.kind == "text" and known.last and node.parent is tree:
+        elif known.last and node.parent is tree:
             yield edited(tree, (node, exp.Trim(this=node.copy())))
+            values = [v for v, _ in known.values(*attribute.origin)]
+            for kind, is_so in ((exp.Upper, str.isupper), (exp.Lower, str.islower)):
+                if values and all(isinstance(v, str) and is_so(v) for v in values):
+                    yield edited(tree, (node, kind(this=node.copy())))
+
+
+def idle_date(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A date in the form that it has."""
+    for node, attribute in _plain_columns(tree, known):
+        shown = known.last and node.parent is tree
+        if attribute.kind == "number" or not (shown or isinstance(node.parent, (*_FLIPPED, exp.Ordered))):
+            continue
+        form = _date_form([v for v, _ in known.values(*attribute.origin)])
+        if form is not None:
+            parts = [exp.Literal.string(form), node.copy()]
+            yield edited(tree, (node, exp.Anonymous(this="STRFTIME", expressions=parts)))
 
 
 def _date_form(values: Sequence[object]) -> str | None:
@@ -828,7 +856,7 @@ REWRITES: dict[str, Callable[[Tree, Known], Iterator[Tree]]] = {
         join_order, join_sides, join_in_where, left_join, needless_join, in_exists, in_join, not_in_except,
         sides, condition_order, between, in_list, implied_condition, negated, constant, count, average,
         distinct_group, group_finer, group_extreme, extreme, idle_order, case_count, group_window,
-        idle_function, any_case, order_number, alias,
+        idle_count, idle_cast, idle_text, idle_date, any_case, order_number, alias,
     )
 }  # fmt: skip
 
