@@ -765,6 +765,9 @@ def negation(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     sites = []
     for having in (False, True):
         for node in _predicates(tree, having):
+            where = _compared(node, known) if isinstance(node, exp.Is) else None
+            if where is not None and where[1].key:
+                continue  # nobody asks for rows without a key
             if isinstance(node, (exp.In, exp.Like, exp.Between, exp.Exists, exp.Is)):
                 sites.append(node)
     for node in _shuffled(sites, rng):

@@ -49,12 +49,12 @@ _SITES = 30  # in a step: conditions of hundreds of terms exist
 #: does no harm, too (`benchmarks/shortcuts.py` shows which words are right too seldom or too often); what few
 #: chains allow, weighs more where one does, as errors do (`prm.labeling.chains.REACH`).
 _WEIGHTS = {
-    "join_order": 0.1, "join_sides": 0.1, "join_in_where": 0.1, "left_join": 0.3, "needless_join": 1.2,
+    "join_order": 0.1, "join_sides": 0.1, "join_in_where": 0.1, "left_join": 0.3, "needless_join": 0.9,
     "in_exists": 0.5, "in_join": 0.5, "not_in_except": 0.5, "sides": 0.07, "condition_order": 0.2,
-    "between": 0.5, "in_list": 0.1, "implied_condition": 0.2, "negated": 0.07, "constant": 0.1,
-    "count": 0.7, "average": 0.4, "distinct_group": 0.8, "group_finer": 0.35, "group_extreme": 1.5,
-    "extreme": 1.5, "idle_order": 0.25, "case_count": 0.2, "group_window": 0.1, "idle_count": 0.05,
-    "idle_cast": 0.2, "idle_text": 0.15, "idle_date": 1.5, "any_case": 0.2, "order_number": 0.2,
+    "between": 0.5, "in_list": 0.1, "implied_condition": 0.25, "negated": 0.07, "constant": 0.1,
+    "count": 0.7, "average": 0.8, "distinct_group": 0.8, "group_finer": 0.35, "group_extreme": 1.5,
+    "extreme": 1.5, "idle_order": 0.5, "case_count": 0.6, "group_window": 0.1, "idle_count": 0.05,
+    "idle_cast": 0.2, "idle_text": 0.1, "idle_date": 2.0, "any_case": 0.6, "order_number": 0.2,
     "alias": 0.05, "step_order": 0.3, "one_step": 0.3, "derived_table": 0.1,
 }  # fmt: skip
 
@@ -451,18 +451,22 @@ def in_list(tree: Tree, known: Known) -> Iterator[Tree]:
 
 
 def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
-    """`year = 2014 AND year >= 2014`, `age > 30 AND NOT age IS NULL`; a key that is not NULL."""
+    """`year = 2014 AND year >= 2014`, `age > 30 AND NOT age IS NULL`; a number that is never negative."""
     for select in tree.find_all(exp.Select):
         where = select.args.get("where")
+        stated = _conjuncts(where.this) if where is not None else []
         found: list[Tree] = []
-        for node in _conjuncts(where.this) if where is not None else ():
+        for node in stated:
             if type(node) in _FLIPPED and isinstance(node.this, exp.Column):
                 found += _implied(node, known)
-        if not found and not isinstance(select.parent, (exp.SetOperation, exp.Subquery, exp.In)):
+        if not isinstance(select.parent, (exp.SetOperation, exp.Subquery, exp.In)):
             for alias, relation in sources_of(select, known):
-                keys = [a for a in relation.attributes if _identifies(a, known)]
-                found += [_not_null(written_like(select, alias, a.name, known)) for a in keys[:1]]
+                for attribute in relation.attributes:
+                    column = written_like(select, alias, attribute.name, known)
+                    found += _never_negative(column, attribute, known)
         for new in found:
+            if new in stated:
+                continue
             if where is None:
                 copy = select.copy()
                 copy.set("where", exp.Where(this=new))
@@ -471,6 +475,16 @@ def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
                 old = where.this.copy()
                 old = exp.Paren(this=old) if isinstance(old, exp.Or) else old
                 yield edited(tree, (where.this, exp.And(this=old, expression=new)))
+
+
+def _never_negative(column: Tree, attribute: Attribute, known: Known) -> list[Tree]:
+    values = [v for v, _ in known.values(*attribute.origin)] if attribute.origin else []
+    if attribute.kind != "number" or not values or attribute.key:
+        return []
+    if not all(isinstance(v, (int, float)) and v >= 0 for v in values):
+        return []
+    kinds = [exp.GTE, exp.GT] if min(values) > 0 else [exp.GTE]
+    return [kind(this=column.copy(), expression=_whole(0)) for kind in kinds]
 
 
 def _conjuncts(node: Tree) -> list[Tree]:
@@ -531,7 +545,7 @@ def _whole(n: int) -> exp.Literal:
 
 def count(tree: Tree, known: Known) -> Iterator[Tree]:
     """`COUNT(1)`, `COUNT(key)` or, where a table's rows are counted, `COUNT(DISTINCT key)` for `COUNT(*)`;
-    `SUM(1)` for groups, which are never empty."""
+    `SUM(1)` for groups, which are never empty, `COALESCE(SUM(1), 0)` elsewhere."""
     for select in tree.find_all(exp.Select):
         stars = [n for n in _own(select, select, exp.Count) if isinstance(n.this, exp.Star)]
         if not stars:
@@ -543,8 +557,8 @@ def count(tree: Tree, known: Known) -> Iterator[Tree]:
                 made.append(exp.Count(this=column_node(attribute.name)))
                 if _identifies(attribute, known):
                     made.append(exp.Count(this=exp.Distinct(expressions=[column_node(attribute.name)])))
-        if select.args.get("group"):
-            made.append(exp.Sum(this=exp.Literal.number(1)))
+        total = exp.Sum(this=_whole(1))
+        made.append(total if select.args.get("group") else exp.Coalesce(this=total, expressions=[_whole(0)]))
         for new in made:
             yield edited(tree, *((node, new) for node in stars))
 
@@ -600,8 +614,9 @@ def group_finer(tree: Tree, known: Known) -> Iterator[Tree]:
                     if other.origin and other.origin[0].lower() in tables:
                         new = written_like(select, alias, other.name, known)
                         if new not in group.expressions:
-                            keys = [*(k.copy() for k in group.expressions), new]
-                            yield edited(tree, (group, exp.Group(expressions=keys)))
+                            keys = [k.copy() for k in group.expressions]
+                            yield edited(tree, (group, exp.Group(expressions=[*keys, new])))
+                            yield edited(tree, (group, exp.Group(expressions=[new, *keys])))
             continue
         if select.args.get("distinct") or any(p.find(exp.Window) for p in select.expressions):
             continue
@@ -746,7 +761,7 @@ def idle_cast(tree: Tree, known: Known) -> Iterator[Tree]:
 
 
 def idle_text(tree: Tree, known: Known) -> Iterator[Tree]:
-    """A text with nothing added; TRIM where no spaces are around it, UPPER where all is upper case."""
+    """A text with nothing added; TRIM where no spaces are around it."""
     for node, attribute in _plain_columns(tree, known):
         if attribute.kind != "text":
             continue
@@ -756,10 +771,6 @@ def idle_text(tree: Tree, known: Known) -> Iterator[Tree]:
                 yield edited(tree, (node, exp.DPipe(this=node.copy(), expression=exp.Literal.string(""))))
         elif known.last and node.parent is tree:
             yield edited(tree, (node, exp.Trim(this=node.copy())))
-            values = [v for v, _ in known.values(*attribute.origin)]
-            for kind, is_so in ((exp.Upper, str.isupper), (exp.Lower, str.islower)):
-                if values and all(isinstance(v, str) and is_so(v) for v in values):
-                    yield edited(tree, (node, kind(this=node.copy())))
 
 
 def idle_date(tree: Tree, known: Known) -> Iterator[Tree]:
@@ -790,7 +801,13 @@ _DATE_FORMS = {
 
 def any_case(tree: Tree, known: Known) -> Iterator[Tree]:
     """`LOWER(country) = 'france'` for `country = 'France'`, where no other spelling is in the data; texts
-    sorted by their capitals."""
+    sorted by their capitals; UPPER of what is in capitals."""
+    for node, attribute in _plain_columns(tree, known):
+        if attribute.kind == "text" and known.last and node.parent is tree:
+            values = [v for v, _ in known.values(*attribute.origin)]
+            for kind, is_so in ((exp.Upper, str.isupper), (exp.Lower, str.islower)):
+                if values and all(isinstance(v, str) and is_so(v) for v in values):
+                    yield edited(tree, (node, kind(this=node.copy())))
     for key in tree.find_all(exp.Ordered):
         attribute = _attribute(key.this, known)
         if attribute is not None and attribute.kind == "text" and attribute.origin:
