@@ -158,10 +158,16 @@ def _words(name: str) -> str:
 
 
 def _nearest(
-    attribute: Attribute, home: str, sources: Iterable[tuple[str, Relation]], rng: Random, n: int = 8
+    attribute: Attribute,
+    home: str,
+    sources: Iterable[tuple[str, Relation]],
+    rng: Random,
+    n: int = 8,
+    shown: bool = False,
 ) -> list[tuple[str, Attribute]]:
     """Other columns (source, attribute) that one could take for `attribute`, the most alike first, with
-    some chance."""
+    some chance; where a column is `shown`, names first: wrong answers to Spider show a name that is not
+    asked for nearly as often (11 times in 91) as they show something else for a name (16 times)."""
     found = []
     for alias, relation in sources:
         for other in relation.attributes:
@@ -172,9 +178,13 @@ def _nearest(
             near += (
                 0.5 * (other.kind == attribute.kind) + 0.3 * same_source + 0.3 * (other.key == attribute.key)
             )
+            near += 0.5 * (shown and _NAME.search(other.name) is not None)
             found.append((near + 0.6 * rng.random(), alias, other))
     found.sort(key=lambda item: -item[0])
     return [(alias, other) for _, alias, other in found[:n]]
+
+
+_NAME = re.compile(r"name|title", re.IGNORECASE)
 
 
 def _shuffled(items: Iterable, rng: Random) -> list:
@@ -275,7 +285,7 @@ def _other_columns(tree: Tree, select: exp.Select, known: Known, rng: Random) ->
             continue
         alias, attribute, _ = where
         summed = node.find_ancestor(exp.Sum, exp.Avg) is not None
-        for source, other in _nearest(attribute, alias, sources_of(select, known), rng):
+        for source, other in _nearest(attribute, alias, sources_of(select, known), rng, shown=True):
             if summed and (other.kind != "number" or other.key):
                 continue
             if attribute.origin is not None and other.origin is None:
