@@ -357,17 +357,17 @@ FREQUENCIES: dict[str, float] = {
 #: same benchmark. Nearly every step can show another column, few have a LIMIT: what is drawn for a step is
 #: weighed by the inverse, so that the errors of a file come out about as often as they should.
 REACH: dict[str, float] = {
-    "column": 0.62, "order_key": 0.12, "group_key": 0.09, "unknown_column": 0.95, "ambiguous_column": 0.19,
-    "missing_column": 0.19, "extra_column": 0.37, "table": 0.39, "unknown_table": 1.00,
-    "join_missing": 0.01, "join_extra": 0.32, "join_key": 0.20, "join_kind": 0.01, "value": 0.26,
-    "like_pattern": 0.01, "limit": 0.08, "data_format": 0.26, "comparison": 0.15, "logic": 0.05,
-    "negation": 0.04, "condition_column": 0.13, "having": 0.00, "condition_missing": 0.13,
-    "condition_extra": 0.52, "implicit_condition_missing": 0.00, "aggregate": 0.12,
-    "aggregate_misuse": 0.19, "conditional": 0.00, "conversion": 0.09, "date_time": 0.06,
-    "unknown_function": 0.08, "arithmetic": 0.00, "rounding": 0.03, "string_function": 0.64, "window": 0.09,
-    "group_missing": 0.12, "order_missing": 0.09, "limit_missing": 0.08, "group_extra": 0.17,
-    "limit_extra": 0.05, "subquery": 0.03, "subquery_missing": 0.03, "partial_query": 0.37,
-    "order_direction": 0.13, "distinct": 0.14, "set_operation": 0.03,
+    "column": 0.62, "order_key": 0.10, "group_key": 0.07, "unknown_column": 0.96, "ambiguous_column": 0.21,
+    "missing_column": 0.16, "extra_column": 0.35, "table": 0.51, "unknown_table": 1.00,
+    "join_missing": 0.04, "join_extra": 0.34, "join_key": 0.19, "join_kind": 0.03, "value": 0.23,
+    "like_pattern": 0.01, "limit": 0.07, "data_format": 0.23, "comparison": 0.14, "logic": 0.03,
+    "negation": 0.04, "condition_column": 0.13, "having": 0.00, "condition_missing": 0.08,
+    "condition_extra": 0.50, "implicit_condition_missing": 0.00, "aggregate": 0.10,
+    "aggregate_misuse": 0.17, "conditional": 0.00, "conversion": 0.09, "date_time": 0.05,
+    "unknown_function": 0.06, "arithmetic": 0.00, "rounding": 0.03, "string_function": 0.57, "window": 0.08,
+    "group_missing": 0.11, "order_missing": 0.07, "limit_missing": 0.07, "group_extra": 0.12,
+    "limit_extra": 0.05, "subquery": 0.03, "subquery_missing": 0.02, "partial_query": 0.43,
+    "order_direction": 0.11, "distinct": 0.05, "set_operation": 0.03,
 }  # fmt: skip
 _RARE = 0.02  # kinds that are possible still more rarely are weighed like these
 

@@ -451,7 +451,8 @@ def in_list(tree: Tree, known: Known) -> Iterator[Tree]:
 
 
 def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
-    """`year = 2014 AND year >= 2014`, `age > 30 AND NOT age IS NULL`; a number that is never negative."""
+    """`year = 2014 AND year >= 2014`, `age > 30 AND NOT age IS NULL`; a key, or a number of which only
+    aggregates are shown, that is not below zero (NULL would be dropped elsewhere)."""
     for select in tree.find_all(exp.Select):
         where = select.args.get("where")
         stated = _conjuncts(where.this) if where is not None else []
@@ -463,7 +464,8 @@ def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
             for alias, relation in sources_of(select, known):
                 for attribute in relation.attributes:
                     column = written_like(select, alias, attribute.name, known)
-                    found += _never_negative(column, attribute, known)
+                    if _identifies(attribute, known) or _alone_aggregated(column, select):
+                        found += _never_negative(column, attribute, known)
         for new in found:
             if new in stated:
                 continue
@@ -477,9 +479,17 @@ def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
                 yield edited(tree, (where.this, exp.And(this=old, expression=new)))
 
 
+def _alone_aggregated(column: Tree, select: exp.Select) -> bool:
+    """Whether a SELECT shows nothing but aggregates of one column, which pass over its NULLs."""
+    calls = [p.unalias() for p in select.expressions]
+    return not select.args.get("group") and all(
+        isinstance(call, (exp.Sum, exp.Avg, exp.Min, exp.Max)) and call.this == column for call in calls
+    )
+
+
 def _never_negative(column: Tree, attribute: Attribute, known: Known) -> list[Tree]:
     values = [v for v, _ in known.values(*attribute.origin)] if attribute.origin else []
-    if attribute.kind != "number" or not values or attribute.key:
+    if attribute.kind != "number" or not values:
         return []
     if not all(isinstance(v, (int, float)) and v >= 0 for v in values):
         return []
@@ -555,7 +565,7 @@ def count(tree: Tree, known: Known) -> Iterator[Tree]:
         if len(sources) == len(source_nodes(select)) == 1:
             for attribute in [a for a in sources[0][1].attributes if a.key and a.origin][:2]:
                 made.append(exp.Count(this=column_node(attribute.name)))
-                if _identifies(attribute, known):
+                if _identifies(attribute, known) and not sources[0][1].step:
                     made.append(exp.Count(this=exp.Distinct(expressions=[column_node(attribute.name)])))
         total = exp.Sum(this=_whole(1))
         made.append(total if select.args.get("group") else exp.Coalesce(this=total, expressions=[_whole(0)]))
