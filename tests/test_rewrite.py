@@ -34,7 +34,9 @@ def music(tmp_path_factory):
     schema = read_schema(path)
 
     def values(table, column):
-        sql = f"SELECT {column}, COUNT(*) FROM {table} WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        sql = (
+            f"SELECT {column}, COUNT(*) FROM {table} WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
         return connection.execute(sql).fetchall()
 
     yield connection, Known(tables_of(schema), links_of(schema), values)

@@ -637,13 +637,17 @@ def group_finer(tree: Tree, known: Known) -> Iterator[Tree]:
             keys = [column_node(first.name)] if first is not None and _identifies(first, known) else []
         elif where is not None and not any(is_star(p) for p in select.expressions):
             equal = [n for n in _conjuncts(where.this) if isinstance(n, exp.EQ)]
-            keys = [
-                n.this for n in equal if isinstance(n.this, exp.Column) and isinstance(n.expression, exp.Literal)
-            ]
+            fixed = [n.this for n in equal if isinstance(n.expression, exp.Literal)]
+            keys = [column for column in fixed if isinstance(column, exp.Column)]
         for key in keys:
             new = select.copy()
             new.set("group", exp.Group(expressions=[key.copy()]))
             yield edited(tree, (select, new))
+
+
+def _named_outside(select: exp.Select) -> bool:
+    """Whether a SELECT is a derived table, whose columns are read by their names."""
+    return isinstance(select.parent, exp.Subquery) and isinstance(select.parent.parent, (exp.From, exp.Join))
 
 
 def group_extreme(tree: Tree, known: Known) -> Iterator[Tree]:
@@ -652,7 +656,7 @@ def group_extreme(tree: Tree, known: Known) -> Iterator[Tree]:
         group = select.args.get("group")
         keys = [resolve(k, known) for k in group.expressions if isinstance(k, exp.Column)] if group else []
         decided = {name for k in keys if k is not None for name in _decided(k[1], known)}
-        for shown in select.expressions:
+        for shown in select.expressions if decided and not _named_outside(select) else ():
             inner = shown.unalias()
             attribute = _attribute(inner, known)
             if attribute is None or not attribute.origin or attribute.origin[0].lower() not in decided:
@@ -667,7 +671,7 @@ def extreme(tree: Tree, known: Known) -> Iterator[Tree]:
     others = ("group", "having", "distinct", "offset")
     for select in tree.find_all(exp.Select):
         order, limit, shown = select.args.get("order"), select.args.get("limit"), select.expressions
-        if len(shown) != 1 or any(select.args.get(k) for k in others):
+        if len(shown) != 1 or any(select.args.get(k) for k in others) or _named_outside(select):
             continue
         inner, new = shown[0].unalias(), select.copy()
         if isinstance(inner, exp.Max) and isinstance(inner.this, exp.Column) and not (order or limit):
@@ -677,13 +681,12 @@ def extreme(tree: Tree, known: Known) -> Iterator[Tree]:
             new.set("limit", exp.Limit(expression=_whole(1)))
             yield edited(tree, (select, new))
         elif isinstance(inner, exp.Column) and order is not None and limit is not None:
-            first = order.expressions[0]
-            if len(order.expressions) == 1 and first.args.get("desc") and first.this == inner:
-                if to_sql(limit.expression) == "1":
-                    new.set("expressions", [exp.Max(this=inner.copy())])
-                    new.set("order", None)
-                    new.set("limit", None)
-                    yield edited(tree, (select, new))
+            key, one = order.expressions[0], to_sql(limit.expression) == "1"
+            if one and len(order.expressions) == 1 and key.args.get("desc") and key.this == inner:
+                new.set("expressions", [exp.Max(this=inner.copy())])
+                new.set("order", None)
+                new.set("limit", None)
+                yield edited(tree, (select, new))
 
 
 def idle_order(tree: Tree, known: Known) -> Iterator[Tree]:
