@@ -43,7 +43,8 @@ def music(tmp_path_factory):
     connection.close()
 
 
-JOIN = "SELECT singer.name, concert.year FROM singer JOIN concert ON singer.singer_id = concert.singer_id"
+JOINED = "singer JOIN concert ON singer.singer_id = concert.singer_id"
+JOIN = f"SELECT singer.name, concert.year FROM {JOINED}"
 HEARD = "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM concert WHERE year = 2014)"
 AGES = "SELECT name FROM singer WHERE age >= 25 AND age <= 30"
 
@@ -180,8 +181,8 @@ TABLE = [
     ),
     (
         "group_finer",
-        f"SELECT singer.name, COUNT(*) FROM {JOIN.partition(' FROM ')[2]} GROUP BY concert.singer_id",
-        f"SELECT singer.name, COUNT(*) FROM {JOIN.partition(' FROM ')[2]} GROUP BY singer.name, concert.singer_id",
+        f"SELECT singer.name, COUNT(*) FROM {JOINED} GROUP BY concert.singer_id",
+        f"SELECT singer.name, COUNT(*) FROM {JOINED} GROUP BY singer.name, concert.singer_id",
     ),
     ("group_finer", "SELECT name FROM singer", "SELECT name FROM singer GROUP BY singer_id"),
     (
@@ -191,8 +192,8 @@ TABLE = [
     ),
     (
         "group_extreme",
-        f"SELECT singer.name, COUNT(*) FROM {JOIN.partition(' FROM ')[2]} GROUP BY concert.singer_id",
-        f"SELECT MAX(singer.name), COUNT(*) FROM {JOIN.partition(' FROM ')[2]} GROUP BY concert.singer_id",
+        f"SELECT singer.name, COUNT(*) FROM {JOINED} GROUP BY concert.singer_id",
+        f"SELECT MAX(singer.name), COUNT(*) FROM {JOINED} GROUP BY concert.singer_id",
     ),
     ("extreme", "SELECT MAX(age) FROM singer", "SELECT age FROM singer ORDER BY age DESC LIMIT 1"),
     ("extreme", "SELECT age FROM singer ORDER BY age DESC LIMIT 1", "SELECT MAX(age) FROM singer"),

@@ -36,13 +36,16 @@ from prm.sql.rewrite import alternatives
 #: nothing.
 _ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
 _ABOUT_LIMIT = frozenset({"limit", "limit_missing", "limit_extra"})
-#: Errors that bring in what rewritten right chains have, too. If those were made wrong by them as often as
-#: gold's own chain, the words would stand in more wrong steps than right ones.
-_BRINGING = frozenset(
-    "aggregate conditional conversion condition_extra date_time distinct group_extra group_key join_extra "
-    "join_kind limit_extra negation order_key rounding string_function window".split()
-)
-_BRUNG_TO_GOLD = 0.9  # their share that is made from gold's own chain
+#: Errors that bring in what rewrites bring in, or that would strike it. Were rewritten chains made wrong by
+#: them as often as gold's own, those words would stand in more wrong steps than right ones.
+_LIKE_REWRITES = frozenset(
+    {
+        "aggregate", "conditional", "conversion", "condition_extra", "date_time", "distinct", "group_extra",
+        "group_key", "join_extra", "join_kind", "limit_extra", "negation", "order_key", "rounding",
+        "string_function", "window",
+    }
+)  # fmt: skip
+_OF_GOLD = 0.9  # how much of their weight falls on gold's own chain, where there is another right one
 _TRIES = 8  # statements run for each chain wanted
 _CHOICE = 4  # wrong chains from which a hard negative is chosen
 _AGAIN = 0.5  # what one use of a kind of error leaves of its weight, for this question
@@ -242,12 +245,12 @@ class Mill:
         return None
 
     def _drawn(self, failing: bool | None, parent: int | None = None) -> list[str]:
-        """The kinds of errors in a random order by weight; with `failing=None` chance decides whether those
-        that do not run come first or not at all."""
+        """The kinds of errors in a random order by weight, for a right chain (`parent`) by what suits it;
+        with `failing=None` chance decides whether those that do not run come first or not at all."""
         weights = {name: self.weights[name] * _AGAIN ** self.used[name] for name in CATEGORIES}
         if parent is not None and len(self.rights) > 1:
-            share = _BRUNG_TO_GOLD if parent == 0 else 1 - _BRUNG_TO_GOLD
-            weights |= {name: weights[name] * 2 * share for name in _BRINGING}
+            share = _OF_GOLD if parent == 0 else 1 - _OF_GOLD
+            weights |= {name: 2 * share * weights[name] for name in _LIKE_REWRITES}
         if failing is None:
             failing = self.rng.random() < self.errors.failing and not self.errors.hard
         late = {name: self.rng.expovariate(weight) for name, weight in weights.items()}
