@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlglot
@@ -38,7 +39,6 @@ from prm.labeling.build import _Workplace as Workplace
 from prm.labeling.build import right_chain
 from prm.labeling.chains import Errors, Mill
 from prm.labeling.questions import read_questions
-from prm.sql.compare import is_ordered
 from prm.sql.database import DatabasePool
 from prm.sql.decompose import to_sql
 from prm.sql.mutate import CATEGORIES, FAILING
@@ -98,22 +98,24 @@ def reach(root: Path, every: int) -> dict[str, float]:
     """Share of the steps in which one of the first four variants of a category makes a wrong chain."""
     steps, found = 0, Counter()
     places: dict[Path | str, Workplace] = {}
-    pool = DatabasePool(1)
+    pool, folder = DatabasePool(1), TemporaryDirectory()
     for question in read_questions("spider", root, "train")[::every]:
         place = places.get(question.database)
         if place is None:
-            place = places[question.database] = Workplace(question.database, 5.0, pool)
+            place = places[question.database] = Workplace(question.database, 5.0, pool, folder.name)
         try:
             first, rows = right_chain(question, place)
         except Skip:
             continue
-        mill = Mill([first], rows, place, Random(0), is_ordered(question.sql), Errors())
-        for at in range(len(first.links)):
-            steps += 1
-            for category in CATEGORIES:
-                mill.tries = 4
-                found[category] += mill.next(0, at, category) is not None
+        with place.grounds(question.sql, rows, seed=0) as grounds:
+            mill = Mill([first], grounds, place.known, Random(0), Errors())
+            for at in range(len(first.links)):
+                steps += 1
+                for category in CATEGORIES:
+                    mill.tries = 4
+                    found[category] += mill.next(0, at, category) is not None
     pool.close()
+    folder.cleanup()
     return {category: round(found[category] / steps, 2) for category in CATEGORIES}
 
 

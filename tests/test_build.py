@@ -10,16 +10,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlglot
 
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
-from prm.labeling.chains import closeness
+from prm.labeling.chains import Ground, closeness, is_right, written
 from prm.labeling.questions import read_questions
+from prm.sql.chain import Link
 from prm.sql.compare import is_ordered, results_equal
-from prm.sql.database import SQLError, open_database
+from prm.sql.database import Rows, SQLError, open_database
 from prm.sql.decompose import assemble, decompose, parse_fragment
 from prm.sql.mutate import CATEGORIES, FAILING
+from prm.sql.variants import remake
 from prm.traces.trace import Trace
 
 DDL = """
@@ -129,9 +132,7 @@ def test_every_question_has_a_right_trace_and_wrong_ones(built):
         assert [t.id for t in group] == [f"{t.group}-{k}" for k, t in enumerate(group)]
         for trace in group:
             assert (trace.question, trace.gold_sql, trace.db_id) == (question, sql, "library")
-            assert (
-                trace.label_source == "execution" and "author(author_id INTEGER PRIMARY KEY" in trace.schema
-            )
+            assert "author(author_id INTEGER PRIMARY KEY" in trace.schema
     assert summary["traces"] == len(traces) and summary["skipped"] == {}
     rights = sum(trace.first_error < 0 for trace in traces)
     assert summary["right_alternatives"] == rights - len(QUESTIONS) >= 8
@@ -171,8 +172,10 @@ def test_a_wrong_trace_is_its_parent_up_to_its_error(built):
     assert used[False] > 15 and used[True] > 15  # rewritten traces have wrong children, too
 
 
-def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(built, spider):
-    with open_database(spider / "database" / "library" / "library.sqlite") as database:
+def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(built, spider, tmp_path):
+    """On the database itself, or else on the variant that the trace names."""
+    path, by_variant = spider / "database" / "library" / "library.sqlite", 0
+    with open_database(path) as database:
         for trace in built[1]:
             assert trace.sql == assemble([step.sql for step in trace.steps])
             gold = database.execute(trace.gold_sql)
@@ -181,7 +184,31 @@ def test_sql_is_the_steps_put_together_and_differs_from_gold_just_when_wrong(bui
                     database.execute(trace.sql)
                 continue
             equal = results_equal(gold, database.execute(trace.sql), ordered=is_ordered(trace.gold_sql))
-            assert equal == (trace.labels[-1] == 1), trace.sql
+            if trace.label_source == "execution":
+                assert equal == (trace.labels[-1] == 1), trace.sql
+                continue
+            assert equal and trace.labels[-1] == 0, trace.sql
+            by_variant += 1
+            variant = remake(path, trace.gold_sql, trace.label_source, tmp_path)
+            with open_database(variant.path) as there:
+                assert not results_equal(variant.gold, there.execute(trace.sql), ordered=variant.ordered)
+    assert built[2]["label_sources"] == {"execution": len(built[1]) - by_variant, "variant": by_variant}
+    assert by_variant > 0
+
+
+def test_a_chain_is_right_only_where_it_equals_gold_everywhere():
+    """Equal on the database by accident, different on the second ground; on the third it does not run."""
+    chain = written([Link("", sqlglot.parse_one("SELECT 1", dialect="sqlite"))])
+
+    def ground(rows):
+        return Ground("execution", Rows([(1,)]), False, lambda _: rows if rows else fail())
+
+    def fail():
+        raise SQLError("no such table", "error")
+
+    assert is_right(chain, [ground([(1,)]), ground([(1,)])])
+    assert not is_right(chain, [ground([(1,)]), ground([(2,)])])
+    assert not is_right(chain, [ground([(1,)]), ground(None)])
 
 
 def test_some_wrong_steps_do_not_run(spider, tmp_path):
@@ -518,6 +545,36 @@ def test_a_gold_query_too_deep_to_handle_is_skipped(tmp_path):
     summary = build("spider", tmp_path, "dev", tmp_path / "dev.jsonl", wrong_per_question=1)
     assert summary["questions_with_traces"] + sum(summary["skipped"].values()) == 2
     assert summary["traces"] > 1
+
+
+def test_a_quote_that_is_not_closed_names_its_line(tmp_path):
+    text = 'question,sql,database\nq,SELECT 1,a.sqlite\n"q,SELECT 1,a.sqlite\nr,SELECT 2,a.sqlite\n'
+    (tmp_path / "mine.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "a.sqlite").write_bytes(b"")
+    with pytest.raises(InputError, match=r"mine\.csv:3: from here on no readable CSV"):
+        read_questions("table", tmp_path / "mine.csv", None)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    row = '{"question": "q", "sql": "SELECT 1", "sql": "SELECT 2", "database": "a.sqlite"}\n'
+    (tmp_path / "mine.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(InputError, match=r"mine\.jsonl:1: the key 'sql' stands twice"):
+        read_questions("table", tmp_path / "mine.jsonl", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--output", "traces.parquet"], "traces.parquet: JSON lines are written here, not .parquet"),
+        (["--output", "traces.jsonl.gz"], "not .gz"),
+        (["--output", "traces.jsonl", "--timeout", "nan"], "--timeout must be more than 0 seconds"),
+        (["--output", "traces.jsonl", "--timeout", "0"], "--timeout must be more than 0 seconds"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(spider, tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", "--layout", "spider", "--root", str(spider), "--split", "dev", *arguments]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.glob("traces*"))
 
 
 def test_a_csv_needs_its_columns(tmp_path):

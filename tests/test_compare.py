@@ -48,10 +48,17 @@ TABLE = [
     ([("a",)], [(b"a",)], False, False),
     ([(b"a",)], [(b"a",)], True, True),
     ([(0.1 + 0.2,)], [(0.3,)], True, True),
-    ([(1 / 3,)], [(0.3333333333,)], True, True),
+    ([(1 / 3,)], [(0.3333333333333,)], True, True),
     ([(1 / 3,)], [(0.333333,)], False, False),  # ROUND(x, 6) is another answer
+    ([(2460311.0,)], [(2460311.0 + 1 / 86400,)], False, False),  # a second of julianday()
+    ([(1600000000.25,)], [(1600000000.5,)], False, False),
+    ([(1600000000 + i / 4,) for i in range(9)], [(1600000000.25,)] * 9, False, False),
+    ([(i * 9e-13,) for i in range(1000)], [(0.0,)] * 1000, False, False),  # small differences add up to none
+    # two counts are two counts, also beside a fraction between them
+    ([(10**13, 10**13 + 0.5)], [(10**13 + 1, 10**13 + 0.5)], False, False),
+    ([(2.9999999999999996,)], [(3,)], True, True),
     ([(1234567.89,)], [(1234567.88,)], False, False),  # a cent in a million
-    ([(1e-12,)], [(0,)], True, True),  # what 0.1 + 0.2 - 0.3 leaves
+    ([(1e-12,)], [(0,)], True, True),  # what sums may leave of nothing
     ([(3000001,)], [(3000002,)], False, False),
     ([(3000001.0,)], [(3000002.0,)], False, False),
     ([(12345678901,)], [(12345678902.0,)], False, False),

@@ -85,7 +85,7 @@ def test_what_waits_behind_a_killed_statement_is_run_by_the_next_worker(paths: l
         assert (first, second, third) == ([(3,)], [(4,)], [(5,)]) and never.kind == "timeout"
 
 
-def test_a_statement_that_loses_two_workers_is_crashed_and_the_others_are_not(paths: list[Path]) -> None:
+def test_a_statement_that_loses_every_worker_is_crashed_and_the_others_are_not(paths: list[Path]) -> None:
     stop = threading.Event()
     with DatabasePool(2) as pool:
         database = open_database(paths[0], timeout=2.0, pool=pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import pytest
 from test_build import QUESTIONS, make_database, write_json
@@ -38,10 +39,10 @@ def rows(root):
 def checked(root, tmp_path):
     """`checked(rows)`: the violations as (line, check, message), and the findings."""
 
-    def check(rows, databases=None, workers=1):
+    def check(rows, workers=1):
         file = tmp_path / "t.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        findings = check_traces(located_traces([str(file)]), databases or root, workers=workers)
+        findings = check_traces(located_traces([str(file)]), partial(locate_database, root), workers=workers)
         assert {v.file for v in findings.violations} <= {str(file)}
         return [(v.line, v.check, v.message) for v in findings.violations], findings
 
@@ -219,9 +220,9 @@ def test_same_rows_and_labels(checked, row, violated):
         ({"sql": None}, "no sql or no gold_sql"),
         ({"label_scheme": "step"}, "labels that judge their step alone"),
         ({"label_source": "human"}, "labels not by execution (human)"),
-        ({"db_id": "zoo"}, "no such database in the folder"),
-        ({"db_id": "../database/library"}, "no such database in the folder"),
-        ({"db_id": None}, "no such database in the folder"),
+        ({"db_id": "zoo"}, "no such database"),
+        ({"db_id": "../database/library"}, "no such database"),
+        ({"db_id": None}, "no such database"),
         ({"steps": [{"text": "t", "label": None}]}, "a last label that is neither 0 nor 1"),
         ({"steps": [{"text": "t", "label": 0.4}]}, "a last label that is neither 0 nor 1"),
     ],
@@ -350,3 +351,21 @@ def test_a_variant_is_made_again_and_asked(root, checked):
     assert "labelled wrong, but its result is gold's on the database" in found[2]
     (found,) = checked([answer(sql, 0, gold=gold) | {"label_source": "variant:0:0:00000000"}])[0]
     assert "cannot be made again" in found[2]
+
+
+def test_sqlite_by_url(root, rows, tmp_path):
+    """The same by either option, variants too; one of them at a time."""
+    gold = "SELECT name FROM author WHERE born > 1950"
+    path = root / "database" / "library" / "library.sqlite"
+    sql = "SELECT name FROM author WHERE born > 1951"
+    with open_database(path) as database, Suite(database, gold, folder=tmp_path) as suite:
+        suite.distil([sql])
+        named = {"label_source": suite.verdict(sql).on}
+    file = tmp_path / "t.jsonl"
+    rows = [*rows, answer(sql, 0, gold=gold) | named]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    by_folder = verify([str(file)], root)
+    by_url = verify([str(file)], database_url=f"sqlite:///{root}/database/{{db_id}}/{{db_id}}.sqlite")
+    assert by_folder == by_url and by_url["checks"]["answer"]["checked"] == len(rows)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(file), "--databases", str(root), "--database-url", "duckdb:///x.duckdb"])

@@ -5,6 +5,9 @@ The right chains are gold's own decomposition and rewrites of it that give the s
 a second one in a later step, kept only if its result differs from gold's, or if it is of a kind that the
 database refuses.
 
+Equal by accident is not equal: a right chain gives gold's result on the database and on variants of it
+(`Ground`, `prm.sql.variants`), and a wrong one may differ on a variant only, which it then names.
+
 What would give a wrong chain away without reading the question is kept out. Right and wrong steps come from
 the same renderer and have names by the same rules. Each step of a chain makes the same share of the chains
 wrong that were right before it, so that its position says nothing. And right chains are rewritten with what
@@ -19,13 +22,12 @@ that policies make, and rare kinds (a needless LOWER, a window) are those that w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Protocol
 
 from prm.sql.chain import Known, Link
-from prm.sql.compare import results_equal
+from prm.sql.compare import Undecided, results_equal
 from prm.sql.database import Rows, SQLError
 from prm.sql.decompose import assemble, render_fragment
 from prm.sql.describe import describe
@@ -51,24 +53,31 @@ _CHOICE = 4  # wrong chains from which a hard negative is chosen
 _AGAIN = 0.5  # what one use of a kind of error leaves of its weight, for this question
 
 
-class Place(Protocol):
-    """A database as this module needs it: what is known of it, and the rows of a statement."""
+@dataclass(frozen=True)
+class Ground:
+    """Where chains are set against gold: the database itself, or a variant of it (`source` is then its name).
 
-    known: Known
+    `gold` are gold's rows there, `ordered`: in an order that counts; `run` gives the rows of a chain's
+    fragments put together, or SQLError. The first ground of a question is the database itself.
+    """
 
-    def run_steps(self, fragments: Sequence[str]) -> Rows:
-        """The rows of the steps put together, or SQLError."""
+    source: str  # the `label_source` of what is seen there
+    gold: Rows
+    ordered: bool
+    run: Callable[[Sequence[str]], Rows]
 
 
 @dataclass(frozen=True)
 class Chain:
     """`written`: sentence and fragment of each step. A wrong chain has `errors` (step -> category) and the
-    index of the right chain (`parent`) that it equals before the first of them."""
+    index of the right chain (`parent`) that it equals before the first of them; `source` is the ground on
+    which it differs from gold."""
 
     links: list[Link]
     written: list[tuple[str, str]]
     errors: dict[int, str] = field(default_factory=dict)
     parent: int | None = None
+    source: str = "execution"
 
     @property
     def first_error(self) -> int:
@@ -112,25 +121,25 @@ def same_answer(gold: Rows, rows: Rows, *, ordered: bool, errors: Collection[str
 
 
 def right_chains(
-    first: Chain, rows: Rows, place: Place, rng: Random, *, n: int, ordered: bool
+    first: Chain, grounds: Sequence[Ground], known: Known, rng: Random, *, n: int
 ) -> list[Chain]:
-    """The decomposition `first` and up to `n` - 1 rewrites with the same result as gold's `rows`."""
+    """The decomposition `first` and up to `n` - 1 rewrites that are right, too."""
     found, seen, tries = [first], {first.sentences}, _TRIES * (n - 1)
-    rewritten = alternatives(first.links, place.known, rng)
+    rewritten = alternatives(first.links, known, rng)
     while len(found) < n and tries > 0 and (links := next(rewritten, None)) is not None:
         tries -= 1
         chain = written(links)
-        if chain.sentences not in seen and _is_right(chain, rows, place, ordered):
+        if chain.sentences not in seen and is_right(chain, grounds):
             seen.add(chain.sentences)
             found.append(chain)
     return found
 
 
-def _is_right(chain: Chain, rows: Rows, place: Place, ordered: bool) -> bool:
-    """Whether a rewritten chain is equal to gold, as far as is tested: the one place that says so."""
+def is_right(chain: Chain, grounds: Sequence[Ground]) -> bool:
+    """Whether a chain without errors gives gold's result wherever it is tried: the one place that says so."""
     try:
-        return same_answer(rows, place.run_steps(chain.fragments), ordered=ordered)
-    except SQLError:
+        return all(same_answer(g.gold, g.run(chain.fragments), ordered=g.ordered) for g in grounds)
+    except (SQLError, Undecided):
         return False
 
 
@@ -160,10 +169,10 @@ class Errors:
 
 
 def wrong_chains(
-    rights: list[Chain], rows: Rows, place: Place, rng: Random, *, n: int, ordered: bool, errors: Errors
+    rights: list[Chain], grounds: Sequence[Ground], known: Known, rng: Random, *, n: int, errors: Errors
 ) -> Iterator[Chain]:
     """Up to `n` wrong chains, made from the right ones in turn."""
-    mill = Mill(rights, rows, place, rng, ordered, errors)
+    mill = Mill(rights, grounds, known, rng, errors)
     parents = list(range(len(rights)))
     mill.tries = _TRIES * n * (_CHOICE if errors.hard else 1)
     mill.share_right = len(rights) / (len(rights) + n)
@@ -181,10 +190,10 @@ class Mill:
     """Makes wrong chains of one question; remembers what has been tried."""
 
     def __init__(
-        self, rights: list[Chain], rows: Rows, place: Place, rng: Random, ordered: bool, errors: Errors
+        self, rights: list[Chain], grounds: Sequence[Ground], known: Known, rng: Random, errors: Errors
     ) -> None:
-        self.rights, self.rows, self.place, self.rng = rights, rows, place, rng
-        self.ordered, self.errors, self.weights = ordered, errors, errors.weights
+        self.rights, self.grounds, self.known, self.rng = rights, grounds, known, rng
+        self.errors, self.weights = errors, errors.weights
         self.tries = 0
         self.share_right = 0.5  # of the question's chains
         self.used: Counter[str] = Counter()
@@ -218,8 +227,7 @@ class Mill:
         for category in self._drawn(failing=None, parent=parent):
             made = self.next(parent, at, category)
             if made is not None:
-                chain, result = made
-                found.append((closeness(self.rows, result) if self.errors.hard else 0.0, chain))
+                found.append((made.closeness if self.errors.hard else 0.0, made.chain))
             if self.tries <= 0 or len(found) >= (_CHOICE if self.errors.hard else 1):
                 break
         if not found:
@@ -227,19 +235,19 @@ class Mill:
         best = max(found, key=lambda item: item[0])[1]
         return self._with_more(best)
 
-    def next(self, parent: int, at: int, category: str) -> tuple[Chain, Rows] | None:
-        """The next wrong chain, with its rows, by one kind of error in one step of a right chain."""
+    def next(self, parent: int, at: int, category: str) -> Wrong | None:
+        """The next wrong chain by one kind of error in one step of a right chain."""
         right, key = self.rights[parent], (parent, at, category)
         if key not in self.variants:
-            self.variants[key] = chain_variants(category, right.links, at, self.place.known, self.rng)
+            self.variants[key] = chain_variants(category, right.links, at, self.known, self.rng)
         for links in self.variants[key]:
             chain = self._changed(right, parent, links, {at: category})
             if chain is None:
                 continue
             self.tries -= 1
-            result = self._wrong_result(chain, category)
-            if result is not None:
-                return chain, result
+            wrong = self._proved(chain, category)
+            if wrong is not None:
+                return wrong
             if self.tries <= 0:
                 break
         return None
@@ -269,26 +277,34 @@ class Mill:
             return None
         return None if chain.sentences[: at + 1] in self.right_beginnings else chain
 
-    def _wrong_result(self, chain: Chain, category: str) -> Rows | None:
-        """The rows of the changed chain where they differ from gold's for certain (none at all where the
-        error is of a kind that does not run); None where they do not differ, or only by chance."""
-        try:
-            result = self.place.run_steps(chain.fragments)
-            if category in FAILING:
-                return None
-            if same_answer(self.rows, result, ordered=self.ordered, errors=chain.errors.values()):
-                return None
-            both = (chain.links, self.rights[chain.parent].links)
-            if category not in _ABOUT_ORDER | _ABOUT_LIMIT and all(
-                links[-1].tree.args.get("limit") for links in both
-            ):
-                # Which of several tied rows LIMIT keeps is chance: the results must differ without it, too.
-                unlimited = [self.place.run_steps(_unlimited(links)) for links in both]
-                if results_equal(*unlimited, ordered=False):
+    def _proved(self, chain: Chain, category: str) -> Wrong | None:
+        """The changed chain with the first ground on which its result differs from gold's for certain (it
+        has none where its error is of a kind that does not run); None where it does not differ, or only by
+        chance."""
+        if category in FAILING:
+            try:
+                self.grounds[0].run(chain.fragments)
+            except SQLError as error:
+                return Wrong(chain, self.grounds[0], Rows()) if error.kind == "error" else None
+            return None
+        for ground in self.grounds:
+            try:
+                rows = ground.run(chain.fragments)
+                same = same_answer(ground.gold, rows, ordered=ground.ordered, errors=chain.errors.values())
+                if not same and not self._by_ties(chain, category, ground):
+                    return Wrong(replace(chain, source=ground.source), ground, rows)
+            except (SQLError, Undecided):
+                if ground is self.grounds[0]:  # it should run
                     return None
-            return result
-        except SQLError as error:
-            return [] if category in FAILING and error.kind == "error" else None
+        return None
+
+    def _by_ties(self, chain: Chain, category: str, ground: Ground) -> bool:
+        """Whether a result differs only in which rows LIMIT keeps: of several that tie, that is chance."""
+        both = (chain.links, self.rights[chain.parent].links)
+        limited = all(links[-1].tree.args.get("limit") for links in both)
+        if category in _ABOUT_ORDER | _ABOUT_LIMIT or not limited:
+            return False
+        return results_equal(*(ground.run(_unlimited(links)) for links in both), ordered=False)
 
     def _with_more(self, chain: Chain) -> Chain:
         """The wrong chain with further errors in later steps, as many as real wrong answers have."""
@@ -304,18 +320,20 @@ class Mill:
 
     def _one_more(self, chain: Chain, at: int) -> Chain | None:
         """The wrong chain with an error in step `at`, too: with a result unlike gold's and unlike its own."""
-        try:
-            own = self.place.run_steps(chain.fragments)
-        except SQLError:  # it has run before, in time
-            return None
         for category in self._drawn(failing=False)[:_TRIES]:
-            links = next(chain_variants(category, chain.links, at, self.place.known, self.rng), None)
+            links = next(chain_variants(category, chain.links, at, self.known, self.rng), None)
             if links is None:
                 continue
             more = self._changed(chain, chain.parent, links, chain.errors | {at: category})
-            result = self._wrong_result(more, category) if more is not None else None
-            if result is not None and not results_equal(own, result, ordered=self.ordered):
-                return more
+            wrong = self._proved(more, category) if more is not None else None
+            if wrong is None:
+                continue
+            try:
+                own = wrong.ground.run(chain.fragments)
+            except SQLError:
+                continue
+            if not results_equal(own, wrong.rows, ordered=wrong.ground.ordered):
+                return wrong.chain
         return None
 
 
@@ -325,6 +343,19 @@ def _unlimited(links: list[Link]) -> list[str]:
     last.set("offset", None)
     fragments = [render_fragment(link.name, link.tree) for link in links[:-1]]
     return [*fragments, render_fragment("", last)]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong chain, the ground on which it differs from gold, and its rows there."""
+
+    chain: Chain
+    ground: Ground
+    rows: Rows
+
+    @property
+    def closeness(self) -> float:
+        return closeness(self.ground.gold, self.rows)
 
 
 def closeness(gold: Rows, rows: Rows) -> float:

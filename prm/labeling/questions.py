@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote as percent_quoted
 from urllib.parse import urlsplit
 
 from prm.errors import InputError
+from prm.traces.formats import no_key_twice
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _read_entries(
                 databases[db_id] = (
                     _find_database(db_id, folders, where, file)
                     if database_url is None
-                    else _with_name(database_url, db_id)
+                    else _database_at(database_url, db_id, f"{where}: ", file)
                 )
             evidence = entry.get("evidence")
             if evidence is not None and not isinstance(evidence, str):
@@ -120,7 +121,7 @@ def _read_entries(
 
 
 def _find_database(db_id: str, folders: list[Path], where: str, file: Path) -> Path:
-    if db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
+    if not _is_name(db_id):
         raise InputError(f"{where}: 'db_id' must be the name of a folder, not {db_id!r}", file=str(file))
     for folder in folders:
         path = folder / db_id / f"{db_id}.sqlite"
@@ -133,8 +134,15 @@ def _find_database(db_id: str, folders: list[Path], where: str, file: Path) -> P
     )
 
 
-def _with_name(database_url: str, db_id: str) -> str:
-    return database_url.replace("{db_id}", percent_quoted(db_id, safe=""))
+def _database_at(database_url: str, db_id: str, where: str, file: Path, line: int | None = None) -> str:
+    found = database_at(database_url, db_id)
+    if found is None:
+        raise InputError(
+            f"{where}{db_id[:80]!r} is no name of a database; --database-url wants one for {{db_id}}",
+            file=str(file),
+            line=line,
+        )
+    return found
 
 
 def _read_table(file: Path, database_url: str | None) -> list[Question]:
@@ -157,7 +165,7 @@ def _read_table(file: Path, database_url: str | None) -> list[Question]:
         database: Path | str = file.parent / path
         db_id = Path(path).stem
         if database_url is not None:
-            database = _with_name(database_url, db_id)
+            database = _database_at(database_url, db_id, "", file, line)
             db_id = db_id or Path(urlsplit(database).path).stem
         elif not database.is_file():
             raise InputError(
@@ -182,6 +190,7 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
     if not file.is_file():
         raise InputError("no such file; --layout table wants a JSONL or CSV file as --root", file=str(file))
     if file.suffix.lower() == ".csv":
+        line = 1
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
@@ -199,14 +208,17 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
                     yield line, {key: value for key, value in row.items() if value}
                     line = reader.line_num + 1
         except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"no readable CSV ({error}); save it as UTF-8 CSV", file=str(file)) from None
+            message = f"from here on no readable CSV ({error}); close every quote, and save it as UTF-8"
+            raise InputError(message, file=str(file), line=line) from None
         return
     with open(file, "rb") as stream:
         for line, raw in enumerate(stream, 1):
             if not raw.strip():
                 continue
             try:
-                row = json.loads(raw.decode("utf-8-sig"))
+                row = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=no_key_twice)
+            except InputError as error:
+                raise InputError(str(error), file=str(file), line=line) from None
             except (UnicodeDecodeError, ValueError, RecursionError) as error:
                 raise InputError(
                     f"no JSON object ({error}); one object a line", file=str(file), line=line
@@ -218,7 +230,9 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes().decode("utf-8-sig"))
+        return json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=no_key_twice)
+    except InputError as error:
+        raise InputError(str(error), file=str(file)) from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno
@@ -255,7 +269,7 @@ def locate_database(root: str | Path, db_id: str | None) -> Path | None:
     (or .db), or `<db>.sqlite`, in `root` itself, in Spider's `database/` and `test_database/`, or in BIRD's
     `dev_databases/`, which may lie one folder deeper.
     """
-    if not db_id or db_id in (".", "..") or "/" in db_id or "\\" in db_id or "\0" in db_id:
+    if not _is_name(db_id):
         return None
     for folder in _database_folders(Path(root)):
         for suffix in (".sqlite", ".db", ".sqlite3"):
@@ -263,6 +277,19 @@ def locate_database(root: str | Path, db_id: str | None) -> Path | None:
                 if path.is_file():
                     return path
     return None
+
+
+def database_at(database_url: str, db_id: str | None) -> str | None:
+    """The URL of a database by its name, which takes the place of `{db_id}`; None where it is no name and
+    one is needed."""
+    if "{db_id}" not in database_url:
+        return database_url
+    return database_url.replace("{db_id}", percent_quoted(db_id, safe="")) if _is_name(db_id) else None
+
+
+def _is_name(db_id: str | None) -> TypeGuard[str]:
+    """Whether it can be the name of a file or a database, and leads nowhere else."""
+    return bool(db_id) and db_id not in (".", "..") and not set(db_id) & set("/\\\0")
 
 
 def _database_folders(root: Path) -> Iterator[Path]:

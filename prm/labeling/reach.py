@@ -27,6 +27,9 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
 called lost only in comparison with what gold itself subtracts.
 
+Gold that is written in CTEs or derived tables is first said in plain SELECTs (`prm.sql.inline`), where it
+then is still gold by execution. What stays a derived table takes a step in its own SELECT only.
+
 Everything else is unknown. That two results are equal is claimed in one place only, `Gold.same`.
 """
 
@@ -47,9 +50,10 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from prm.sql.compare import Undecided, results_equal
-from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.database import Database, Rows, SQLError, open_steadily
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
+from prm.sql.inline import inlined
 from prm.sql.schema import Schema
 from prm.sql.tables import quote
 from prm.sql.variants import Suite, Verdict, neighbours
@@ -276,7 +280,7 @@ class Gold:
         """Raises: SQLError if gold does not run."""
         self.database, self.schema = database, schema
         # Variants are read by the worker that the database has: to start one for each would cost most.
-        opener = partial(open_database, timeout=timeout, pool=database.pool)
+        opener = partial(open_steadily, timeout=timeout, pool=database.pool)
         self.suite = Suite(database, sql, folder=folder, opener=opener)
         self.rows, self.ordered = self.suite.gold, self.suite.ordered
         if self.rows:
@@ -288,11 +292,31 @@ class Gold:
             self.tree: Tree | None = sqlglot.parse_one(sql, dialect="sqlite")
         except (SqlglotError, RecursionError):
             self.tree = None
-        if self.tree is not None and (self.tree.args.get(WITH) or not isinstance(self.tree, exp.Query)):
-            self.tree = None  # gold that is written in CTEs: nothing is grafted into it yet
+        if not isinstance(self.tree, exp.Query):
+            self.tree = None
+        elif self.rows:
+            self._use_plain_form()
         if self.tree is not None and (without := _without_limit(self.tree)) is not None:
             with contextlib.suppress(SQLError):
                 self.unlimited = database.execute(to_sql(without))
+
+    def _use_plain_form(self) -> None:
+        """Take gold without its CTEs and derived tables for its tree, where it is still gold: by its rows
+        on the database (or by what ties with them, for two forms of gold may break ties in two ways) and on
+        all variants. Nothing is grafted into CTEs: where it is not, they leave gold without a tree."""
+        written, with_ctes = self.tree, self.tree.find(exp.CTE) is not None
+        derived = any(isinstance(s.parent, (exp.From, exp.Join)) for s in written.find_all(exp.Subquery))
+        if not (with_ctes or derived):
+            return
+        self.tree = inlined(written, self.schema)
+        if self.tree is not None:
+            verdict = self.same(to_sql(self.tree))
+            if verdict.equal is False and verdict.on == "database" and self.tied(self.rows):
+                verdict = self.suite.verdict_on_variants(to_sql(self.tree))
+            if verdict.equal:
+                return
+            self.__dict__.pop("_keyed", None)  # it was the other form's
+        self.tree = None if with_ctes else written
 
     def same(self, sql: str) -> Verdict:
         """Whether a statement gives gold's result on the database and on all variants, and where it does not:
@@ -361,7 +385,10 @@ class Gold:
         return keyed if len(keyed) >= len(self.rows) else None
 
     def unique(self, table: str, column: str) -> bool:
-        """Whether the values of a column tell the rows of its table apart."""
+        """Whether the values of a column tell the rows of its table apart, or (of a derived table, whose name
+        is "") may do so."""
+        if not table:
+            return True
         if (table, column) not in self._unique:
             t, c = quote(table), quote(column)
             try:
@@ -380,7 +407,8 @@ Place = tuple[str, str]  # alias in gold's SELECT, column
 
 
 class _Block:
-    """One SELECT of a fresh copy of gold, whose sources are tables that are joined by INNER JOINs."""
+    """One SELECT of a fresh copy of gold, whose sources are tables, and derived tables beside them, that are
+    joined by INNER JOINs. `aliases` of derived tables have the name ""."""
 
     def __init__(self, gold: Gold, index: int) -> None:
         self.tree: Tree = gold.tree.copy()
@@ -453,11 +481,13 @@ def _blocks(gold: Gold) -> list[int]:
         return []
     found = []
     for i, select in enumerate(gold.tree.find_all(exp.Select)):
-        plain = all(isinstance(n, exp.Table) and n.name.lower() in gold.known for n in _sources(select))
+        tables = [n for n in _sources(select) if isinstance(n, exp.Table)]
+        derived = [n for n in _sources(select) if isinstance(n, exp.Subquery) and n.alias]
+        known = all(n.name.lower() in gold.known for n in tables)
         joins = select.args.get("joins") or []
         inner = not any(j.side or j.method or j.args.get("using") for j in joins)
         names = [n.alias_or_name.lower() for n in _sources(select)]
-        if names and plain and inner and len(set(names)) == len(names) and not select.args.get(WITH):
+        if tables and known and len(tables) + len(derived) == len(names) == len(set(names)) and inner:
             found.append(i)
     return found
 
@@ -468,7 +498,10 @@ def _covers(block: _Block, held: Holding, alone: bool) -> Iterator[dict[str, str
     `alone`: none if the step also reads a table that another part of gold is about, for it may hold, or
     leave out, what that other part shall; gold would be completed whatever it does with that table.
     """
-    here = {table.name.lower() for table in block.select.find_all(exp.Table)}
+    derived = {
+        id(t) for n in _sources(block.select) if not isinstance(n, exp.Table) for t in n.find_all(exp.Table)
+    }
+    here = {table.name.lower() for table in block.select.find_all(exp.Table) if id(table) not in derived}
     elsewhere = {table.name.lower() for table in block.tree.find_all(exp.Table)} - here
     options: list[list[tuple[str, str | None]]] = []
     for instance in sorted(held.tables | held.within):
@@ -516,7 +549,8 @@ def _graft(
         for alias, column in block.mates(place):
             if alias not in instance_of:
                 found = exp.column(quoted(column), table=quoted(alias))
-                is_text = _is_text(gold.schema, block.aliases[alias], column)
+                table = block.aliases[alias]
+                is_text = _is_text(gold.schema, table, column) if table else wanted
             elif (named := names.get(_key(instance_of[alias], column))) is not None:
                 found = exp.column(quoted(named[0]), table=quoted(held.name))
                 plain = _PLAIN.match(named[1])
@@ -579,6 +613,8 @@ def _graft(
         aliases = [star.table.lower()] if isinstance(star, exp.Column) else list(block.aliases)
         expanded = []
         for alias in aliases:
+            if not block.aliases[alias]:
+                raise _Impossible
             for column in gold.schema.table(block.aliases[alias]).columns:
                 node = exp.column(quoted(column.name), table=quoted(alias))
                 block.owners[id(node)] = (alias, column.name.lower())
@@ -587,7 +623,12 @@ def _graft(
         select.set("expressions", [*select.expressions[:at], *expanded, *select.expressions[at + 1 :]])
 
     def finished(node: Tree, inside: list[Tree], fetch: bool) -> set[str]:
-        """`put`, and the aggregates `inside` become columns of a step that has grouped."""
+        """`put`, and the aggregates `inside` become columns of a step that has grouped. Of one that has not,
+        a count whose column it lacks counts rows: which column is counted rarely matters."""
+        for count in [] if done else inside:
+            place = block.owners.get(id(count.this)) if isinstance(count, exp.Count) else None
+            if place and place[0] in instance_of and not (carried(place) or (fetch and looked_up(place))):
+                count.set("this", exp.Star())
         pairs = [(a, _aggregate_column(a, held, block, instance_of)) for a in inside] if done else []
         if any(new is None for _, new in pairs):
             return set(instance_of)
@@ -793,7 +834,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         return "unknown"
     if subtracted:
         covers = [(i, cover) for i, cover in covers if i in alike]
-    if not covers:
+    if not covers or _is_read_elsewhere(gold, {i for i, _ in blocks}, held):
         return "unknown"
     if scalar:
         return "lost" if _other_scalar(gold, prefix, blocks, held) else "unknown"
@@ -812,6 +853,17 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         elif not _columns_lost(gold, prefix, i, cover, held):
             return "unknown"
     return "lost" if compared else "unknown"
+
+
+def _is_read_elsewhere(gold: Gold, blocks: Set[int], held: Holding) -> bool:
+    """Whether gold reads a table of the step in a SELECT that is none of `blocks`: it may belong there."""
+    tables = {instance.split("~")[0] for instance in held.tables | held.within}
+    return any(
+        isinstance(source, exp.Table) and source.name.lower() in tables
+        for i, select in enumerate(gold.tree.find_all(exp.Select))
+        if i not in blocks
+        for source in _sources(select)
+    )
 
 
 def _columns_lost(gold: Gold, prefix: str, index: int, cover: dict[str, str], held: Holding) -> bool:

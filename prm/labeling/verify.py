@@ -1,7 +1,7 @@
 """Do the labels of a trace file hold? Whoever has the databases can see for themselves.
 
-`prm inspect --databases DIR FILE…` runs every answer and its gold again and checks, in each trace that has
-what it takes,
+`prm inspect --databases DIR FILE…` (`--database-url URL` for what was built from DuckDB or PostgreSQL) runs
+every answer and its gold again and checks, in each trace that has what it takes,
 
 - labels:   once wrong, a trace never returns to right;
 - parent:   a wrong trace is, before its first error, word for word the right one it was made from, asks the
@@ -18,9 +18,8 @@ memory can be checked: of a trace only hashes of its steps are kept, some 500 by
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -29,15 +28,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from prm.errors import InputError
 from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
-from prm.labeling.questions import locate_database
+from prm.labeling.progress import progress
+from prm.labeling.questions import database_at, locate_database
 from prm.sql.compare import Undecided, is_ordered
-from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.database import (
+    Database,
+    DatabasePool,
+    Rows,
+    SQLError,
+    locate,
+    open_database,
+    without_password,
+)
 from prm.sql.decompose import assemble
 from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
@@ -46,8 +53,10 @@ from prm.traces.trace import ReturningLabel, Trace
 
 CHECKS = ("labels", "parent", "assembly", "answer")
 _BATCH = 64  # answers to one database that a worker takes at once
-_OPEN_DATABASES = 4  # kept open by a worker
 _SHOWN = 60  # characters of a text in a message
+
+#: A database by its name: the path of an SQLite file, a URL, or None where there is none.
+Finder = Callable[[str | None], Path | str | None]
 
 
 @dataclass(frozen=True, order=True)
@@ -90,32 +99,36 @@ class Findings:
 
 def verify(
     files: list[str],
-    databases: str | Path,
+    databases: str | Path | None = None,
     *,
+    database_url: str | None = None,
     workers: int = 1,
     timeout: float = 5.0,
     split: str | None = None,
     labels: str = "strict",
     json_output: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`inspect` files, then check their labels against the databases in the folder `databases` (see
-    `locate_database`), and print a line for each violation. Malformed rows are violations, too.
+    """`inspect` files, then check their labels against the databases, and print a line for each violation.
+    Malformed rows are violations, too. The databases are SQLite files in the folder `databases` (see
+    `locate_database`), or behind `database_url` (as `build` takes it).
 
     Returns the statistics, with the findings under `malformed`, `checks` and `violations`; they are written
     to `json_output` where it is given. `timeout` is in seconds a statement.
 
     Raises:
-        InputError: something is violated, nothing can be checked, or the files or `databases` are not there.
+        InputError: something is violated, nothing can be checked, or the files or databases are not there.
     """
-    if not Path(databases).is_dir():
+    if database_url is not None:
+        find: Finder = partial(database_at, database_url)
+    elif databases is not None and Path(databases).is_dir():
+        find = partial(locate_database, databases)
+    else:
         raise InputError("no such folder; --databases is a data set's folder", file=str(databases))
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
     statistics = inspect(files, split=split, labels=labels, on_bad_rows="skip")
     traces = located_traces(files, split=split, labels=labels)
-    findings = check_traces(
-        traces, Path(databases), workers=workers, timeout=timeout, total=statistics["rows"]
-    )
+    findings = check_traces(traces, find, workers=workers, timeout=timeout, total=statistics["rows"])
     statistics |= findings.to_dict()
     if json_output is not None:
         with atomic_write(json_output) as handle:
@@ -133,26 +146,31 @@ def verify(
         )
     if not findings.checked["answer"]:
         reasons = ", ".join(f"{n} x {reason}" for reason, n in findings.unchecked["answer"].most_common())
-        raise InputError(f"no answer can be checked ({reasons})", file=str(databases))
+        where = str(databases) if database_url is None else without_password(database_url)
+        raise InputError(f"no answer can be checked ({reasons})", file=where)
     return statistics
 
 
 def check_traces(
     traces: Iterator[tuple[str, int, Trace | InputError]],
-    databases: Path,
+    find: Finder,
     *,
     workers: int = 1,
     timeout: float = 5.0,
     total: int | None = None,
 ) -> Findings:
     """What holds and what does not, the violations by file and line; `traces` as `located_traces` gives
-    them."""
+    them, `find` gives a database by its name.
+
+    Raises:
+        InputError: a database cannot be reached.
+    """
     findings, kinship = Findings(), _Kinship()
 
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
-        waiting: dict[tuple[Path, str | None, str | None], list[_Answer]] = {}
-        places: dict[str | None, Path | None] = {}
+        waiting: dict[tuple[Path | str, str | None, str | None], list[_Answer]] = {}
+        places: dict[str | None, Path | str | None] = {}
         for file, line, trace in traces:
             if isinstance(trace, InputError):
                 check = "labels" if isinstance(trace, ReturningLabel) else "malformed"
@@ -165,9 +183,12 @@ def check_traces(
             reason = _why_not(trace)
             if reason is None:
                 if trace.db_id not in places:
-                    places[trace.db_id] = locate_database(databases, trace.db_id)
+                    places[trace.db_id] = _place(find, trace.db_id)
                 path = places[trace.db_id]
-                reason = "no such database in the folder" if path is None else None
+                if path is None:
+                    reason = "no such database"
+                elif isinstance(path, str) and variant_of(trace) is not None:
+                    reason = "a variant of a database that is no SQLite file"
             if reason is not None:
                 findings.unchecked["answer"][reason] += 1
                 advance(1)
@@ -182,7 +203,7 @@ def check_traces(
         for (path, variant, _), answers in waiting.items():
             yield _Batch(path, variant, answers)
 
-    with _progress(total) as advance:
+    with progress("traces", total) as advance:
         for verdicts in each_finished(partial(_Runner, timeout), read(advance), workers):
             for answer, message, reason in verdicts:
                 if reason is not None:
@@ -195,6 +216,15 @@ def check_traces(
     kinship.check(findings)
     findings.violations.sort()
     return findings
+
+
+def _place(find: Finder, db_id: str | None) -> Path | str | None:
+    """The path of an SQLite file, or the URL of another database."""
+    found = find(db_id)
+    if found is None:
+        return None
+    dialect, path, _ = locate(found)
+    return path if dialect == "sqlite" else str(found)
 
 
 # --- what a trace says of itself ----------------------------------------------------------------------------
@@ -227,7 +257,8 @@ def _why_not(trace: Trace) -> str | None:
     if trace.labels[-1] not in (0, 1):
         return "a last label that is neither 0 nor 1"
     source = trace.label_source
-    if source is not None and not ("execution" in source or "variant" in source):
+    by_execution = source is None or "execution" in source or "variant" in source
+    if not by_execution and not str(trace.extra.get("made_by", "")).startswith("prm rollout"):
         return f"labels not by execution ({source})"
     return None
 
@@ -320,8 +351,8 @@ class _Kin:
 
 def variant_of(trace: Trace) -> str | None:
     """The name of the variant on which a trace claims to be labelled; None: on the database itself."""
-    source = trace.label_source or ""
-    return source if source.startswith("variant") else None
+    _, variant, name = (trace.label_source or "").partition("variant")
+    return variant + name if variant else None
 
 
 def open_variant(
@@ -350,7 +381,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Batch:
-    path: Path
+    path: Path | str
     variant: str | None
     answers: list[_Answer]
 
@@ -360,16 +391,15 @@ _Verdict = tuple[_Answer, str | None, str | None]
 
 
 class _Runner:
-    """Runs batches; keeps the databases that it has used last."""
+    """Runs batches, all of them by one worker process, which keeps the databases open that it used last."""
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.databases: OrderedDict[Path, Database] = OrderedDict()
+        self.timeout, self.pool = timeout, DatabasePool(1)
 
     def __call__(self, batch: _Batch) -> list[_Verdict]:
         if batch.variant is not None:
             return self._on_variant(batch, batch.variant)
-        database = self._database(batch.path)
+        database = open_database(batch.path, timeout=self.timeout, pool=self.pool)
         verdicts: list[_Verdict] = []
         by_gold = sorted(batch.answers, key=lambda answer: answer.gold_sql)
         for gold_sql, answers in groupby(by_gold, key=lambda answer: answer.gold_sql):
@@ -381,7 +411,9 @@ class _Runner:
         with TemporaryDirectory(prefix="prm-variant-") as folder:
             gold_sql = batch.answers[0].gold_sql
             try:
-                database, gold, ordered = open_variant(batch.path, gold_sql, name, Path(folder), self.timeout)
+                database, gold, ordered = open_variant(
+                    Path(batch.path), gold_sql, name, Path(folder), self.timeout
+                )
             except InputError as error:
                 return [(answer, str(error), None) for answer in batch.answers]
             with database:
@@ -389,23 +421,16 @@ class _Runner:
                     (a, *_judge(a, gold, _rows(database, a.sql), ordered, on=name)) for a in batch.answers
                 ]
 
-    def _database(self, path: Path) -> Database:
-        database = self.databases.pop(path, None) or open_database(path, timeout=self.timeout)
-        self.databases[path] = database
-        if len(self.databases) > _OPEN_DATABASES:
-            self.databases.popitem(last=False)[1].close()
-        return database
-
     def close(self) -> None:
-        for database in self.databases.values():
-            database.close()
-        self.databases.clear()
+        self.pool.close()
 
 
 def _rows(database: Database, sql: str) -> Rows | SQLError:
     try:
         return database.execute(sql)
     except SQLError as error:
+        if error.kind == "unavailable":  # which says nothing against the labels
+            raise InputError(str(error), file=without_password(str(database.path))) from None
         return error
 
 
@@ -459,16 +484,3 @@ def _show(findings: Findings) -> None:
     if summary["malformed"]:
         table.add_row("malformed rows", "", f"{summary['malformed']:,}", "")
     Console(soft_wrap=True, highlight=False, markup=False).print(table)
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, if that is a terminal; gives the function that advances it."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("traces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("traces", total=total)
-        yield lambda n: bar.advance(task, n)

@@ -14,8 +14,8 @@ what this package labels with. Its cells are equal when
 
 - both are NULL,
 - both are numbers and equal; an integer equals a float of the same value, and where a fraction is involved
-  1e-9 (relative or absolute) is forgiven, which is what summing in another order can do. Whole numbers must
-  agree exactly: a count of 3,000,001 is not 3,000,002,
+  1e-12 (relative or absolute) is forgiven, which is what summing in another order can do, and less than a
+  second of a Julian day. Whole numbers must agree exactly: a count of 3,000,001 is not 3,000,002,
 - both are text, or both are blobs, and identical. 1 is not '1', and 'a' is not x'61', as in SQLite's own
   comparisons.
 
@@ -32,6 +32,7 @@ incidence matrices made to be hard: those end as `Undecided`, never as unequal.
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import math
 import re
@@ -41,7 +42,7 @@ from decimal import Decimal
 from typing import Any
 
 EQUIVALENCES = ("bird", "spider", "strict")
-TOLERANCE = 1e-9
+TOLERANCE = 1e-12
 _EXACT = 2**53  # below this every whole number has a float of its own
 _BUDGET = 2_000_000  # cells looked at while searching for the order of the columns: some two seconds
 _SQLITE_TYPES = {int, str, bytes, type(None)}  # what needs no translation; floats need the tolerance
@@ -123,12 +124,19 @@ def _columns(gold_rows: Sequence[Row], rows: Sequence[Row]) -> tuple[list[tuple]
         return gold, other
     if not types <= _SQLITE_TYPES | {float}:
         gold, other = ([tuple(map(_as_sqlite, column)) for column in side] for side in (gold, other))
-    numbers = {value for column in gold + other for value in column if isinstance(value, (int, float))}
-    stand_in: dict[Any, Any] = {}
-    last: Any = None
-    for value in sorted(value for value in numbers if value == value):
-        stand_in[value] = stand_in[last] if last is not None and _close(last, value) else value
-        last = value
+    numbers = [v for column in gold + other for v in column if isinstance(v, (int, float)) and v == v]
+    wholes = sorted({value for value in numbers if _is_whole(value)})
+    stand_in: dict[Any, Any] = dict(zip(wholes, wholes, strict=True))
+    first: Any = None  # of the fractions that are taken for one
+    for value in sorted({value for value in numbers if value not in stand_in}):
+        at = bisect.bisect(wholes, value)
+        near = [whole for whole in wholes[max(at - 1, 0) : at + 1] if _close(whole, value)]
+        if near:
+            stand_in[value] = min(near, key=lambda whole: abs(whole - value))
+        elif first is not None and _close(first, value):
+            stand_in[value] = first
+        else:
+            stand_in[value] = first = value
 
     def canonical(value: Any) -> Any:
         if isinstance(value, (int, float)):
@@ -141,9 +149,11 @@ def _columns(gold_rows: Sequence[Row], rows: Sequence[Row]) -> tuple[list[tuple]
 _NAN = object()
 
 
+def _is_whole(value: float) -> bool:
+    return isinstance(value, int) or (abs(value) < _EXACT and value.is_integer())
+
+
 def _close(a: float, b: float) -> bool:
-    if all(isinstance(x, int) or (abs(x) < _EXACT and x.is_integer()) for x in (a, b)):
-        return a == b
     try:
         return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     except OverflowError:  # a whole number beyond every float

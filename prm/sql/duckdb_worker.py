@@ -19,6 +19,11 @@ from worker import BATCH, Unavailable, limit_memory, packed, plain
 READS = re.compile(r"(?>\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*+(SELECT\b|WITH\b|VALUES\b|FROM\b|\()", re.I | re.S)
 #: Functions that change something, be it only of the session.
 FORBIDDEN = re.compile(r"\b(nextval|setval|setseed|write_log)\b", re.I)
+#: Words of statements whose result may be another one the next time, beside the names of functions.
+FLEETING = {
+    "current_timestamp", "current_time", "localtime", "localtimestamp", "sample", "tablesample",
+    "pragma_database_size", "query", "query_table", "json_execute_serialized_sql",
+}  # fmt: skip
 CONFIGURATION = {
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
@@ -39,23 +44,9 @@ ADDRESS_SPACE = 2 << 30  # bytes; 0.8 GB of it are reserved, not used, as soon a
 class DuckDBConnection:
     def __init__(self, path: str) -> None:
         self._connection = duckdb.connect(path, read_only=True, config=CONFIGURATION)
-        names = {
-            name
-            for (name,) in self._connection.execute(
-                "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-            ).fetchall()
-        }
-        #: Words of statements whose result may be another one the next time.
-        self._fleeting = names | {
-            "current_timestamp",
-            "current_time",
-            "localtime",
-            "localtimestamp",
-            "sample",
-        }
-        self._fleeting |= {"tablesample", "pragma_database_size"}
+        self._fleeting = _fleeting(self._connection)
 
-    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int, _: int | None) -> tuple[Any, ...]:
         if not READS.match(sql):
             return "refused", "not a statement that reads: only SELECT, WITH, VALUES and FROM are run"
         if match := FORBIDDEN.search(sql):
@@ -81,6 +72,26 @@ class DuckDBConnection:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _fleeting(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """Words of statements whose result may be another one the next time: functions that DuckDB does not call
+    consistent, what runs SQL out of a string, and views and macros that are made with any of them."""
+    names = connection.execute(
+        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+    ).fetchall()
+    fleeting = FLEETING | {name for (name,) in names}
+    definitions = [
+        (name, set(re.findall(r"\w+", text.lower())))
+        for name, text in connection.execute(
+            "SELECT lower(view_name), sql FROM duckdb_views() WHERE sql IS NOT NULL UNION ALL "
+            "SELECT lower(function_name), macro_definition FROM duckdb_functions() "
+            "WHERE macro_definition IS NOT NULL"
+        ).fetchall()
+    ]
+    while more := {name for name, words in definitions if words & fleeting} - fleeting:
+        fleeting |= more
+    return fleeting
 
 
 def _batches(result: duckdb.DuckDBPyConnection) -> Iterator[list[tuple]]:

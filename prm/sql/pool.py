@@ -7,8 +7,10 @@ replaced. The detour costs some 20 µs a statement, and 20 ms where a worker has
 
 A worker gets its next statement before it has answered the last one (`AHEAD`), so that it need not wait for
 this process in between; since it answers in order, the oldest unanswered statement is the one that runs.
-When a worker dies, that one is blamed and repeated, once; those behind it go back to the queue. No threads
-are used here: whoever wants answers waits for them, in one `poll` over all workers.
+When a worker dies, that one is blamed and repeated: once if the process failed by itself, more often if it
+was killed from outside (`kill -9`, a system short of memory), which may say nothing of the statement. Those
+behind it go back to the queue. No threads are used here: whoever wants answers waits for them, in one `poll`
+over all workers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import contextlib
 import marshal
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -39,8 +42,8 @@ MAX_SQL_BYTES = 100_000
 MAX_MEMORY = 1 << 30  # bytes of address space of a worker
 OPEN_TIMEOUT = 60.0  # seconds to start a worker and to open a database
 AHEAD = 4  # statements that a worker holds: one runs, the others wait
-DEATHS = 2  # workers that a statement may take with it
-STARTS = 3  # workers that may die before they have opened its database
+DEATHS = 10  # workers that may be killed while they run a statement …
+FAILURE = 5  # … and one that fails by itself, then or while it opens the database, counts for so many
 
 _HEADER = struct.Struct("!Q")
 _WORKER = str(Path(__file__).with_name("worker.py"))
@@ -49,23 +52,27 @@ _WORKER = str(Path(__file__).with_name("worker.py"))
 class Statement:
     """One statement on its way: where it runs, its limits, and in the end its result."""
 
-    __slots__ = ("address", "database", "deaths", "lasting", "limits", "result", "sql", "starts")
+    __slots__ = ("address", "database", "deaths", "lasting", "limits", "result", "since", "sql")
 
     def __init__(self, database: Database, sql: str) -> None:
         self.database, self.sql = database, sql
         fingerprint = database.fingerprint()
         self.address = (database.target, fingerprint)
-        self.limits = (database.timeout, database.max_rows, database.max_bytes)
+        self.limits = (database.timeout, database.max_rows, database.max_bytes, database.max_steps)
         self.lasting = database.cache and fingerprint is not None and is_settled(fingerprint)
         self.result: Rows | SQLError | None = None
-        self.deaths = 0  # workers that died while it ran …
-        self.starts = 0  # … and before its database was open
+        self.deaths = 0  # of workers while it ran, or its database was opened
+        self.since = 0.0  # when a worker first began with it
+
+    @property
+    def normal(self) -> bool:
+        return self.database.dialect == "sqlite"
 
     def look_up(self) -> bool:
         """Whether the result is there without running anything: the text is refused, or is remembered."""
         self.result = _refused(self.sql)
         if self.result is None and self.lasting:
-            answer = RESULTS.get((self.address, self.limits), self.sql)
+            answer = RESULTS.get((self.address, self.limits), self.sql, normal=self.normal)
             self.result = None if answer is None else unpack(answer)
         return self.result is not None
 
@@ -80,7 +87,7 @@ class Statement:
         elif answer[0] not in ("error", "refused", "too_large", "timeout"):
             self.lasting = False
         if self.lasting and self.database.fingerprint() == self.address[1]:
-            RESULTS.put((self.address, self.limits), self.sql, answer)
+            RESULTS.put((self.address, self.limits), self.sql, answer, normal=self.normal)
 
 
 class WorkerProcess:
@@ -92,6 +99,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
+        self.was_killed = False  # whether the last process of it ended by SIGKILL
         self._forget_messages()
 
     def _forget_messages(self) -> None:
@@ -172,7 +180,7 @@ class WorkerProcess:
         if process is not None:
             with contextlib.suppress(OSError):
                 process.kill()
-            process.wait()
+            self.was_killed = process.wait() == -signal.SIGKILL
         waiting = list(self.waiting)
         self._forget_messages()
         return waiting
@@ -317,6 +325,7 @@ def _begins(worker: WorkerProcess) -> None:
     """Set the deadline of the statement that the worker begins now."""
     if worker.waiting:
         statement = worker.waiting[0]
+        statement.since = statement.since or time.monotonic()
         opened = statement.address in worker.opened
         worker.deadline = time.monotonic() + (statement.database.patience if opened else OPEN_TIMEOUT)
 
@@ -340,14 +349,13 @@ def _died(worker: WorkerProcess, todo: deque[Statement]) -> None:
     if not statements:
         return
     first = statements[0]
-    if first.address in opened:
-        first.deaths += 1
-    else:
-        first.starts += 1
-    if first.deaths == DEATHS:
-        first.answered(("crashed", f"the statement ended {DEATHS} processes that ran it"))
-    elif first.starts == STARTS:
-        first.answered(("unavailable", "the process that runs statements ends before it opens the database"))
+    running = first.address in opened
+    first.deaths += (1 if running else 0) if worker.was_killed else FAILURE
+    if not running and (first.deaths >= DEATHS or time.monotonic() > first.since + OPEN_TIMEOUT):
+        message = "the process that runs statements ends before it opens the database"
+        first.answered(("unavailable", message))
+    elif first.deaths >= DEATHS:
+        first.answered(("crashed", "the statement ends every process that runs it"))
     todo.extendleft(reversed(statements if first.result is None else statements[1:]))
 
 

@@ -5,17 +5,22 @@ cancels a statement that outlives its time. What a read-only transaction does no
 `lo_export` writes a file, `pg_terminate_backend` ends other people's work, `dblink` and `query_to_xml` run
 any SQL that stands in a string. All of these are *volatile* by the server's own catalogue, the mark of a
 function with side effects, so a statement that calls a volatile function is refused, but for those that only
-read a clock or roll dice. The names are looked for in the whole text, strings included: better to refuse
-once too often than to read a text otherwise than the server does. All the same, the rights of the role are
-the real fence.
+read a clock or roll dice. A call is `f(x)` or, with one argument, `(x).f`. The names are looked for in the
+whole text, strings included: better to refuse once too often than to read a text otherwise than the server
+does. All the same, the rights of the role are the real fence.
 
 Every statement ends with ROLLBACK, which also takes back settings. Values come as SQLite would hold them:
 numbers, truth values (0 and 1) and bytes as such, everything else as the server's own text.
+
+What a statement gave is never remembered: `pg_current_snapshot()` would tell which rows are visible, but a
+statement may also read the clock, settings, foreign tables and the server's own state, through views, casts
+and functions of which its text says nothing, and to ask for the snapshot costs as much as most statements.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -33,10 +38,23 @@ READS = re.compile(
 HARMLESS = {
     "random", "clock_timestamp", "timeofday", "gen_random_uuid", "pg_sleep", "pg_sleep_for", "pg_sleep_until",
 }  # fmt: skip
-#: Functions of extensions that run SQL out of a string and are declared stable.
-RUN_STRINGS = {"crosstab", "crosstab2", "crosstab3", "crosstab4", "crosstabn", "connectby", "xpath_table"}
-#: A name that is, or may be, called: a parenthesis or a comment follows.
-CALLED = re.compile(r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=\s*(?:\(|--|/\*))')
+#: Functions that do more than read and are declared stable: those of extensions that run SQL out of a string,
+#: and those that use up a transaction's number.
+SAID_STABLE = {
+    "crosstab", "crosstab2", "crosstab3", "crosstab4", "crosstabn", "connectby", "xpath_table",
+    "txid_current", "pg_current_xact_id",
+}  # fmt: skip
+#: Before a name that may be called as `(x).f`: a dot, or what may be the end of a comment.
+AFTER = r"(?P<after>(?:\.|\*/|[\r\n])[^\S\r\n]*+)?"
+#: After a name that may be called as `f(x)`.
+BEFORE = r"(?P<before>(?=\s*+(?:\(|--|/\*)))?"
+#: Whole names (`*+` gives nothing back, or texts of 100 kB would take minutes). Each quotation mark may open
+#: a quoted one, for which of them do so is for the server to tell.
+NAMES = (
+    re.compile(AFTER + r"(?<![\w$])\d*+(?P<name>[^\W\d][\w$]*+)" + BEFORE),
+    re.compile(AFTER + r'"(?=(?P<name>(?:[^"]|""){1,99})"' + BEFORE + ")"),
+)
+MAX_NAME = 63  # bytes; the server cuts longer ones off
 NUMBERS = ("bool", "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "bytea")
 CONNECT_TIMEOUT = 10  # seconds
 #: Rows fetched at once; they are in memory before anyone can count their bytes.
@@ -62,28 +80,32 @@ class PostgresConnection:
         ):
             with contextlib.suppress(psycopg.Error):  # an older server does not know the last one
                 connection.execute(compose.SQL("SET {} = {}").format(compose.Identifier(setting), value))
-        rows = connection.execute("SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE provolatile = 'v'")
-        self._forbidden = ({name.lower() for (name,) in rows} | RUN_STRINGS) - HARMLESS
+        rows = connection.execute(
+            "SELECT proname, bool_or(pronargs >= 1 AND pronargs - pronargdefaults <= 1 "
+            "AND proargtypes[0] <> 'internal'::regtype) FROM pg_catalog.pg_proc WHERE provolatile = 'v' "
+            "GROUP BY proname"
+        ).fetchall()
+        self._forbidden = ({name.lower() for name, _ in rows} | SAID_STABLE) - HARMLESS
+        self._attributes = {name.lower() for name, one in rows if one} - HARMLESS  # what `(x).f` may call
         connection.autocommit, connection.read_only = False, True
 
-    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int, _: int | None) -> tuple[Any, ...]:
         if not READS.match(sql):
             return "refused", "not a statement that reads: only SELECT, WITH, VALUES and TABLE are run"
         if re.search(r"U&\s*\"", sql, re.I):
             return "refused", "names with Unicode escapes are not run"
-        for match in CALLED.finditer(sql):
-            name = (match[2] or match[1].replace('""', '"')).lower()
-            if name in self._forbidden:
-                message = f"the statement calls {name}, which may do more than read"
-                return "refused", message + "; if it does not, declare it STABLE"
+        if name := self._forbidden_call(sql):
+            message = f"the statement calls {name}, which may do more than read"
+            return "refused", message + "; if it does not, declare it STABLE"
         connection = self._connection
         try:
             connection.execute(f"SET LOCAL statement_timeout = {max(int(timeout * 1000), 1)}")
             columns = self._columns(sql)
             if not columns:
                 return "refused", "the statement does more than read, for it has no columns"
-            rows = connection.cursor().stream(sql, size=CHUNK)
-            return packed(columns, _batches(rows), False, max_rows, max_bytes)
+            # Closed before the rollback: until then the cursor holds the connection's lock.
+            with contextlib.closing(connection.cursor().stream(sql, size=CHUNK)) as rows:
+                return packed(columns, _batches(rows), False, max_rows, max_bytes)
         except psycopg.errors.QueryCanceled:
             return "timeout", f"the statement ran longer than {timeout:g} s"
         except MemoryError:
@@ -107,6 +129,16 @@ class PostgresConnection:
         finally:
             with contextlib.suppress(psycopg.Error):
                 connection.rollback()
+
+    def _forbidden_call(self, sql: str) -> str | None:
+        """The name of a function that the statement calls, or may call, and must not."""
+        for match in itertools.chain.from_iterable(names.finditer(sql) for names in NAMES):
+            name = match["name"].replace('""', '"').lower().encode()[:MAX_NAME].decode(errors="ignore")
+            if match["before"] is not None and name in self._forbidden:
+                return name
+            if match["after"] is not None and name in self._attributes:
+                return name
+        return None
 
     def _columns(self, sql: str) -> tuple[str, ...]:
         """What the statement would return, without running it: COPY, for one, nothing."""

@@ -169,8 +169,12 @@ class Suite:
                 return Verdict(False, "database")
         except (SQLError, Undecided) as error:
             return Verdict(None, "database", str(error))
+        return self.verdict_on_variants(sql)
+
+    def verdict_on_variants(self, sql: str) -> Verdict:
+        """The same on the variants alone."""
         open_at: Verdict | None = None
-        for variant, opened in zip(self.variants, self._open, strict=True):
+        for variant, opened in self.opened:
             try:
                 if not self._same(opened, variant.gold, sql, variant.ordered):
                     return Verdict(False, variant.name)
@@ -178,9 +182,14 @@ class Suite:
                 open_at = open_at or Verdict(None, variant.name, str(error))
         return open_at or Verdict(True)
 
+    @property
+    def opened(self) -> list[tuple[Variant, Database]]:
+        """The variants with the databases that they are; they end with the suite."""
+        return list(zip(self.variants, self._open, strict=True))
+
     def close(self) -> None:
         """End the variants' workers and delete their files."""
-        for variant, opened in zip(self.variants, self._open, strict=True):
+        for variant, opened in self.opened:
             opened.close()
             variant.path.unlink(missing_ok=True)
         self.variants, self._open = [], []
