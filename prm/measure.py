@@ -64,11 +64,12 @@ def evaluate_model(
         config = scorer.model.config
         chosen, source = threshold, "given"
         if threshold is None and dev is not None:
-            chosen, source = choose_threshold(list(scored(scorer, dev)), threshold_data or [])
+            scored_dev = list(scored(scorer, dev, on_bad_rows=on_bad_rows))
+            chosen, source = choose_threshold(scored_dev, threshold_data or [])
         elif threshold is None:
             chosen, source = config.threshold, f"checkpoint: {config.threshold_from}"
         return evaluate_traces(
-            list(scored(scorer, traces)),
+            list(scored(scorer, traces, on_bad_rows=on_bad_rows)),
             folder,
             threshold=chosen,
             threshold_from=None if threshold == "oracle" else source,

@@ -106,10 +106,11 @@ def test_the_lengths_and_separator_of_training_are_used(make_model, tokenizer, t
 
 def test_a_trace_that_the_backbone_cannot_read(make_model, tokenizer):
     scorer = Scorer(make_model("llama", changes={"max_position_embeddings": 64}), tokenizer)
-    long = Trace("q", [Step("Count the rows. " * 50)], id="t1")
+    long, short = Trace("q", [Step("Count the rows. " * 50)], id="t1"), Trace("q", [Step("Count.")])
     with pytest.raises(InputError, match=r"trace 't1' has \d+ tokens, the model reads 64"):
-        scorer.score([long])
-    assert len(scorer.score([Trace("q", [Step("Count.")])])) == 1
+        scorer.score([short, long])
+    (expected,) = scorer.score([short])
+    assert scorer.score([long, short, long], drop_long=True) == [None, expected, None]
 
 
 def test_a_frozen_bf16_backbone_scores_alike_in_every_batch_up_to_rounding(make_model, tokenizer, traces):
@@ -178,6 +179,31 @@ def test_prm_score_writes_the_lines_back_in_order_with_scores(
     assert [replace(t, scores=None) for t in scored] == [
         replace(t, scores=None) for t in [*shuffled, traces[1]]
     ]
+
+
+@pytest.mark.parametrize("verb", ["score", "evaluate"])
+def test_a_trace_too_long_for_the_backbone_is_a_bad_row(
+    make_model, tokenizer, traces, tmp_path, capsys, caplog, verb
+):
+    """Refused with file and line, or left out and counted."""
+    folder, data, output = tmp_path / "short", tmp_path / "t.jsonl", tmp_path / "o"
+    make_model("qwen2", backbone="frozen", changes={"max_position_embeddings": 256}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    long = Trace("q", [Step("Count the rows. " * 200, 1)], id="long")
+    write_traces([*traces[:2], long, *traces[2:]], data)
+    assert command(verb, folder, [data], output) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("prm: ")]
+    assert line.startswith(f"prm: {data}:3: trace 'long' has ") and "the model reads 256" in line
+    assert not output.exists()
+    caplog.clear()
+    assert command(verb, folder, [data], output, "--on-bad-rows", "skip") == 0
+    written = load_traces(output / "predictions.jsonl" if verb == "evaluate" else output)
+    assert [t.id for t in written] == [t.id for t in traces] and all(t.scores for t in written)
+    (warning,) = caplog.messages
+    assert warning.startswith("1 of 9 traces are longer than the 256 tokens") and f"{data}:3" in warning
+    write_traces([long], data)
+    assert command(verb, folder, [data], output, "--on-bad-rows", "skip") == 2
+    assert f"prm: {data}: no trace is left within the 256 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["score", "evaluate"])

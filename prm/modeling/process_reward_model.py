@@ -120,7 +120,8 @@ class ProcessRewardConfig(PretrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        return self.base_config["hidden_size"]
+        # Of some families the dict has another name for it (GPT-2: n_embd), which their class translates.
+        return self.base_config.get("hidden_size") or self.base().hidden_size
 
     def base(self) -> PretrainedConfig:
         """The backbone's configuration as the object of its own class."""
@@ -209,7 +210,7 @@ class ProcessRewardModel(PreTrainedModel):
     def __init__(self, config: ProcessRewardConfig, backbone: nn.Module | None = None) -> None:
         super().__init__(config)
         self.backbone = backbone if backbone is not None else AutoModel.from_config(config.base())
-        self.head = PRMHead(config.hidden_size, config.head_hidden_size)
+        self.head = PRMHead(self.backbone.config.hidden_size, config.head_hidden_size)
         # The layers that sharded training (FSDP) wraps are the backbone's.
         self._no_split_modules = getattr(self.backbone, "_no_split_modules", None)
         self.config.dtype = None  # the parts have dtypes of their own; `backbone_dtype` and float32 say which
@@ -220,6 +221,14 @@ class ProcessRewardModel(PreTrainedModel):
     @property
     def device(self) -> torch.device:
         return self.head.out.weight.device
+
+    @property
+    def longest(self) -> int | None:
+        """How many tokens the backbone can read, where it has a limit."""
+        config = self.backbone.config
+        return getattr(config, "max_position_embeddings", None) or getattr(
+            config, "max_seq_len", None
+        )  # MPT's
 
     @property
     def reads_trees(self) -> bool:

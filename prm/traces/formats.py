@@ -208,7 +208,9 @@ def _traces(
             continue
         tally.stepless += not made
         tally.folded += sum(folded for _, folded in made)
-        yield from (trace for trace, _ in made)
+        for trace, _ in made:
+            trace.place = name, line
+            yield trace
 
 
 def _converted(
