@@ -437,8 +437,8 @@ def test_killed_while_saving_and_run_again(recipe, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments(recipe, tmp_path, seed):
-    """Once in a step, then five times wherever it is (steps, saving, clearing away, after training): the end
-    is the same to the bit.
+    """Once in a step, then five times wherever it is (steps, saving, clearing away), one of them by Ctrl-C:
+    the end is the same to the bit.
     """
     whole = launch(
         recipe(save_total_limit=1),
@@ -455,13 +455,11 @@ def test_killed_at_random_moments(recipe, tmp_path, seed):
     in_a_step = {"KILL_IN": "training_step", "KILL_AT": str(rng.randint(5, 12)), "KILL_BY": "9"}
     stopped = launch(recipe(save_total_limit=1), code=KILLED, **in_a_step)
     assert stopped.returncode == -9 and "killed inside ['training_step']" in stopped.stderr, stopped.stderr
-    ended = []
-    for signal_number in (9, 9, 2, 9, 9):
-        at = str(rng.randint(1, moments // 2))
+    for signal_number, status in ((9, -9), (9, -9), (2, 130), (9, -9), (9, -9)):
+        # Each run goes on from the last whole checkpoint: what is left for the fifth is a seventh at least.
+        at = str(rng.randint(1, moments // 7))
         stopped = launch(recipe(save_total_limit=1), code=KILLED, KILL_AT=at, KILL_BY=str(signal_number))
-        ended.append(stopped.returncode)
-        assert stopped.returncode in (-9, 130, 0), stopped.stderr
-    assert ended[0] == -9
+        assert stopped.returncode == status and "killed inside" in stopped.stderr, stopped.stderr
     last = launch(recipe(save_total_limit=1))
     assert last.returncode == 0, last.stderr
     assert_same_run(tmp_path / "run", tmp_path / "whole")
