@@ -213,8 +213,8 @@ class PRMConfig(TrainingArguments):
 
 SECTIONS = (ModelConfig, DataConfig, PRMConfig)
 
-#: `TrainingArguments` that keep their defaults, why, and what to do instead: the step loss or our batches would
-#: silently ignore another value, or it would break a promise of ours.
+#: `TrainingArguments` that keep their defaults, why, and what to do instead: the step loss or our batches
+#: would silently ignore another value, or it would break a promise of ours.
 REFUSED = {
     "bf16_full_eval": "has no effect here; set dtype: bfloat16",
     "fp16_full_eval": "has no effect here; set dtype: float16",

@@ -340,27 +340,43 @@ def test_bad_usage_of_prm_evaluate(checkpoint, traces, tmp_path, capsys, more, m
     assert not (tmp_path / "o").exists()
 
 
-def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("more", "threshold_from", "said"),
+    [
+        (
+            [],
+            ["checkpoint: dev, step 2", "checkpoint: dev, step 10"],
+            "threshold: each checkpoint's own, see",
+        ),
+        (["--threshold", "0.4"], ["given"] * 2, "threshold: given"),
+        (["--threshold", "oracle"], ["oracle: chosen on the evaluated data"] * 2, None),
+        (["--rule", "most-likely"], [None] * 2, "rule: most likely first error"),
+    ],
+)
+def test_prm_evaluate_all_checkpoints(checkpoint, traces, tmp_path, capsys, more, threshold_from, said):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run, data, output = tmp_path / "run", tmp_path / "t.jsonl", tmp_path / "eval"
     for step in (2, 10):
         shutil.copytree(checkpoint, run / f"checkpoint-{step}")
-        set_config(run / f"checkpoint-{step}", threshold=step / 20)
+        set_config(run / f"checkpoint-{step}", threshold=step / 20, threshold_from=f"dev, step {step}")
         (run / f"checkpoint-{step}" / "complete.json").write_text("{}")
     shutil.copytree(checkpoint, run / "checkpoint-12")  # looks whole, but is not known to be
     (run / "checkpoint-best").mkdir()
     write_traces(traces, data)
-    assert command("evaluate", run, [data], output, "--all-checkpoints") == 0
+    assert command("evaluate", run, [data], output, "--all-checkpoints", *more) == 0
     assert sorted(x.name for x in output.iterdir()) == [
         "checkpoint-10", "checkpoint-2", "checkpoints.json", "tensorboard",
     ]  # fmt: skip
     rows = json.loads((output / "checkpoints.json").read_text())
     assert list(rows) == ["2", "10"]  # in the order of the steps
-    assert [row["threshold"] for row in rows.values()] == [0.1, 0.5]
+    if not more:
+        assert [row["threshold"] for row in rows.values()] == [0.1, 0.5]
+    assert [row["threshold_from"] for row in rows.values()] == threshold_from
     for step, row in rows.items():
         metrics = json.loads((output / f"checkpoint-{step}" / "metrics.json").read_text())
         assert row.items() <= metrics.items()
+        assert set(row["baselines"]) == {"never_flag", "flag_first", "position_only"}
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
     curve = events.Scalars("checkpoints/step_auc")
@@ -370,5 +386,13 @@ def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces,
     out, err = capsys.readouterr()
     skipped = [line for line in err.splitlines() if line.startswith("prm: ")]
     assert skipped == [f"prm: {run / 'checkpoint-12'} is not complete; skipped"]
-    table = [line.split() for line in out.splitlines()]
-    assert [words[1] for words in table if words[:1] == ["│"]] == ["2", "10"]
+    table = [line.split() for line in out.splitlines() if "\u2500" not in line]
+    shown = {words[0]: words[1:] for words in table if words and words[0] in rows}
+    assert list(shown) == list(rows)
+    for step, row in rows.items():
+        assert shown[step][:2] == [f"{row[name]:.3f}" for name in ("first_error_acc", "f1")]
+    baseline = next(words for words in table if words[:2] == ["position", "only"])
+    assert baseline[2] == f"{rows['10']['baselines']['position_only']['first_error_acc']:.3f}"
+    assert "…" not in out and {"threshold", "correct", "early"} <= {word for words in table for word in words}
+    caption = " ".join(out.split())
+    assert f"8 traces (4 erroneous), 14 steps; {said or f'threshold: {threshold_from[0]}'}" in caption
