@@ -109,6 +109,21 @@ def _policy(args: argparse.Namespace) -> Policy:
     )
 
 
+def _typed(verb: str, args: argparse.Namespace) -> str:
+    """The command as a data card may show it: of files and folders only the last name."""
+    from prm.labeling.provenance import command
+
+    options = {name: value for name, value in vars(args).items() if name != "run"}
+    files = [Path(options.pop(name)) for name in ("first", "second") if name in options]
+    for name in ("data", "databases", "root", "output"):
+        value = options.get(name)
+        if value is not None:
+            options[name] = [Path(file) for file in value] if isinstance(value, list) else Path(value)
+    if options.get("model") and Path(options["model"]).is_dir():
+        options["model"] = Path(options["model"])
+    return command(verb, options, files)
+
+
 def _rollout(args: argparse.Namespace) -> None:
     from prm.labeling.monte_carlo import Plan, label_answers, sample_and_label
 
@@ -135,7 +150,15 @@ def _rollout(args: argparse.Namespace) -> None:
         from prm.traces.formats import load_traces
 
         traces = load_traces(args.data, labels="prefix", on_bad_rows=args.on_bad_rows)  # they are replaced
-        label_answers(traces, args.databases, _policy(args), args.output, plan, price=price)
+        label_answers(
+            traces,
+            args.databases,
+            _policy(args),
+            args.output,
+            plan,
+            price=price,
+            command=_typed("rollout", args),
+        )
         return
     if not args.layout or not args.root:
         raise InputError(
@@ -146,7 +169,9 @@ def _rollout(args: argparse.Namespace) -> None:
     from prm.labeling.build import read_questions
 
     questions = read_questions(args.layout, args.root, args.split)[: args.limit]
-    sample_and_label(questions, _policy(args), args.output, plan, price=price)
+    sample_and_label(
+        questions, _policy(args), args.output, plan, price=price, command=_typed("rollout", args)
+    )
 
 
 def _judge(args: argparse.Namespace) -> None:
@@ -163,6 +188,7 @@ def _judge(args: argparse.Namespace) -> None:
         seed=args.seed,
         tries=args.tries,
         price=price,
+        command=_typed("judge", args),
     )
 
 
@@ -172,7 +198,11 @@ def _consensus(args: argparse.Namespace) -> None:
 
     options = {"labels": args.labels, "on_bad_rows": args.on_bad_rows}
     consensus(
-        read_traces(args.first, **options), read_traces(args.second, **options), args.output, keep=args.keep
+        read_traces(args.first, **options),
+        read_traces(args.second, **options),
+        args.output,
+        keep=args.keep,
+        command=_typed("consensus", args),
     )
 
 
@@ -434,7 +464,7 @@ def _parser() -> argparse.ArgumentParser:
         "--form", choices=["sentences", "cte"], help="of its steps: sentence and SQL (default), or CTEs alone"
     )
     sub.add_argument(
-        "--output", required=True, help="JSONL or Parquet file; <output>.journal.jsonl is kept beside it"
+        "--output", required=True, help="JSONL or Parquet file; <output>.journal is kept beside it"
     )
     sub.add_argument("--rollouts", type=_positive, default=8, metavar="K", help="for each prefix (8)")
     sub.add_argument(
@@ -457,7 +487,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("judge", _judge, "step labels by a model that reads the steps")
     sub.add_argument("--data", required=True, nargs="+", metavar="FILE", help="traces")
     sub.add_argument(
-        "--output", required=True, help="JSONL or Parquet file; <output>.journal.jsonl is kept beside it"
+        "--output", required=True, help="JSONL or Parquet file; <output>.journal is kept beside it"
     )
     sub.add_argument("--databases", metavar="DIR", help="for traces without a schema: the data set's folder")
     sub.add_argument("--tries", type=_positive, default=3, help="for answers that cannot be read (3)")

@@ -547,6 +547,36 @@ def test_a_gold_query_too_deep_to_handle_is_skipped(tmp_path):
     assert summary["traces"] > 1
 
 
+def test_a_quote_that_is_not_closed_names_its_line(tmp_path):
+    text = 'question,sql,database\nq,SELECT 1,a.sqlite\n"q,SELECT 1,a.sqlite\nr,SELECT 2,a.sqlite\n'
+    (tmp_path / "mine.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "a.sqlite").write_bytes(b"")
+    with pytest.raises(InputError, match=r"mine\.csv:3: from here on no readable CSV"):
+        read_questions("table", tmp_path / "mine.csv", None)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    row = '{"question": "q", "sql": "SELECT 1", "sql": "SELECT 2", "database": "a.sqlite"}\n'
+    (tmp_path / "mine.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(InputError, match=r"mine\.jsonl:1: the key 'sql' stands twice"):
+        read_questions("table", tmp_path / "mine.jsonl", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--output", "traces.parquet"], "traces.parquet: JSON lines are written here, not .parquet"),
+        (["--output", "traces.jsonl.gz"], "not .gz"),
+        (["--output", "traces.jsonl", "--timeout", "nan"], "--timeout must be more than 0 seconds"),
+        (["--output", "traces.jsonl", "--timeout", "0"], "--timeout must be more than 0 seconds"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(spider, tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", "--layout", "spider", "--root", str(spider), "--split", "dev", *arguments]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.glob("traces*"))
+
+
 def test_a_csv_needs_its_columns(tmp_path):
     (tmp_path / "mine.csv").write_text("question,sql\nq,SELECT 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"mine\.csv:1: the first line must name the column 'database'"):

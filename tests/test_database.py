@@ -1,5 +1,6 @@
 """Sandboxed execution: what comes back, what is refused, what survives. The worker processes are real."""
 
+import bisect
 import hashlib
 import math
 import multiprocessing
@@ -280,6 +281,28 @@ def test_timeout_ends_and_the_next_statement_runs(path: Path, sql: str) -> None:
         assert 0.25 < time.monotonic() - start < 3
         assert gone(pid)
         assert database.execute("SELECT name FROM pet WHERE id = 3") == [("Bo",)]
+
+
+def test_steps_end_the_same_statements_however_fast_the_machine_is(path: Path) -> None:
+    """A statement of n steps runs under n and ends under a stride less, every time."""
+
+    def runs(database: Database, n: int) -> bool:
+        try:
+            database.execute(
+                f"WITH RECURSIVE t(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM t LIMIT {n}) SELECT x FROM t"
+            )
+        except SQLError as error:
+            assert error.kind == "timeout" and "500,000 steps" in str(error)
+            return False
+        return True
+
+    with open_database(path, timeout=60.0, cache=False, max_steps=500_000) as database:
+        most = bisect.bisect_left(range(100_000), True, key=lambda n: not runs(database, n)) - 1
+        assert most > 10_000
+        assert [(runs(database, most), runs(database, most + 1)) for _ in range(5)] == [(True, False)] * 5
+        assert runs(database, 1)  # the count begins anew with every statement
+    with open_database(path, timeout=60.0) as database:
+        assert runs(database, most + 1)
 
 
 def test_worker_starts_with_the_first_statement_and_ends_with_the_block(path: Path) -> None:

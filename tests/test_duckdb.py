@@ -108,3 +108,24 @@ def test_what_hides_chance_is_not_remembered(tmp_path: Path, monkeypatch) -> Non
     with open_any(f"duckdb:///{path}") as database:
         assert len(database.execute("SELECT * FROM tame")) == 2
         assert database.pool.pids == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SELECT $$a  b$$ AS x", "SELECT $$a b$$ AS x"),
+        ("SELECT 1 --\r + 1 AS x\n", "SELECT 1"),
+        ("SELECT E'\\'a  b' AS x", "SELECT E'\\'a b' AS x"),
+        ("SELECT $$ -- $$ AS x", "SELECT $$ -- other $$ AS x"),
+    ],
+)
+def test_texts_that_sqlite_would_read_alike_share_no_result(
+    tmp_path: Path, monkeypatch, one: str, other: str
+) -> None:
+    monkeypatch.setattr("prm.sql.results.GRAIN", 0.05)
+    path = make(tmp_path / "pets.duckdb")
+    time.sleep(0.1)
+    with open_any(f"duckdb:///{path}") as remembering, open_database(f"duckdb:///{path}") as plain:
+        for sql in (one, other):
+            assert remembering.execute(sql) == plain.execute(sql)
+        assert plain.execute(one) != plain.execute(other)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -178,12 +180,12 @@ TABLE = {
         text_of(HEAVY, COUNT_HEAVY),
         text_of(COUNT_LIGHT),  # there is no table `light`
         "SELECT COUNT(*) FROM cats WHERE weight > 4",
-        "Two are.\nSELECT 2;",
+        "These are.\nSELECT COUNT(weight) FROM cats WHERE weight > 4;",
     ],
     prefix_of(CATS, LIGHT): [
         text_of(COUNT_LIGHT),
         "I do not know.",
-        "SELECT COUNT(*) + 1 FROM light",
+        "SELECT COUNT(*) FROM cats WHERE weight > 4",
         "WITH cats AS (SELECT 1) SELECT 2",  # starts over: it counts neither way
     ],
     prefix_of(DOGS): [text_of(COUNT_DOGS), OOPS, "SELECT 0", "SELECT 'two'"],
@@ -276,14 +278,14 @@ def test_binary_search(zoo):
     steps = [(f"Step {i}.", f"s{i} AS (SELECT {i} AS x)") for i in range(7)]
     long = answer_of(*steps, ("Last.", "SELECT 9"), id="long")
     for i in range(1, 8):
-        table[prefix_of(*steps[:i])] = ["SELECT 2"] if i <= 4 else ["SELECT 3"]
+        table[prefix_of(*steps[:i])] = [GOLD] if i <= 4 else ["SELECT 3"]
     made, statistics, log = rolled(zoo, [long], Plan(rollouts=4, search="binary"), in_turn(table))
     assert made["long"].labels == [1, 1, 1, 1, 0, 0, 0, 0]
     tried = [asked(body)[1].count(" AS (") for _, _, body in log][::4]
     assert tried == [0, 4, 6, 5]  # the question itself, then halves
     assert statistics["rollouts"] == 16
     table[""] = ["SELECT 5"]
-    os.remove(zoo.parent / "out.jsonl.journal.jsonl")
+    os.remove(zoo.parent / "out.jsonl.journal")
     made, statistics, _ = rolled(zoo, [long], Plan(rollouts=4, search="binary"), in_turn(table))
     assert made["long"].labels == [None] * 7 + [0]
     assert (statistics["rollouts"], statistics["questions_never_solved"]) == (4, 1)
@@ -294,7 +296,7 @@ def test_the_output_keeps_the_order_of_the_input(zoo):
     first = answer_of(
         *steps, ("Last.", "SELECT 9"), id="first", group="a"
     )  # takes three rounds, the other none
-    table = {"": ["SELECT 2"], prefix_of(*steps[:1]): ["SELECT 2"], prefix_of(*steps[:2]): ["SELECT 3"]}
+    table = {"": [GOLD], prefix_of(*steps[:1]): [GOLD], prefix_of(*steps[:2]): ["SELECT 3"]}
     made, _, log = rolled(
         zoo, [first, replace(RIGHT, group="b")], Plan(rollouts=1, search="binary"), in_turn(table)
     )
@@ -308,13 +310,82 @@ def test_the_output_keeps_the_order_of_the_input(zoo):
         ("SELECT name FROM animal", "SELECT name FROM animal ORDER BY name DESC", True),
         ("SELECT name FROM animal ORDER BY name", "SELECT name FROM animal ORDER BY name DESC", False),
         ("SELECT name FROM animal ORDER BY name", "SELECT name FROM animal ORDER BY lower(name)", True),
-        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT 5", True),
+        (
+            "SELECT weight FROM animal WHERE name = 'Tom'",
+            "SELECT weight + 0 FROM animal WHERE 'Tom' = name",
+            True,
+        ),
+        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT 5", False),  # by accident
         ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT '5.0'", False),
     ],
 )
 def test_what_counts_as_right(zoo, gold, sql, right):
     made, _, _ = rolled(zoo, [answer_of(("Name.", sql), id="x", gold_sql=gold)], Plan())
     assert made["x"].labels == [int(right)]
+
+
+def test_equal_by_accident_is_wrong(zoo):
+    """Two cats are heavy, and two animals are lighter than 4; a policy may also just say "2"."""
+    light = "SELECT COUNT(*) FROM animal WHERE weight < 4"
+    table = {prefix_of(CATS): ["SELECT 2", light, text_of(HEAVY, COUNT_HEAVY), "SELECT 9"]}
+    traces = [answer_of(CATS, ("Count.", light), id="lucky"), answer_of(CATS, COUNT_DOGS, id="other")]
+    made, statistics, _ = rolled(zoo, traces, Plan(rollouts=4, label="soft"), in_turn(table))
+    assert made["lucky"].labels == [0.25, 0] and made["other"].labels == [0.25, 0]
+    assert statistics["outcomes"] == {"right": 1, "wrong": 1, "variant": 2}
+    assert re.fullmatch(r"monte-carlo:variant:0:\d+:[0-9a-f]{8}", made["lucky"].label_source)
+    assert made["other"].label_source == "monte-carlo"  # its own SQL does not even run
+    assert statistics["label_sources"] == {"monte-carlo": 1, "monte-carlo:variant": 1}
+
+
+def test_last_labels_can_be_checked(zoo, capsys):
+    """`prm inspect --databases` runs the answers again, on the variant that a trace names."""
+    light = "SELECT COUNT(*) FROM animal WHERE weight < 4"
+    rolled(zoo, [answer_of(("Count.", light), id="lucky"), RIGHT], Plan())
+    output = zoo.parent / "out.jsonl"
+    assert main(["inspect", "--databases", str(zoo), str(output)]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    named = rows[0]["label_source"]
+    rows[0]["label_source"] = "monte-carlo"
+    rows[1]["steps"] = rows[1]["steps"][:1]
+    rows[1]["steps"][0]["label"] = 0
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    assert main(["inspect", "--databases", str(zoo), str(output)]) == 2
+    told = capsys.readouterr().out
+    assert told.count("labelled wrong, but its result is gold's on the database") == 2
+    rows[0]["label_source"] = named[:-8] + "00000000"
+    output.write_text(json.dumps(rows[0]))
+    assert main(["inspect", "--databases", str(zoo), str(output)]) == 2
+    assert "cannot be made again (its rows have the digest" in capsys.readouterr().out
+
+
+def test_variants_are_asked_for_and_deleted_with_their_question(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    def answer(body, number):
+        seen.append(len(list(tmp_path.glob("prm-variants-*/*.sqlite"))))
+        return by_seed(body, number)
+
+    first = replace(RIGHT, id="first", group="a")  # equal: its variants are made before anything is asked
+    others = [replace(EARLY, id=f"e{i}", group=f"e{i}") for i in range(3)]  # never equal: none are made
+    rolled(zoo, [first, *others], Plan(rollouts=4, label="soft"), answer, concurrency=1)
+    assert 2 <= max(seen) <= 4 and seen[-1] == 0
+    assert not list(tmp_path.glob("prm-variants-*"))
+
+
+def test_what_fails_on_a_variant_only_says_nothing(zoo):
+    """An overflow for weights that no animal of the database has, but some of a variant do."""
+    odd = (
+        f"{GOLD} AND CASE WHEN weight NOT IN (5.0, 4.5, 3.0, 20.0, 4.0, 2.0) "
+        "THEN abs(length(name) * 0 - 9223372036854775807 - 1) ELSE 1 END"
+    )
+    table = {prefix_of(CATS): [GOLD, odd, "SELECT 9"]}
+    traces = [answer_of(CATS, ("Count.", odd), id="x"), answer_of(CATS, COUNT_DOGS, id="other")]
+    made, statistics, _ = rolled(zoo, traces, Plan(rollouts=3, label="soft"), in_turn(table))
+    assert statistics["outcomes"] == {"right": 1, "wrong": 1, "undecided": 1}
+    assert list(made) == ["other"] and made["other"].labels == [0.5, 0]
+    assert statistics["skipped"] == {"undecided": 1}
 
 
 def test_a_budget_leaves_null(zoo):
@@ -390,6 +461,27 @@ def test_answers_that_the_policy_writes_itself(zoo, capsys):
     assert "skipped 1: gold gives no rows" in told and "skipped 1: gold SQL does not run" in told
 
 
+def test_an_answer_of_the_policy_that_is_equal_by_accident(zoo):
+    """Its source comes from the journal on the second run."""
+    table = zoo.parent / "questions.jsonl"
+    question = {"question": "How many heavy cats?", "sql": GOLD, "database": "databases/zoo/zoo.sqlite"}
+    table.write_text(json.dumps(question | {"id": "q"}))
+    output = zoo.parent / "out.jsonl"
+    written = []
+    for answer in (in_turn({"": ["SELECT 2", GOLD]}), lambda *_: (500, {}, b"")):
+        with serving(answer) as server:
+            status = main(
+                ["rollout", "--layout", "table", "--root", str(table), "--output", str(output), "--model",
+                 "m", "--base-url", server.url, "--samples", "2", "--rollouts", "1", "--concurrency", "1"]
+            )  # fmt: skip
+        assert status == 0
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    lucky, right = load_traces(output)
+    assert lucky.labels == [0] and lucky.label_source.startswith("monte-carlo:variant:0:")
+    assert right.labels == [1] and right.label_source == "monte-carlo"
+
+
 def test_a_candidates_file(zoo, tmp_path):
     row = {
         "id": "q", "question": "How many heavy cats?", "db_id": "zoo", "gold_sql": GOLD,
@@ -397,7 +489,7 @@ def test_a_candidates_file(zoo, tmp_path):
     }  # fmt: skip
     file, output = tmp_path / "candidates.jsonl", tmp_path / "out.jsonl"
     file.write_text(json.dumps(row))
-    with serving(in_turn({f"WITH {CATS[1]}": ["SELECT 2"]})) as server:
+    with serving(in_turn({f"WITH {CATS[1]}": [GOLD]})) as server:
         status = main(
             ["rollout", "--data", str(file), "--databases", str(zoo), "--output", str(output), "--model", "m",
              "--base-url", server.url, "--rollouts", "2"]
@@ -446,7 +538,7 @@ def test_a_refused_rollout_is_counted_and_kept_away_from(zoo):
 def test_a_model_that_refuses_everything_ends_the_run(zoo):
     with pytest.raises(InputError, match=r"refuses whatever it is asked: 422: Unexpected fields.*--api"):
         rolled(zoo, [LATE, EARLY], Plan(rollouts=4), lambda *_: (422, {}, {"detail": "Unexpected fields"}))
-    assert len((zoo.parent / "out.jsonl.journal.jsonl").read_text().splitlines()) == 1  # and may be mended
+    assert not (zoo.parent / "out.jsonl.journal").exists()  # and may be mended
 
 
 def test_a_server_that_dies_ends_the_run_and_the_next_goes_on(zoo):
@@ -524,22 +616,22 @@ def test_bad_policies(zoo, tmp_path, arguments, message, capsys):
 # The journal
 
 
-def test_journals_belong_to_their_settings_and_to_one_run(tmp_path):
-    file = tmp_path / "j.jsonl"
-    with (
-        Journal(file, {"policy": "a", "temperature": 1.0}),
-        pytest.raises(InputError, match="another command is writing here"),
-    ):
-        Journal(file, {"policy": "a", "temperature": 1.0})
-    with pytest.raises(InputError, match=r"begun with temperature 1\.0, not 0\.5"):
-        Journal(file, {"policy": "a", "temperature": 0.5})
-    Journal(file, {"policy": "a", "temperature": 1.0}).__exit__()
-    file.write_text('{"question": 1}\n')
-    with pytest.raises(InputError, match=r"j.jsonl:1: the first line of no journal"):
-        Journal(file, {})
-    file.write_text('{"journal": {}}\nnonsense\n{"key": "k"}\n')
-    with pytest.raises(InputError, match=r"j.jsonl:2: no line of a journal; delete the line"):
-        Journal(file, {})
+def test_journals_belong_to_their_settings(zoo):
+    rolled(zoo, [LATE], Plan(rollouts=1))
+    with pytest.raises(InputError, match=r"out.jsonl.journal: was begun with seed 0, not 1; take the old"):
+        rolled(zoo, [LATE], Plan(rollouts=1, seed=1))
+
+
+def test_outcomes_from_before_variants_are_not_mixed_in(zoo):
+    rolled(zoo, [LATE], Plan(rollouts=1))
+    file = zoo.parent / "out.jsonl.journal"
+    settings = json.loads(file.read_bytes().split(b"\n")[0].split(b" ", 2)[2])
+    assert settings.pop("variants")
+    file.unlink()
+    with Journal(file, "rollout", settings, paid=True) as old:
+        old.add("key", {"outcomes": ["right"]})
+    with pytest.raises(InputError, match=r"was begun with variants None, not \['mixed', 'boundary'"):
+        rolled(zoo, [LATE], Plan(rollouts=1))
 
 
 def by_seed(body, _):
@@ -552,7 +644,7 @@ def test_a_journal_cut_at_any_byte_gives_the_same_result(zoo):
     traces, plan = [RIGHT, LATE, EARLY], Plan(rollouts=4, label="soft")
     _, statistics, log = rolled(zoo, traces, plan, by_seed)
     assert len(log) == 16
-    output, journal = zoo.parent / "out.jsonl", zoo.parent / "out.jsonl.journal.jsonl"
+    output, journal = zoo.parent / "out.jsonl", zoo.parent / "out.jsonl.journal"
     whole, expected = journal.read_bytes(), output.read_bytes()
     rng = random.Random(1)
     cuts = {0, 1, len(whole) - 1, len(whole), whole.index(b"\n"), whole.index(b"\n") + 1}
@@ -612,7 +704,7 @@ def test_kill_9_at_random_moments(zoo, tmp_path):
             kills += 1
             time.sleep(0.2)  # for what it sent last to be counted
             before = sum(asked_for.values())
-            journal = tmp_path / "b.jsonl.journal.jsonl"
+            journal = tmp_path / "b.jsonl.journal"
             journaled = max(journal.read_bytes().count(b"\n") - 1, 0) if journal.exists() else 0
     assert process.returncode == 0 and kills >= 2
     assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()

@@ -575,12 +575,47 @@ def test_prm_rollout_and_judge_with_transformers_serve(transformers_serve, tmp_p
     assert main(["rollout", *map(str, given), "--output", str(output), *rollouts]) == 0
     statistics = json.loads(Path(f"{output}.stats.json").read_text())
     assert statistics["rollouts"] == 3 and statistics["tokens"] > 3  # the two share their only prefix
+    found = statistics["outcomes"].get("right", 0)
     wrong, right = load_traces(output)
-    assert wrong.labels[1] == 0 and right.labels[1] == 1
-    assert 0 <= wrong.labels[0] <= 1 and right.labels[0] > 0
+    assert wrong.labels == [found / 3, 0] and right.labels == [found / 3 or 1 / 4, 1]
     first = output.read_bytes()
     assert main(["rollout", *map(str, given), "--output", str(output), *rollouts]) == 0
     assert output.read_bytes() == first
     judged = ["judge", *map(str, given), "--output", str(tmp_path / "judged.jsonl"), "--max-new-tokens", "24"]
-    assert main([*judged, "--tries", "1"]) == 0  # 24 tokens of a small model are no verdict
-    assert len(load_traces(tmp_path / "judged.jsonl")) == 2
+    assert main([*judged, "--tries", "1"]) == 0
+    unjudged = load_traces(tmp_path / "judged.jsonl")
+    assert [trace.labels for trace in unjudged] == [[None, None]] * 2  # 24 tokens of it are no verdict
+    agreed = [
+        "consensus",
+        str(output),
+        str(tmp_path / "judged.jsonl"),
+        "--output",
+        str(tmp_path / "both.jsonl"),
+    ]
+    assert main(agreed) == 2  # and so nothing is agreed on
+
+
+@pytest.mark.slow
+def test_answers_sampled_from_transformers_serve(transformers_serve, tmp_path):
+    """Hard labels by binary search for answers that the served model writes itself. So small a model seldom
+    writes one; whatever it writes is accounted for, and a second run asks for nothing again."""
+    with sqlite3.connect(tmp_path / "zoo.sqlite") as connection:
+        connection.execute("CREATE TABLE animal (name TEXT, species TEXT)")
+        connection.execute("INSERT INTO animal VALUES ('Tom', 'cat')")
+    connection.close()
+    gold = {"question": "Name all animals.", "sql": "SELECT name FROM animal", "database": "zoo.sqlite"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(gold) + "\n", encoding="utf-8")
+    output = tmp_path / "own.jsonl"
+    arguments = ["rollout", "--layout", "table", "--root", tmp_path / "q.jsonl", "--model", SMOLLM2]
+    arguments += ["--base-url", transformers_serve, "--concurrency", "2", "--api", "chat", "--samples", "6"]
+    arguments += ["--form", "cte", "--rollouts", "2", "--labels", "hard", "--search", "binary"]
+    arguments += ["--max-new-tokens", "48", "--output", output]
+    ends = main(list(map(str, arguments)))
+    told = json.loads(Path(f"{output}.stats.json").read_text())
+    written = told["answers"] + told["samples_without_answer"] + told["samples_repeated"]
+    assert written == 6 and told["tokens"] > 6 and ends == (0 if told["answers"] else 2)
+    for trace in load_traces(output) if ends == 0 else []:
+        assert trace.label_source.startswith("monte-carlo") and trace.labels[-1] in (0, 1)
+    assert main(list(map(str, arguments))) == ends
+    again = json.loads(Path(f"{output}.stats.json").read_text())
+    assert again["requests_from_journal"] >= 6 and again["outcomes"] == told["outcomes"]

@@ -157,7 +157,13 @@ def test_normalised(sql: str, key: str) -> None:
         ("SELECT name FROM pet", "SELECT name AS Name FROM pet", False),
         ("SELECT id +  1 FROM pet", "SELECT id + 1 FROM pet", False),  # SQLite names the column by its text
         ("SELECT id+1 FROM pet", "SELECT id+1   FROM pet", True),
+        ("SELECT id + 1 FROM pet", "SELECT id  +  1 FROM pet", False),
         ("SELECT 'a b' AS x", "SELECT 'a  b' AS x", False),
+        (
+            'SELECT "id +1" AS x FROM (SELECT id +1 FROM pet)',
+            'SELECT "id +1" AS x FROM (SELECT id  +1 FROM pet)',
+            False,
+        ),
     ],
 )
 def test_which_texts_share_a_result(path: Path, one: str, other: str, shared: bool) -> None:
@@ -165,18 +171,28 @@ def test_which_texts_share_a_result(path: Path, one: str, other: str, shared: bo
         database.execute(one)
         assert runs(database, other) == (0 if shared else 1)
     with open_database(path, cache=False) as plain, open_database(path) as remembering:
-        assert remembering.execute(other).columns == plain.execute(other).columns
+        again = remembering.execute(other)
+        assert (again, again.columns) == (plain.execute(other), plain.execute(other).columns)
+
+
+def test_what_was_remembered_under_its_own_text_is_found_by_no_other(path: Path) -> None:
+    """A closing semicolon goes with normalising; a second one is a statement too many."""
+    with open_database(path) as database:
+        for _ in range(2):
+            assert database.execute("SELECT 1 + 1;") == [(2,)]
+            with pytest.raises(SQLError):
+                database.execute("SELECT 1 + 1;;")
 
 
 def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
     cache = ResultCache(max_bytes=80_000)
     answers = [("rows", ("a",), [bytes(5000)], True) for _ in range(30)]
     for i, answer in enumerate(answers):
-        cache.put(("db",), f"SELECT {i}", answer)
-        cache.get(("db",), "SELECT 0")
+        cache.put(("db",), f"SELECT {i}", answer, normal=True)
+        cache.get(("db",), "SELECT 0", normal=True)
         assert cache.size <= 80_000
-    assert cache.get(("db",), "SELECT 0") is answers[0]
-    assert cache.get(("db",), "SELECT 1") is None
-    assert cache.get(("db",), "SELECT 29") is answers[29]
-    cache.put(("db",), "SELECT 'large'", ("rows", ("a",), [bytes(11_000)], True))
-    assert cache.get(("db",), "SELECT 'large'") is None
+    assert cache.get(("db",), "SELECT 0", normal=True) is answers[0]
+    assert cache.get(("db",), "SELECT 1", normal=True) is None
+    assert cache.get(("db",), "SELECT 29", normal=True) is answers[29]
+    cache.put(("db",), "SELECT 'large'", ("rows", ("a",), [bytes(11_000)], True), normal=True)
+    assert cache.get(("db",), "SELECT 'large'", normal=True) is None

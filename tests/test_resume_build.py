@@ -22,111 +22,12 @@ from test_build import QUESTIONS, SKIPPED, make_database, write_json
 
 import prm
 from prm.cli import main
-from prm.errors import InputError
 from prm.labeling.build import build
-from prm.labeling.build_journal import BuildJournal
-from prm.labeling.provenance import data_card, made_by
+from prm.labeling.cards import build_card
+from prm.labeling.provenance import made_by
 from prm.traces.formats import load_traces
 
 REPO = Path(__file__).parent.parent
-RUN = {"seed": 0, "versions": {"prm": "0"}}
-RESULTS = [{"lines": ['{"a": "ä\\n"}', "\u2028"] * k, "skipped": None} for k in range(4)]
-
-
-# The journal
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """The path of a journal with the results of 0, 2, 1 and 3, in this order; the offsets where lines end."""
-    path = tmp_path / "j"
-    with BuildJournal(path, RUN) as made:
-        for index in (0, 2, 1, 3):
-            made.add(index, RESULTS[index])
-    return path
-
-
-def test_results_come_back_in_order(journal):
-    with BuildJournal(journal, RUN) as again:
-        assert len(again) == 4 and 2 in again and 4 not in again
-        assert list(again.results()) == RESULTS
-        again.remove()
-    assert not journal.exists()
-
-
-def test_whatever_is_cut_off_the_rest_is_there(journal):
-    """For every byte at which a write can stop, also within a character."""
-    whole = journal.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
-    for cut in range(len(whole)):
-        journal.write_bytes(whole[:cut])
-        with BuildJournal(journal, RUN) as again:
-            left = max(sum(end <= cut for end in ends) - 1, 0)
-            assert list(again.results()) == [RESULTS[i] for i in sorted([0, 2, 1, 3][:left])]
-            for index in (0, 2, 1, 3)[left:]:
-                again.add(index, RESULTS[index])
-        assert journal.read_bytes() == whole
-
-
-def test_a_changed_byte_is_never_taken_for_a_result(journal):
-    whole = bytearray(journal.read_bytes())
-    rng = random.Random(0)
-    header = whole.index(b"\n") + 1
-    for at in rng.sample(range(header, len(whole)), 60):
-        spoilt = whole.copy()
-        spoilt[at] ^= 1 << rng.randrange(8)
-        journal.write_bytes(spoilt)
-        with BuildJournal(journal, RUN) as again:
-            assert len(again) < 4
-            assert all(result in RESULTS for result in again.results())
-
-
-def test_another_file_by_that_name_is_left_alone(tmp_path):
-    path = tmp_path / "whole.jsonl.journal"
-    path.write_text("my diary\n")
-    with pytest.raises(InputError, match=r"journal: is no journal of prm build; remove it, or give another"):
-        BuildJournal(path, RUN)
-    assert path.read_text() == "my diary\n"
-
-
-def test_zeros_that_a_power_cut_leaves_are_cut_off(journal):
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + bytes(5000))
-    with BuildJournal(journal, RUN) as again:
-        assert len(again) == 4
-    assert journal.read_bytes() == whole
-
-
-def test_another_run_begins_anew_and_says_what_differs(journal, capsys):
-    with BuildJournal(journal, {"seed": 1, "versions": {"prm": "0"}, "limit": 3}) as other:
-        assert len(other) == 0
-        other.add(0, {})
-    assert capsys.readouterr().err == (
-        f"prm: {journal} is of an unfinished build with other settings (limit, seed): starting afresh\n"
-    )
-    with BuildJournal(journal, RUN) as back:
-        assert len(back) == 0
-
-
-def test_two_programs_cannot_write_the_same(journal):
-    with BuildJournal(journal, RUN) as one:
-        code = f"from prm.labeling.build_journal import BuildJournal; BuildJournal({str(journal)!r}, {RUN!r})"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
-        assert "another prm build writes this output right now" in done.stderr
-        assert len(one) == 4
-    assert journal.exists()
-
-
-def test_a_journal_without_results_leaves_nothing(tmp_path):
-    with BuildJournal(tmp_path / "deep" / "j", RUN):
-        assert (tmp_path / "deep" / "j").exists()
-    assert list((tmp_path / "deep").iterdir()) == []
-    with pytest.raises(InputError, match="cannot be written"):
-        BuildJournal(Path("/dev/null/j"), RUN)
-
-
-# Builds that are killed
-
 ENV = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
@@ -199,12 +100,15 @@ def test_killed_again_and_again_by_any_number_of_workers(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_moments(corpus, tmp_path):
-    """From the start of the interpreter to the last rename; 12 builds, each killed until it gets through."""
+    """From the start of the interpreter to the last rename; builds, each killed until it gets through, until
+    there were 12 kills, however the machine's speed changes meanwhile."""
     begin = time.monotonic()
     assert start(corpus, tmp_path / "timed" / "whole.jsonl", "--workers", "2").wait() == 0
     whole = time.monotonic() - begin  # seconds; kills are spread over it on fast and on slow machines
-    rng, kills, moments = random.Random(1), 0, Counter()
-    for i in range(12):
+    rng, kills, moments, i = random.Random(1), 0, Counter(), 0
+    while kills < 12 or moments[True] < 4:
+        i += 1
+        assert i <= 40, f"{kills} kills, {moments}"
         output = tmp_path / str(i) / "whole.jsonl"
         finished, latest = False, 0.8
         while not finished:
@@ -223,7 +127,6 @@ def test_killed_at_random_moments(corpus, tmp_path):
                 if output.exists():  # killed between the rename and its last breath
                     assert output.read_bytes() == (corpus / "whole.jsonl").read_bytes()
         same_as_whole(corpus, output)
-    assert kills >= 12 and moments[True] >= 4
 
 
 def test_killed_when_the_output_is_there_but_the_journal_not_gone(corpus, tmp_path):
@@ -306,7 +209,7 @@ def test_other_settings_and_other_data_are_not_mixed_in(corpus, tmp_path, capsys
 
     build("spider", root, "dev", output, seed=1)
     said = capsys.readouterr().err
-    assert "is of an unfinished build with other settings (seed): starting afresh\n" in said
+    assert "is of an unfinished prm build with other settings (seed): starting afresh\n" in said
     build("spider", root, "dev", tmp_path / "one" / "whole.jsonl", seed=1)
     assert output.read_bytes() == (tmp_path / "one" / "whole.jsonl").read_bytes()
 
@@ -343,7 +246,8 @@ def test_a_device_is_no_output(corpus, capsys):
     arguments = ["build", "--layout", "spider", "--root", str(corpus), "--split", "dev"]
     assert main([*arguments, "--output", "/dev/null"]) == 2
     assert capsys.readouterr().err == (
-        "prm: /dev/null: is no regular file; a build keeps a journal beside its output\n"
+        "prm: /dev/null: is no regular file, and statistics and a data card are written beside it; name a "
+        "file\n"
     )
 
 
@@ -462,7 +366,7 @@ def test_the_hub_reads_the_card_as_a_split(corpus, tmp_path):
 def test_a_card_of_several_label_sources_and_names(corpus):
     summary = json.loads((corpus / "whole.jsonl.stats.json").read_text())
     summary |= {"label_sources": {"execution": 12_000, "variant": 7}, "traces": 12_007}
-    card = data_card(summary, "some/where/part-1.of|2.jsonl")
+    card = build_card(summary, "some/where/part-1.of|2.jsonl")
     assert "| variant | 7 | by running the SQL on the variant that the trace names" in card
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["configs"][0]["data_files"] == [{"split": "part_1", "path": "part-1.of|2.jsonl"}]

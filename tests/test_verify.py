@@ -351,3 +351,21 @@ def test_a_variant_is_made_again_and_asked(root, checked):
     assert "labelled wrong, but its result is gold's on the database" in found[2]
     (found,) = checked([answer(sql, 0, gold=gold) | {"label_source": "variant:0:0:00000000"}])[0]
     assert "cannot be made again" in found[2]
+
+
+def test_sqlite_by_url(root, rows, tmp_path):
+    """The same by either option, variants too; one of them at a time."""
+    gold = "SELECT name FROM author WHERE born > 1950"
+    path = root / "database" / "library" / "library.sqlite"
+    sql = "SELECT name FROM author WHERE born > 1951"
+    with open_database(path) as database, Suite(database, gold, folder=tmp_path) as suite:
+        suite.distil([sql])
+        named = {"label_source": suite.verdict(sql).on}
+    file = tmp_path / "t.jsonl"
+    rows = [*rows, answer(sql, 0, gold=gold) | named]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    by_folder = verify([str(file)], root)
+    by_url = verify([str(file)], database_url=f"sqlite:///{root}/database/{{db_id}}/{{db_id}}.sqlite")
+    assert by_folder == by_url and by_url["checks"]["answer"]["checked"] == len(rows)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(file), "--databases", str(root), "--database-url", "duckdb:///x.duckdb"])

@@ -489,7 +489,7 @@ class ServerPolicy:
             )
         if api not in APIS:
             raise InputError(f"--api must be one of {', '.join(APIS)}, not {api!r}")
-        if timeout <= 0:
+        if not timeout > 0:
             raise InputError("--request-timeout must be more than 0 seconds")
         key = os.environ.get(api_key_env, "").strip()
         if not (key.isascii() and key.isprintable()):

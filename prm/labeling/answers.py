@@ -24,50 +24,43 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import multiprocessing
-import os
 import re
-import signal
 import tempfile
-import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
-from prm.labeling.provenance import made_by
+from prm.labeling.cards import label_card
+from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, LastUsed, check_reachable, gold_fault
+from prm.labeling.provenance import command, fingerprint, made_by, output_file, source_kind, versions
 from prm.labeling.questions import find_database
 from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
+from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import Undecided, results_equal
-from prm.sql.database import Rows, SQLError, open_database
+from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
 from prm.sql.schema import read_schema, schema_text
-from prm.traces.formats import Tally, atomic_write, rows_of
+from prm.traces.formats import Tally, rows_of
 from prm.traces.trace import Step, Trace
 
 #: Why a question or an answer gave no trace; the keys of `skipped` in the statistics.
-SKIP_REASONS = {
-    "gold_fails": "gold SQL does not run",
-    "gold_timeout": "gold SQL outlives its time",
-    "gold_too_large": "gold gives too many rows",
-    "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
+SKIP_REASONS = GOLD_FAULTS | {
     "answer_empty": "the answer is empty",
     "answer_unfinished": "the answer's steps are no chain: CTEs, then one final SELECT",
     "answer_timeout": "the answer outlives its time",
     "answer_too_large": "the answer gives too many rows",
     "unexpected": "an error that nobody foresaw",
-    "undecided": "the answer is equal on the database, but was not compared on all variants",
+    "undecided": UNDECIDED,
     "typed": "the answer differs from gold only in whether numbers are text",
     "tied": "the answer differs from gold in rows that tie in gold's ORDER BY, which proves nothing",
 }
@@ -94,12 +87,13 @@ class Asked:
 
 @dataclass
 class Labelled:
-    """What came of one question: lines of JSON, (labels, evidence, by a variant) of each, skipped reasons."""
+    """What came of one question: lines of JSON, (labels, evidence, label source) of each, skipped reasons."""
 
+    db_id: str
+    answers: int
     lines: list[str] = field(default_factory=list)
-    traces: list[tuple[list[int | None], str, bool]] = field(default_factory=list)
+    traces: list[tuple[list[int | None], str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    answers: int = 0
     unexpected: str | None = None
 
 
@@ -112,37 +106,42 @@ def label(
     timeout: float = 5.0,
     on_bad_rows: str = "stop",
 ) -> dict[str, Any]:
-    """Write the labelled traces of a file of candidates to `output` and statistics to `<output>.stats.json`.
+    """Write the labelled traces of a file of candidates to `output` (JSONL), statistics to
+    `<output>.stats.json` and a data card to `<output>.md`.
 
     `data` holds a question with its candidates in a line, or an answer in a line (question, db_id, gold_sql,
     sql or steps); `databases` is the data set's folder (`locate_database`). `timeout` is in
-    seconds a statement.
+    seconds a statement. What is finished stands in `<output>.journal` until all is; the same call goes on
+    from there. With more than one worker, processes are started afresh: a script that calls this needs the
+    usual `if __name__ == "__main__":`.
 
     Returns the statistics.
 
     Raises:
-        InputError: a row is malformed (with `on_bad_rows="stop"`), or no answer could be labelled.
+        InputError: a row is malformed (with `on_bad_rows="stop"`), the output cannot be written, or no answer
+            could be labelled (the statistics then say why, and `output` is not written).
     """
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
+    output = output_file(output, lines_only=True)
     tally = Tally()
     questions = read_answers(data, databases, tally, on_bad_rows)
-    statistics = Statistics()
-    with atomic_write(output) as stream:
-        for labelled in _progress(_label_all(questions, timeout, workers), len(questions)):
-            statistics.add(labelled)
-            for line in labelled.lines:
-                stream.write(line + "\n")
-        summary = statistics.summary()
-        with atomic_write(f"{output}.stats.json") as beside:
-            json.dump(summary, beside, indent=2)
-            beside.write("\n")
-        if not summary["traces"]:
-            reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
-            raise InputError(
-                f"no answer could be labelled ({reasons}), so nothing was written; see {output}.stats.json",
-                file=str(data),
-            )
+    options = {
+        "data": Path(data), "databases": Path(databases), "timeout": timeout, "on_bad_rows": on_bad_rows,
+        "output": output,
+    }  # fmt: skip
+    summary = label_all(
+        "label", questions, partial(_Worker, timeout), Labelled, Statistics(), label_card, output=output,
+        workers=workers, chunk=_CHUNK,
+        settings={"timeout": timeout, "versions": versions()} | fingerprint(questions),
+        about={"versions": versions(), "command": command("label", options)},
+    )  # fmt: skip
+    if not summary["traces"]:
+        reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
+        raise InputError(
+            f"no answer could be labelled ({reasons}), so nothing was written; see {output}.stats.json",
+            file=str(data),
+        )
     for line in tally.report():
         Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)
     _show(summary, str(output))
@@ -345,11 +344,11 @@ class _Skip(Exception):
 class _Place:
     """One database, what is known of it, and a folder for its variants."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self.timeout = path, timeout
+    def __init__(self, path: Path, timeout: float, pool: DatabasePool) -> None:
+        self.timeout = timeout
         self.schema = read_schema(path)
         self.folder = tempfile.TemporaryDirectory()
-        self.database = open_database(path, timeout=timeout)
+        self.database = open_steadily(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema))
 
@@ -389,6 +388,7 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
     try:
         rows: Rows | None = place.database.execute(sql)
     except SQLError as error:
+        check_reachable(error, place.database)
         if error.kind in ("timeout", "too_large", "crashed"):
             raise _Skip("answer_too_large" if error.kind == "too_large" else "answer_timeout") from None
         rows = None
@@ -472,8 +472,7 @@ def _runs(sql: str, place: _Place) -> bool:
     try:
         place.database.execute(sql)
     except SQLError as error:
-        if error.kind == "unavailable":  # which says nothing against the answer
-            raise InputError(str(error), file=str(place.path)) from None
+        check_reachable(error, place.database)
         return error.kind in ("timeout", "too_large")
     return True
 
@@ -502,12 +501,12 @@ def _subtracted(pieces: list[Piece]) -> set[str]:
 
 def label_question(asked: Asked, place: _Place) -> Labelled:
     """The traces of a question's answers."""
-    labelled = Labelled(answers=len(asked.answers))
+    labelled = Labelled(asked.db_id, len(asked.answers))
     try:
         gold = Gold(asked.gold_sql, place.database, place.schema, place.folder.name, place.timeout)
     except SQLError as error:
-        reason = {"timeout": "gold_timeout", "too_large": "gold_too_large"}.get(error.kind, "gold_fails")
-        labelled.skipped = [reason] * len(asked.answers)
+        check_reachable(error, place.database)
+        labelled.skipped = [gold_fault(error)] * len(asked.answers)
         return labelled
     with gold:
         if not gold.rows:
@@ -522,7 +521,7 @@ def label_question(asked: Asked, place: _Place) -> Labelled:
                 continue
             trace = _trace(asked, name, schema, verdict)
             labelled.lines.append(json.dumps(trace.to_dict(), ensure_ascii=False))
-            labelled.traces.append((verdict.labels, verdict.evidence, verdict.source != "execution"))
+            labelled.traces.append((verdict.labels, verdict.evidence, verdict.source))
     return labelled
 
 
@@ -550,93 +549,37 @@ def _trace(asked: Asked, name: str | None, schema: str, verdict: Verdict) -> Tra
 
 
 class _Worker:
-    """What a process keeps between questions: the database that it has used last."""
+    """What a process keeps between questions: the databases that it has used last, and what runs their
+    SQL."""
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.place: _Place | None = None
+        self.pool = DatabasePool(1)
+        self.places = LastUsed(partial(_Place, timeout=timeout, pool=self.pool))
 
-    def __call__(self, questions: Sequence[Asked]) -> list[Labelled]:
-        return [self._label(asked) for asked in questions]
-
-    def _label(self, asked: Asked) -> Labelled:
-        if self.place is None or self.place.path != asked.database:
-            self.close()
-            self.place = _Place(asked.database, self.timeout)
+    def __call__(self, asked: Asked) -> Labelled:
+        place = self.places[asked.database]
         try:
-            return label_question(asked, self.place)
+            return label_question(asked, place)
         except (InputError, OSError):  # of the database or the machine, not of this question
             raise
         except Exception as error:  # SQL has more forms than anyone foresees: one must not end hours of work
             text = f"{asked.question!r}: {type(error).__name__}: {error}"
-            return Labelled(
-                skipped=["unexpected"] * len(asked.answers), answers=len(asked.answers), unexpected=text
-            )
+            n = len(asked.answers)
+            return Labelled(asked.db_id, n, skipped=["unexpected"] * n, unexpected=text)
 
     def close(self) -> None:
-        if self.place is not None:
-            self.place.close()
-
-
-_worker: _Worker | None = None  # of this process, where it is one of the pool
-
-
-def _start_process(timeout: float) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = _Worker(timeout)
-
-
-def _end_with_parent() -> None:
-    """A pool's process that waits for work does not notice by itself that its parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _label_chunk(questions: Sequence[Asked]) -> list[Labelled]:
-    assert _worker is not None
-    return _worker(questions)
-
-
-def _label_all(questions: Sequence[Asked], timeout: float, workers: int) -> Iterator[Labelled]:
-    """What came of every question, in their order."""
-    if workers == 1:
-        worker = _Worker(timeout)
-        try:
-            for asked in questions:
-                yield from worker([asked])
-        finally:
-            worker.close()
-        return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # progress bars have threads: no forks beside them
-        initializer=_start_process,
-        initargs=(timeout,),
-    )
-    waiting: deque[Future[list[Labelled]]] = deque()
-    try:
-        for i in range(0, len(questions), _CHUNK):
-            waiting.append(pool.submit(_label_chunk, questions[i : i + _CHUNK]))
-            if len(waiting) >= 4 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise RuntimeError("a worker process died (out of memory?); run with fewer --workers") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        self.places.close()
+        self.pool.close()
 
 
 class Statistics:
     """Counts over what came of the questions."""
 
     def __init__(self) -> None:
-        self.questions = self.answers = self.steps = self.unlabelled = self.by_variant = self.wrong = 0
+        self.questions = self.answers = self.steps = self.unlabelled = self.wrong = self.with_traces = 0
+        self.databases: set[str] = set()
         self.evidence: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
         self.positions: Counter[int] = Counter()
         self.skipped: Counter[str] = Counter()
         self.unexpected: str | None = None
@@ -646,11 +589,14 @@ class Statistics:
         self.answers += labelled.answers
         self.skipped.update(labelled.skipped)
         self.unexpected = self.unexpected or labelled.unexpected
-        for labels, evidence, by_variant in labelled.traces:
+        if labelled.traces:
+            self.with_traces += 1
+            self.databases.add(labelled.db_id)
+        for labels, evidence, source in labelled.traces:
             self.evidence[evidence] += 1
             self.steps += len(labels)
             self.unlabelled += labels.count(None)
-            self.by_variant += by_variant
+            self.sources[source_kind(source)] += 1
             if evidence != "equal":
                 self.wrong += 1
                 if evidence != "unknown":
@@ -661,15 +607,18 @@ class Statistics:
         traces = sum(self.evidence.values())
         return {
             "questions": self.questions,
+            "questions_with_traces": self.with_traces,
+            "databases": len(self.databases),
             "answers": self.answers,
             "traces": traces,
             "wrong": self.wrong,
-            "wrong_by_variant": self.by_variant,
+            "wrong_by_variant": self.sources["variant"],
             "steps": self.steps,
             "steps_without_label": self.unlabelled,
             "evidence": {name: self.evidence[name] for name in EVIDENCE if self.evidence[name]},
             "share_unknown_of_wrong": self.evidence["unknown"] / self.wrong if self.wrong else None,
             "first_error_positions": {str(k): v for k, v in sorted(self.positions.items())},
+            "label_sources": dict(sorted(self.sources.items())),
             "skipped": {reason: self.skipped[reason] for reason in SKIP_REASONS if self.skipped[reason]},
             "first_unexpected_error": self.unexpected,
         }
@@ -700,17 +649,3 @@ def _show(summary: dict[str, Any], output: str) -> None:
         console.print(
             f"please report this error: {summary['first_unexpected_error']}", soft_wrap=True, markup=False
         )
-
-
-def _progress(items: Iterator[Labelled], total: int) -> Iterator[Labelled]:
-    """Hand the items on with a progress bar on stderr, if that is a terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    with contextlib.closing(items), bar:
-        task = bar.add_task("questions", total=total)
-        for item in items:
-            yield item
-            bar.advance(task)

@@ -14,8 +14,8 @@ The text of a step is an English sentence with the SQL, or one of the two: a PRM
 write them, not the template of this builder.
 
 The same bytes come out for any number of workers: each question has a random generator of its own, seeded
-by `--seed` and its id, and lines are written in the order of the questions. A build that was killed goes on
-where it stopped (`prm.labeling.build_journal`).
+by `--seed` and its id, lines are written in the order of the questions, and what is too slow is told by
+SQLite's steps, not by the clock. A build that was killed goes on where it stopped (`prm.labeling.whole_run`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
@@ -33,14 +32,13 @@ from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from prm.errors import InputError
-from prm.labeling.build_journal import CANNOT_GO_ON, BuildJournal
+from prm.labeling.cards import build_card
 from prm.labeling.chains import (
     Chain,
     Errors,
@@ -51,27 +49,23 @@ from prm.labeling.chains import (
     written,
     wrong_chains,
 )
-from prm.labeling.pool import each_finished
-from prm.labeling.provenance import command, data_card, fingerprint, made_by, versions
+from prm.labeling.databases import GOLD_FAULTS, LastUsed, check_reachable, gold_fault
+from prm.labeling.provenance import command, fingerprint, made_by, output_file, versions
 from prm.labeling.questions import Question, read_questions
+from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import is_ordered
-from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_database, without_password
+from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_steadily, without_password
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment
 from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
 from prm.sql.schema import read_schema, schema_text
 from prm.sql.tables import quote
 from prm.sql.variants import FEW, Suite
-from prm.traces.formats import atomic_write
 from prm.traces.trace import Step, Trace
 
 #: Why a question gave no traces; the keys of `skipped` in the statistics.
-SKIP_REASONS = {
-    "gold_fails": "gold SQL does not run",
-    "gold_timeout": "gold SQL outlives its time",
-    "gold_too_large": "gold gives too many rows",
-    "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
+SKIP_REASONS = GOLD_FAULTS | {
     "not_translated": "gold SQL cannot be translated into the dialect in which it is taken apart",
     "translation_differs": "the translation of gold gives another result",
     "not_decomposed": "gold SQL cannot be cut into steps",
@@ -83,7 +77,6 @@ SKIP_REASONS = {
 STYLES = {"both": "{}\n{}", "sql": "{1}", "english": "{0}"}
 
 _CHUNK = 16  # questions a worker takes at once
-_OPEN_DATABASES = 4  # known to a worker; questions come mostly database by database
 _VALUES_ROWS = 5_000  # rows of a table that are looked at for frequent values
 
 
@@ -114,10 +107,10 @@ def build(
     (kinds of errors as often as in real wrong answers, as far as a step allows them) or "uniform"; up to
     `max_errors` of them stand in one wrong trace, in different steps; `hard_negatives` prefers wrong results
     close to gold's; `styles` are keys of `STYLES`, one is drawn for each question. `timeout` is in seconds a
-    statement. `database_url` (as `open_database` takes it, `{db_id}` standing for the question's database)
-    takes the place of the layout's SQLite files; gold is in the dialect of that database, and so is all SQL
-    in the traces. With more than one worker, processes are started afresh: a script that calls this needs
-    the usual `if __name__ == "__main__":`.
+    statement (`open_steadily` says what that means). `database_url` (as `open_database` takes it, `{db_id}`
+    standing for the question's database) takes the place of the layout's SQLite files; gold is in the dialect
+    of that database, and so is all SQL in the traces. With more than one worker, processes are started
+    afresh: a script that calls this needs the usual `if __name__ == "__main__":`.
 
     What is finished stands in `<output>.journal` until all is; the same call goes on from there.
 
@@ -135,17 +128,13 @@ def build(
             f"no question falls into this shard ({shard[0]}/{shard[1]} of {len(questions)} questions); "
             "make fewer shards"
         )
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
     if not styles or set(styles) - set(STYLES):
         raise InputError(f"styles are one or more of {', '.join(STYLES)}, not {list(styles)}")
     if errors not in ("natural", "uniform"):
         raise InputError(f"errors are 'natural' or 'uniform', not {errors!r}")
-    output = Path(output).expanduser()
-    if output.is_dir():
-        raise InputError("is a folder; name a file to write", file=str(output))
-    if output.exists() and not output.is_file():
-        raise InputError("is no regular file; a build keeps a journal beside its output", file=str(output))
+    output = output_file(output, lines_only=True)
     job = _Job(
         seed,
         right_per_question,
@@ -163,15 +152,13 @@ def build(
     }  # fmt: skip
     settings = {key: value for key, value in options.items() if key not in ("root", "output")}
     settings |= {"versions": versions()} | fingerprint(part)
-    about = {"seed": seed, "shard": options["shard"], "versions": versions()}
-    with BuildJournal(f"{output}.journal", settings) as journal:
-        if len(journal):
-            print(f"prm: {len(journal)} of {len(part)} questions are done already: going on", file=sys.stderr)
-        todo = [(i, question) for i, question in enumerate(part) if i not in journal]
-        for i, labelled in _progress(_label_all(todo, job, workers), len(part), len(journal)):
-            journal.add(i, asdict(labelled))
-        summary = _write(output, journal, about | {"command": command("build", options)})
-        journal.remove()
+    about = {
+        "seed": seed, "shard": options["shard"], "versions": versions(), "command": command("build", options),
+    }  # fmt: skip
+    summary = label_all(
+        "build", part, partial(_Worker, job), Labelled, Statistics(), build_card, output=output,
+        workers=workers, chunk=_CHUNK, settings=settings, about=about,
+    )  # fmt: skip
     if not summary["traces"]:  # an empty file of traces is of use to nobody
         reasons = ", ".join(f"{n} x {SKIP_REASONS[reason]}" for reason, n in summary["skipped"].items())
         raise InputError(
@@ -181,44 +168,6 @@ def build(
         )
     _show(summary, str(output))
     return summary
-
-
-def _write(output: Path, journal: BuildJournal, about: dict[str, Any]) -> dict[str, Any]:
-    """The output out of the journal, in the order of the questions, with its statistics and its card (no
-    output and no card where there is no trace). Returns the statistics.
-
-    The journal's lock keeps others away, so unfinished files have fixed names: those of a killed run are
-    overwritten.
-    """
-
-    def written(path: str) -> contextlib.AbstractContextManager[IO[str]]:
-        return atomic_write(path, part=f".{Path(path).name}.part")
-
-    statistics, digest = Statistics(), hashlib.sha256()
-    try:
-        with contextlib.suppress(_NoTrace), written(str(output)) as stream:
-            for result in journal.results():
-                labelled = Labelled(**result)
-                statistics.add(labelled)
-                for line in labelled.lines:
-                    stream.write(line + "\n")
-                    digest.update(line.encode() + b"\n")
-            summary = statistics.summary() | about | {"sha256": digest.hexdigest()}
-            with written(f"{output}.stats.json") as beside:
-                json.dump(summary, beside, indent=2)
-                beside.write("\n")
-            if not statistics.traces:
-                raise _NoTrace  # out of the block that would put the empty file in its place
-            with written(f"{output}.md") as beside:
-                beside.write(data_card(summary, output))
-    except OSError as error:
-        message = f"cannot be written ({error.strerror or error}); {CANNOT_GO_ON}"
-        raise InputError(message, file=str(output)) from None
-    return summary
-
-
-class _NoTrace(Exception):
-    """No question gives a trace."""
 
 
 # --- labelling questions ------------------------------------------------------------------------------------
@@ -259,7 +208,7 @@ class _Workplace:
     """
 
     def __init__(self, path: Path | str, timeout: float, pool: DatabasePool, folder: str | Path) -> None:
-        self.folder, self.opener = folder, partial(open_database, timeout=timeout, pool=pool)
+        self.folder, self.opener = folder, partial(open_steadily, timeout=timeout, pool=pool)
         self.schema = read_schema(path)
         self.translator = Translator(self.schema)
         self.database = self.opener(path)
@@ -273,8 +222,7 @@ class _Workplace:
         try:
             return self.database.execute(sql)
         except SQLError as error:
-            if error.kind == "unavailable":
-                raise InputError(str(error), file=without_password(str(self.database.path))) from None
+            check_reachable(error, self.database)
             raise
 
     def run_steps(self, fragments: Sequence[str]) -> Rows:
@@ -312,6 +260,9 @@ class _Workplace:
             except SQLError:
                 self._values[key] = []
         return self._values[key]
+
+    def close(self) -> None:
+        self.database.close()
 
 
 def _run_on(database: Database, fragments: Sequence[str]) -> Rows:
@@ -396,8 +347,7 @@ def _gold_rows(sql: str, place: _Workplace) -> Rows:
     try:
         rows = place.run(sql)
     except SQLError as error:
-        kind = {"timeout": "gold_timeout", "too_large": "gold_too_large"}.get(error.kind, "gold_fails")
-        raise _Skip(kind) from None
+        raise _Skip(gold_fault(error)) from None
     if not rows:
         raise _Skip("gold_empty")
     return rows
@@ -421,7 +371,7 @@ def _inner_sql(sql: str, gold: Rows, ordered: bool, place: _Workplace) -> str:
 
 
 class _Worker:
-    """What a process keeps between chunks: the databases that it has used last, what runs their SQL, and a
+    """What a process keeps between questions: the databases that it has used last, what runs their SQL, and a
     folder for their variants."""
 
     def __init__(self, job: _Job) -> None:
@@ -429,20 +379,12 @@ class _Worker:
         self.made_by = made_by("build", job.seed)
         self.pool = DatabasePool(1)
         self.folder = TemporaryDirectory(prefix="prm-build-")
-        self.places: OrderedDict[Path | str, _Workplace] = OrderedDict()
+        self.places = LastUsed(
+            partial(_Workplace, timeout=job.timeout, pool=self.pool, folder=self.folder.name)
+        )
 
-    def place(self, path: Path | str) -> _Workplace:
-        place = self.places.pop(path, None) or _Workplace(path, self.job.timeout, self.pool, self.folder.name)
-        self.places[path] = place
-        if len(self.places) > _OPEN_DATABASES:
-            self.places.popitem(last=False)
-        return place
-
-    def __call__(self, chunk: list[tuple[int, Question]]) -> list[tuple[int, Labelled]]:
-        return [(i, self._label(question)) for i, question in chunk]
-
-    def _label(self, question: Question) -> Labelled:
-        place = self.place(question.database)
+    def __call__(self, question: Question) -> Labelled:
+        place = self.places[question.database]
         try:
             traces = label_question(question, place, self.job)
         except _Skip as skip:
@@ -468,16 +410,6 @@ def _counted(trace: Trace) -> tuple[int, int, list[str], str, str]:
     categories = [step.error for step in trace.steps if step.error is not None]
     source = trace.label_source or "execution"
     return len(trace.steps), trace.first_error, categories, trace.extra["style"], source
-
-
-def _label_all(
-    questions: list[tuple[int, Question]], job: _Job, workers: int
-) -> Iterator[tuple[int, Labelled]]:
-    """What came of every question beside its index, as it is finished."""
-    size = _CHUNK if workers > 1 else 1
-    chunks = [questions[i : i + size] for i in range(0, len(questions), size)]
-    for done in each_finished(partial(_Worker, job), chunks, min(workers, len(chunks)) or 1):
-        yield from done
 
 
 class Statistics:
@@ -603,17 +535,3 @@ def _show(summary: dict[str, Any], output: str) -> None:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
-
-
-def _progress(items: Iterator[tuple[int, Labelled]], total: int, done: int) -> Iterator[tuple[int, Labelled]]:
-    """Hand the items on with a progress bar on stderr, if that is a terminal; `done` were there before."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    with contextlib.closing(items), bar:
-        task = bar.add_task("questions", total=total, completed=done)
-        for item in items:
-            yield item
-            bar.advance(task)

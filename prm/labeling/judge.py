@@ -24,11 +24,14 @@ from typing import Any
 from prm import __version__
 from prm.errors import InputError
 from prm.inference.policies import Answered, Policy, Request
-from prm.labeling.journal import Journal, Record, digest, progress_bar, seed_of
+from prm.labeling.asking import Answers, Record, digest, seed_of
+from prm.labeling.cards import consensus_card, judge_card, write_labelled
+from prm.labeling.journal import Journal
+from prm.labeling.progress import progress
+from prm.labeling.provenance import made_by, output_file, relabelled
 from prm.labeling.questions import find_database
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.converters import native_rows
-from prm.traces.formats import atomic_write, write_traces
 from prm.traces.prompting import prompt_text
 from prm.traces.trace import Label, Step, Trace, first_error, fold_labels
 
@@ -104,8 +107,10 @@ def judge(
     seed: int = 0,
     tries: int = 3,
     price: tuple[float, float] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """Label the steps of `traces` by a model, write them to `output`, return counts (`<output>.stats.json`).
+    """Label the steps of `traces` by a model and write them to `output`, counts to `<output>.stats.json` and
+    a data card to `<output>.md` (`command` is the line that was typed, for the card). Returns the counts.
 
     Traces without a schema are given their database's, from the folder `databases`. An answer that cannot be
     read is asked for again with another seed, `tries` times at most; the steps of a trace that none was found
@@ -114,14 +119,18 @@ def judge(
     Raises:
         InputError: the policy fails for good, or there are no traces.
     """
+    output = output_file(output)
     traces = [_with_schema(trace, databases) for trace in traces]
     if not traces:
         raise InputError("there are no traces to judge")
     began, counts = time.monotonic(), Counter[str]()
     judged: dict[int, list[Step]] = {}
     settings = policy.settings() | {"seed": seed, "judge_prompt": JUDGE_PROMPT_VERSION}
-    with Journal(f"{output}.journal.jsonl", settings) as journal, progress_bar("traces") as bar:
-        task = bar.add_task("", total=len(traces), so_far="")
+    with (
+        Journal(f"{output}.journal", "judge", settings, paid=True) as journal,
+        progress("traces", len(traces)) as advance,
+    ):
+        answers = Answers(journal, policy)
         for attempt in range(tries):
             left = [i for i in range(len(traces)) if i not in judged]
             requests = []
@@ -129,7 +138,7 @@ def judge(
                 prompt = judge_prompt(traces[i])
                 request = Request(prompt, seed=seed_of(seed, prompt, attempt))
                 requests.append((digest(prompt, request.seed), request))
-            for n, made in journal.ask(policy, requests, _record):
+            for n, made in answers.ask(requests, _record):
                 counts["prompt_tokens"] += made.get("prompt_tokens", 0)
                 counts["tokens"] += made.get("tokens", 0)
                 if "text" not in made:
@@ -141,39 +150,37 @@ def judge(
                     counts["malformed"] += 1
                 else:
                     judged[left[n]] = steps
-                    bar.advance(task)
-                bar.update(
-                    task, so_far=f"{counts['malformed']} answers malformed, {counts['tokens']:,} tokens"
-                )
-        journal.check()
-        resumed = journal.resumed
+                so_far = f"{counts['malformed']} answers malformed, {counts['tokens']:,} tokens"
+                advance(int(steps is not None), so_far=so_far)
+        answers.check()
     about = policy.settings() | {"seed": seed, "version": __version__}
     done = [
-        replace(
+        relabelled(
             trace,
-            steps=judged.get(i) or [replace(step, label=None, error=None) for step in trace.steps],
-            label_source="judge",
-            label_scheme=None,
-            scores=None,
-            extra=trace.extra | {"judge": about},
+            judged.get(i) or [replace(step, label=None, error=None) for step in trace.steps],
+            "judge",
+            "judge",
+            seed,
+            judge=about,
         )
         for i, trace in enumerate(traces)
     ]
     wrong = sum(trace.first_error >= 0 for trace in done)
     statistics = {
+        "policy": about["policy"],
         "traces": len(traces),
         "right": len(judged) - wrong,
         "wrong": wrong,
         "unlabelled": len(traces) - len(judged),
         **{name: counts[name] for name in ("answers", "malformed", "refused", "unanswered")},
-        "requests_from_journal": resumed,
+        "requests_from_journal": answers.resumed,
         **{name: counts[name] for name in ("prompt_tokens", "tokens")},
         "cost": None
         if price is None
         else (counts["prompt_tokens"] * price[0] + counts["tokens"] * price[1]) / 1e6,
         "seconds": round(time.monotonic() - began, 1),
     }
-    _write(done, output, statistics)
+    statistics = write_labelled(done, output, statistics, judge_card, command)
     blind = sum(trace.schema is None and "prompt" not in trace.extra for trace in done)
     if blind:
         print(f"{blind} traces were judged without a schema; --databases gives them one", file=sys.stderr)
@@ -198,13 +205,6 @@ def _with_schema(trace: Trace, databases: str | Path | None) -> Trace:
 def _record(_: int, answered: Answered) -> Record:
     (completion,) = answered.completions
     return {"text": completion.text, "tokens": completion.tokens, "prompt_tokens": answered.prompt_tokens}
-
-
-def _write(traces: list[Trace], output: str | Path, statistics: dict[str, Any]) -> None:
-    write_traces(traces, output)
-    with atomic_write(f"{output}.stats.json") as beside:
-        json.dump(statistics, beside, indent=2)
-        beside.write("\n")
 
 
 # --- consensus ----------------------------------------------------------------------------------------------
@@ -233,9 +233,16 @@ def error_position(labels: list[Label]) -> int | None:
 
 
 def consensus(
-    first: Iterable[Trace], second: Iterable[Trace], output: str | Path, *, keep: str = "traces"
-) -> dict[str, int]:
-    """Write the traces of `first` on whose labels `second` agrees, and return the counts of `FATES`.
+    first: Iterable[Trace],
+    second: Iterable[Trace],
+    output: str | Path,
+    *,
+    keep: str = "traces",
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Write the traces of `first` on whose labels `second` agrees to `output`, the counts of `FATES` to
+    `<output>.stats.json` and a data card to `<output>.md` (`command` is the line that was typed, for the
+    card). Returns the counts.
 
     A trace is found in `second` by its database, question and steps. `keep="traces"`: only traces in which
     both have the first error at the same step. `keep="steps"`: all traces, with the labels on which both
@@ -246,6 +253,7 @@ def consensus(
     """
     if keep not in ("traces", "steps"):
         raise InputError(f"keep must be 'traces' or 'steps', not {keep!r}")
+    output = output_file(output)
     others: dict[tuple[Any, ...], deque[Trace]] = defaultdict(deque)
     for trace in second:
         others[_same(trace)].append(trace)
@@ -273,10 +281,15 @@ def consensus(
                     steps=[replace(s, label=label) for s, label in zip(trace.steps, labels, strict=True)],
                     label_source="consensus",
                     label_scheme=None,
-                    extra=trace.extra | {"consensus": [trace.label_source, other.label_source]},
+                    extra=trace.extra
+                    | {
+                        "consensus": [trace.label_source, other.label_source],
+                        "made_by": made_by("consensus"),
+                    },
                 )
             )
-    counts = {name: fates[name] for name in FATES} | {
+    counts: dict[str, Any] = {name: fates[name] for name in FATES} | {
+        "keep": keep,
         "traces_kept": len(kept),
         "labels_kept": labels_kept,
         "labels_dropped": labels_dropped,
@@ -284,7 +297,7 @@ def consensus(
     if not kept:
         told = "; ".join(f"{n} x {FATES[name]}" for name, n in fates.items()) or "the first file is empty"
         raise InputError(f"the two files agree on nothing, so nothing was written ({told})")
-    _write(kept, output, counts)
+    counts = write_labelled(kept, output, counts, consensus_card, command)
     for name, n in fates.items():
         print(f"{n:>6} {FATES[name]}", file=sys.stderr)
     print(f"{len(kept)} traces with {labels_kept} labels kept -> {output}", file=sys.stderr)

@@ -5,6 +5,11 @@ compared with gold's result. A *hard* label is 1 where any of them is right (Wan
 a *soft* one is the share of right ones. The whole answer needs no rollouts: its last label is what its own
 SQL gives.
 
+A result that equals gold's on the database may do so by accident. So the first one of a question has a few
+variants of the database made (`prm.sql.variants`, one of each kind in `FEW`, some 5 to 20 ms a question), and
+what differs from gold on one of them is wrong. Where an answer's own last label rests on that, its
+`label_source` is `monte-carlo:` and the variant's name, so that `prm inspect --databases` can ask it again.
+
 What the numbers say of each other is used, so that no label contradicts another:
 - a prefix from which a longer prefix of the same answer goes on to a right end can reach it, too. So where
   any later prefix (or the answer itself) was right, a hard label is 1, and a share of 0 becomes
@@ -23,13 +28,14 @@ strong one mends small errors. The closing statistics count the questions that t
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prm import __version__
@@ -48,31 +54,34 @@ from prm.inference.policies import (
     form_of,
     prefix_text,
 )
-from prm.labeling.journal import Journal, Record, digest, progress_bar, seed_of
+from prm.labeling.asking import Answers, Record, digest, seed_of
+from prm.labeling.cards import rollout_card, write_labelled, write_statistics
+from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, check_reachable, gold_fault
+from prm.labeling.journal import Journal
+from prm.labeling.progress import progress
+from prm.labeling.provenance import output_file, relabelled
 from prm.labeling.questions import Question, find_database
-from prm.sql.compare import is_ordered, results_equal
-from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.database import DatabasePool, SQLError, open_steadily
 from prm.sql.schema import read_schema, schema_text
+from prm.sql.variants import FEW, Suite
 from prm.traces.answer import split_answer
-from prm.traces.formats import atomic_write, write_traces
 from prm.traces.trace import Label, Step, Trace
 
-#: What becomes of a rollout. The last one says nothing of the prefix, and is not counted among its rollouts.
+#: What becomes of a rollout. "variant" stands for the name of one, "variant:SEED:INDEX:DIGEST".
 OUTCOMES = {
     "right": "right",
     "wrong": "another result than gold's",
+    "variant": "gold's result, but another one on a variant of the database",
     "error": "SQL that does not run",
     "timeout": "SQL that outlives its time or its limits",
     "no_answer": "no whole statement in the text",
     "starts_over": "the prefix was written anew",
+    "undecided": "gold's result, but not compared on all variants of the database",
 }
+#: Outcomes that say nothing of the prefix, and are not counted among its rollouts.
+_SAY_NOTHING = ("starts_over", "undecided")
 #: Why an answer gives no trace.
-SKIPPED = {
-    "gold_fails": "gold SQL does not run",
-    "gold_empty": "gold gives no rows, so nothing could tell right from wrong",
-    "no_sql": "the answer holds no SQL that could be run",
-}
-_OPEN_DATABASES = 8
+SKIPPED = GOLD_FAULTS | {"no_sql": "the answer holds no SQL that could be run", "undecided": UNDECIDED}
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Plan:
             )
         if self.form not in FORMS:
             raise InputError(f"--form must be one of {', '.join(FORMS)}")
-        if self.timeout <= 0:
+        if not self.timeout > 0:
             raise InputError("--timeout must be more than 0 seconds")
 
 
@@ -173,14 +182,22 @@ def _unsolved(known: Mapping[int, Estimate]) -> bool:
 
 @dataclass
 class _Answer:
-    """One answer with its place in the output; `right` once its SQL was run."""
+    """One answer with its place in the output; `outcome` (of `OUTCOMES`) once its SQL was run."""
 
     place: tuple[int, ...]
     trace: Trace
-    right: bool = False
+    outcome: str = ""
 
     def __post_init__(self) -> None:
         self.form = form_of(self.trace.steps)
+
+    @property
+    def right(self) -> bool:
+        return self.outcome == "right"
+
+    @property
+    def label_source(self) -> str:
+        return f"monte-carlo:{self.outcome}" if self.outcome.startswith("variant") else "monte-carlo"
 
     def prefix(self, length: int) -> str:
         return prefix_text(self.trace.steps[:length], self.form)
@@ -192,38 +209,14 @@ class _Work:
 
     place: tuple[int, ...]
     about: Trace  # question, schema, evidence, gold_sql …; no steps
-    database: Path
+    database: Path | str
     answers: list[_Answer] = field(default_factory=list)
-    gold: Rows | None = None
+    gold: Suite | None = None  # its rows, and variants; once the question is under way
+    compared_on_variants: bool = False
     known: dict[str, Estimate] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)  # by SQL: samples repeat each other
     spent: int = 0
     over_budget: bool = False
-
-    def __post_init__(self) -> None:
-        self.ordered = is_ordered(self.about.gold_sql or "")
-
-
-class _Databases:
-    """The databases used last, open."""
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self._open: OrderedDict[Path, Database] = OrderedDict()
-
-    def __getitem__(self, path: Path) -> Database:
-        database = self._open.pop(path, None) or open_database(path, timeout=self.timeout)
-        self._open[path] = database
-        if len(self._open) > _OPEN_DATABASES:
-            self._open.popitem(last=False)[1].close()
-        return database
-
-    def __enter__(self) -> _Databases:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for database in self._open.values():
-            database.close()
 
 
 def label_answers(
@@ -234,12 +227,14 @@ def label_answers(
     plan: Plan,
     *,
     price: tuple[float, float] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """Label the steps of given answers, write them to `output`, return the statistics
-    (`<output>.stats.json`).
+    """Label the steps of given answers and write them to `output`, statistics to `<output>.stats.json` and a
+    data card to `<output>.md`. Returns the statistics.
 
     Every trace needs `db_id` and `gold_sql`; labels that it has are replaced. `price` is what a million
-    prompt tokens and a million new tokens cost.
+    prompt tokens and a million new tokens cost; `command` the line that was typed, for the card. What the
+    policy has written is kept in `<output>.journal`.
 
     Raises:
         InputError: a trace lacks what is needed, a database is missing, or the policy fails for good.
@@ -256,7 +251,7 @@ def label_answers(
             about = replace(trace, steps=[], extra=told)
             works[key] = _Work((place,), about, find_database(databases, trace.db_id))
         works[key].answers.append(_Answer((place,), trace))
-    return _run(list(works.values()), False, policy, output, plan, price)
+    return _run(list(works.values()), False, policy, output, plan, price, command)
 
 
 def sample_and_label(
@@ -266,13 +261,14 @@ def sample_and_label(
     plan: Plan,
     *,
     price: tuple[float, float] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """The same for `plan.samples` answers that the policy writes itself to every question."""
     works = []
     for place, q in enumerate(questions):
         about = Trace(q.question, [], id=q.id, group=q.id, db_id=q.db_id, evidence=q.evidence, gold_sql=q.sql)
         works.append(_Work((place,), about, q.database))
-    return _run(works, True, policy, output, plan, price)
+    return _run(works, True, policy, output, plan, price, command)
 
 
 def _run(
@@ -282,29 +278,34 @@ def _run(
     output: str | Path,
     plan: Plan,
     price: tuple[float, float] | None,
+    command: str | None,
 ) -> dict[str, Any]:
+    output = output_file(output)
     settings = policy.settings() | {
         "seed": plan.seed,
         "prompt": PROMPT_FORM_VERSION,
         "sql_timeout": plan.timeout,
+        "variants": list(FEW),  # outcomes are remembered, too
     }
-    with Journal(f"{output}.journal.jsonl", settings) as journal, _Databases(plan.timeout) as databases:
-        run = _Rollouts(policy, plan, journal, databases, sampled)
+    with (
+        Journal(f"{output}.journal", "rollout", settings, paid=True) as journal,
+        DatabasePool(1) as pool,
+        TemporaryDirectory(prefix="prm-variants-") as folder,
+    ):
+        run = _Rollouts(Answers(journal, policy), plan, pool, folder, sampled)
         run.all(works)
-        journal.check()
+        run.answers.check()
         statistics = run.statistics(works, price)
-        with atomic_write(f"{output}.stats.json") as beside:
-            json.dump(statistics, beside, indent=2)
-            beside.write("\n")
         traces = [trace for _, trace in sorted(run.labelled, key=lambda item: item[0])]
         if not traces:
+            write_statistics(statistics, output)
             reasons = (
                 ", ".join(f"{n} x {SKIPPED[why]}" for why, n in statistics["skipped"].items()) or "no answers"
             )
             raise InputError(
                 f"nothing could be labelled ({reasons}), so nothing was written; see {output}.stats.json"
             )
-        write_traces(traces, output)
+        statistics = write_labelled(traces, output, statistics, rollout_card, command)
     _show(statistics, str(output))
     return statistics
 
@@ -321,11 +322,9 @@ class _Prefix:
 class _Rollouts:
     """One run: rounds of requests over a window of questions, until no question wants more."""
 
-    def __init__(
-        self, policy: Policy, plan: Plan, journal: Journal, databases: _Databases, sampled: bool
-    ) -> None:
-        self.policy, self.plan, self.journal = policy, plan, journal
-        self.databases, self.sampled = databases, sampled
+    def __init__(self, answers: Answers, plan: Plan, pool: DatabasePool, folder: str, sampled: bool) -> None:
+        self.answers, self.plan, self.folder, self.sampled = answers, plan, folder, sampled
+        self.open = partial(open_steadily, timeout=plan.timeout, pool=pool)
         self.labelled: list[tuple[tuple[int, ...], Trace]] = []  # with their place in the output
         self.outcomes: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -339,13 +338,12 @@ class _Rollouts:
         """
         waiting = iter(works)
         active: list[_Work] = []
-        with progress_bar("questions") as bar:
-            task = bar.add_task("", total=len(works), so_far="")
+        with progress("questions", len(works)) as advance:
             while True:
                 wants: list[tuple[_Work, list[_Prefix]]] = []
                 asked = 0
                 going_on, active = active, []
-                while asked < 4 * self.policy.width:
+                while asked < 4 * self.answers.policy.width:
                     work = going_on.pop(0) if going_on else next(waiting, None)
                     if work is None:
                         break
@@ -356,22 +354,22 @@ class _Rollouts:
                         asked += len(prefixes) * self.plan.rollouts
                     else:
                         self._finish(work)
-                        bar.advance(task)
+                        advance()
                 active += going_on
                 if not wants:
                     return
                 for _ in self._round(wants):
-                    bar.update(task, so_far=self._so_far())
+                    advance(0, so_far=self._so_far())
 
     def _begin(self, work: _Work) -> bool:
         """Run gold and the given answers; False where there is nothing to label."""
-        work.gold = Rows()
-        reason = None
+        reason, gold_sql, database = None, work.about.gold_sql or "", self.open(work.database)
         try:
-            work.gold = self.databases[work.database].execute(work.about.gold_sql or "")
-        except SQLError:
-            reason = "gold_fails"
-        if reason is not None or not work.gold:
+            work.gold = Suite(database, gold_sql, folder=self.folder, opener=self.open)
+        except SQLError as error:
+            check_reachable(error, database)
+            reason = gold_fault(error)
+        if reason is not None or not work.gold.gold:
             self.skipped[reason or "gold_empty"] += 1 if self.sampled else len(work.answers)
             work.answers = []
             return False
@@ -383,7 +381,11 @@ class _Rollouts:
             if sql is None:
                 self.skipped["no_sql"] += 1
                 continue
-            answer.right = self._outcome(work, sql) == "right"
+            answer.outcome = self._outcome(work, sql)
+            if answer.outcome == "undecided":
+                self.skipped["undecided"] += 1
+                continue
+            answer.trace = replace(answer.trace, sql=sql)  # what was run, for who checks the label
             work.answers.append(answer)
         return self.sampled or bool(work.answers)
 
@@ -436,7 +438,7 @@ class _Rollouts:
             }
 
         came: list[Record] = [{}] * len(requests)
-        for i, made in self.journal.ask(self.policy, requests, record):
+        for i, made in self.answers.ask(requests, record):
             came[i] = made
             self._count(made, requests[i][1].n)
             yield
@@ -446,7 +448,7 @@ class _Rollouts:
         for work, prefixes in wants:
             for prefix in prefixes:
                 mine = records[id(work), prefix.text]
-                tried = [o for made in mine for o in made.get("outcomes", ()) if o != "starts_over"]
+                tried = [o for made in mine for o in made.get("outcomes", ()) if o not in _SAY_NOTHING]
                 work.known[prefix.text] = Estimate(len(tried), tried.count("right"))
                 if self.sampled and not prefix.steps:
                     self._take_samples(work, mine)
@@ -454,7 +456,7 @@ class _Rollouts:
     def _count(self, made: Record, n: int) -> None:
         for kind in ("refused", "unanswered"):
             self.counts[kind] += n if kind in made else 0
-        self.outcomes.update(made.get("outcomes", ()))
+        self.outcomes.update(outcome.partition(":")[0] for outcome in made.get("outcomes", ()))
         self.counts["tokens"] += made.get("tokens", 0)
         self.counts["prompt_tokens"] += made.get("prompt_tokens", 0)
 
@@ -475,9 +477,12 @@ class _Rollouts:
                     self.counts["samples_repeated"] += 1
                     continue
                 seen.add(texts)
+                if outcome == "undecided":
+                    self.skipped["undecided"] += 1
+                    continue
                 name = f"{work.about.id}-{len(work.answers)}"
                 trace = replace(work.about, id=name, steps=steps, sql=answer.sql, extra={})
-                work.answers.append(_Answer((*work.place, len(work.answers)), trace, outcome == "right"))
+                work.answers.append(_Answer((*work.place, len(work.answers)), trace, outcome))
 
     def _rollout(self, work: _Work, prefix: _Prefix, completion: Completion) -> str:
         try:
@@ -488,16 +493,31 @@ class _Rollouts:
 
     def _outcome(self, work: _Work, sql: str) -> str:
         if sql not in work.outcomes:
-            try:
-                rows = self.databases[work.database].execute(sql)
-                right = results_equal(work.gold or (), rows, ordered=work.ordered)
-                work.outcomes[sql] = "right" if right else "wrong"
-            except SQLError as error:
-                work.outcomes[sql] = "error" if error.kind in ("error", "refused") else "timeout"
+            work.outcomes[sql] = self._compared(work, sql)
         return work.outcomes[sql]
 
+    def _compared(self, work: _Work, sql: str) -> str:
+        """A statement's result beside gold's, a key of `OUTCOMES` or the name of a variant."""
+        gold = work.gold
+        assert gold is not None
+        try:
+            gold.database.execute(sql)
+        except SQLError as error:
+            check_reachable(error, gold.database)
+            return "error" if error.kind in ("error", "refused") else "timeout"
+        verdict = gold.verdict(sql)
+        if verdict.equal and not work.compared_on_variants and gold.database.dialect == "sqlite":
+            work.compared_on_variants = True
+            gold.distil((), kinds=FEW)
+            verdict = gold.verdict(sql)
+        if verdict.equal is None:
+            return "undecided"
+        return "right" if verdict.equal else "wrong" if verdict.on == "database" else verdict.on
+
     def _finish(self, work: _Work) -> None:
-        plan, work.gold, work.outcomes = self.plan, Rows(), {}
+        if work.gold is not None:
+            work.gold.close()
+        plan, work.gold, work.outcomes = self.plan, None, {}
         for answer in work.answers:
             trace, known = answer.trace, _known(work, answer)
             labels = labels_of(len(trace.steps), answer.right, known, plan)
@@ -507,22 +527,15 @@ class _Rollouts:
                 if length in known:
                     extra |= {"rollouts": known[length].tried, "right": known[length].right}
                 steps.append(replace(step, label=label, error=None, extra=extra))
-            about = self.policy.settings() | {
+            about = self.answers.policy.settings() | {
                 "rollouts": plan.rollouts,
                 "label": plan.label,
                 "search": plan.search,
                 "seed": plan.seed,
                 "version": __version__,
             }
-            made = replace(
-                trace,
-                steps=steps,
-                schema=trace.schema or work.about.schema,
-                label_source="monte-carlo",
-                label_scheme=None,
-                scores=None,
-                extra=trace.extra | {"monte_carlo": about},
-            )
+            trace = replace(trace, schema=trace.schema or work.about.schema)
+            made = relabelled(trace, steps, answer.label_source, "rollout", plan.seed, monte_carlo=about)
             self.labelled.append((answer.place, made))
             self.counts["answers_right"] += answer.right
             for label in labels:
@@ -553,6 +566,10 @@ class _Rollouts:
         if price is not None:
             cost = (counts["prompt_tokens"] * price[0] + counts["tokens"] * price[1]) / 1e6
         return {
+            "policy": self.answers.policy.settings()["policy"],
+            "rollouts_per_prefix": self.plan.rollouts,
+            "label": self.plan.label,
+            "search": self.plan.search,
             "questions": len(works),
             "answers": len(self.labelled),
             "answers_right": counts["answers_right"],
@@ -562,7 +579,7 @@ class _Rollouts:
             "labels": {kind: counts[f"labels_{kind}"] for kind in ("right", "wrong", "soft", "unknown")},
             "prefixes": counts["prefixes"],
             "rollouts": n,
-            "requests_from_journal": self.journal.resumed,
+            "requests_from_journal": self.answers.resumed,
             "share_right": self.outcomes["right"] / n if n else None,
             "outcomes": {kind: self.outcomes[kind] for kind in OUTCOMES if self.outcomes[kind]},
             "refused": counts["refused"],

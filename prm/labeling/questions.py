@@ -15,6 +15,7 @@ from urllib.parse import quote as percent_quoted
 from urllib.parse import urlsplit
 
 from prm.errors import InputError
+from prm.traces.formats import no_key_twice
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
     if not file.is_file():
         raise InputError("no such file; --layout table wants a JSONL or CSV file as --root", file=str(file))
     if file.suffix.lower() == ".csv":
+        line = 1
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
@@ -206,14 +208,17 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
                     yield line, {key: value for key, value in row.items() if value}
                     line = reader.line_num + 1
         except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"no readable CSV ({error}); save it as UTF-8 CSV", file=str(file)) from None
+            message = f"from here on no readable CSV ({error}); close every quote, and save it as UTF-8"
+            raise InputError(message, file=str(file), line=line) from None
         return
     with open(file, "rb") as stream:
         for line, raw in enumerate(stream, 1):
             if not raw.strip():
                 continue
             try:
-                row = json.loads(raw.decode("utf-8-sig"))
+                row = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=no_key_twice)
+            except InputError as error:
+                raise InputError(str(error), file=str(file), line=line) from None
             except (UnicodeDecodeError, ValueError, RecursionError) as error:
                 raise InputError(
                     f"no JSON object ({error}); one object a line", file=str(file), line=line
@@ -225,7 +230,9 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes().decode("utf-8-sig"))
+        return json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=no_key_twice)
+    except InputError as error:
+        raise InputError(str(error), file=str(file)) from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"no valid JSON ({error.msg}); fetch it again", file=str(file), line=error.lineno

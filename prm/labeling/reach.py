@@ -27,6 +27,9 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
 called lost only in comparison with what gold itself subtracts.
 
+Gold that is written in CTEs or derived tables is first said in plain SELECTs (`prm.sql.inline`), where it
+then is still gold by execution. What stays a derived table takes a step in its own SELECT only.
+
 Everything else is unknown. That two results are equal is claimed in one place only, `Gold.same`.
 """
 
@@ -47,7 +50,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from prm.sql.compare import Undecided, results_equal
-from prm.sql.database import Database, Rows, SQLError, open_database
+from prm.sql.database import Database, Rows, SQLError, open_steadily
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
 from prm.sql.inline import inlined
@@ -277,7 +280,7 @@ class Gold:
         """Raises: SQLError if gold does not run."""
         self.database, self.schema = database, schema
         # Variants are read by the worker that the database has: to start one for each would cost most.
-        opener = partial(open_database, timeout=timeout, pool=database.pool)
+        opener = partial(open_steadily, timeout=timeout, pool=database.pool)
         self.suite = Suite(database, sql, folder=folder, opener=opener)
         self.rows, self.ordered = self.suite.gold, self.suite.ordered
         if self.rows:

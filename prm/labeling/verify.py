@@ -18,9 +18,8 @@ memory can be checked: of a trace only hashes of its steps are kept, some 500 by
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -29,15 +28,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from prm.errors import InputError
 from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
+from prm.labeling.progress import progress
 from prm.labeling.questions import database_at, locate_database
 from prm.sql.compare import Undecided, is_ordered
-from prm.sql.database import Database, Rows, SQLError, locate, open_database, without_password
+from prm.sql.database import (
+    Database,
+    DatabasePool,
+    Rows,
+    SQLError,
+    locate,
+    open_database,
+    without_password,
+)
 from prm.sql.decompose import assemble
 from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
@@ -46,7 +53,6 @@ from prm.traces.trace import ReturningLabel, Trace
 
 CHECKS = ("labels", "parent", "assembly", "answer")
 _BATCH = 64  # answers to one database that a worker takes at once
-_OPEN_DATABASES = 4  # kept open by a worker
 _SHOWN = 60  # characters of a text in a message
 
 #: A database by its name: the path of an SQLite file, a URL, or None where there is none.
@@ -118,7 +124,7 @@ def verify(
         find = partial(locate_database, databases)
     else:
         raise InputError("no such folder; --databases is a data set's folder", file=str(databases))
-    if timeout <= 0:
+    if not timeout > 0:
         raise InputError("--timeout must be more than 0 seconds")
     statistics = inspect(files, split=split, labels=labels, on_bad_rows="skip")
     traces = located_traces(files, split=split, labels=labels)
@@ -197,7 +203,7 @@ def check_traces(
         for (path, variant, _), answers in waiting.items():
             yield _Batch(path, variant, answers)
 
-    with _progress(total) as advance:
+    with progress("traces", total) as advance:
         for verdicts in each_finished(partial(_Runner, timeout), read(advance), workers):
             for answer, message, reason in verdicts:
                 if reason is not None:
@@ -251,7 +257,8 @@ def _why_not(trace: Trace) -> str | None:
     if trace.labels[-1] not in (0, 1):
         return "a last label that is neither 0 nor 1"
     source = trace.label_source
-    if source is not None and not ("execution" in source or "variant" in source):
+    by_execution = source is None or "execution" in source or "variant" in source
+    if not by_execution and not str(trace.extra.get("made_by", "")).startswith("prm rollout"):
         return f"labels not by execution ({source})"
     return None
 
@@ -344,8 +351,8 @@ class _Kin:
 
 def variant_of(trace: Trace) -> str | None:
     """The name of the variant on which a trace claims to be labelled; None: on the database itself."""
-    source = trace.label_source or ""
-    return source if source.startswith("variant") else None
+    _, variant, name = (trace.label_source or "").partition("variant")
+    return variant + name if variant else None
 
 
 def open_variant(
@@ -384,16 +391,15 @@ _Verdict = tuple[_Answer, str | None, str | None]
 
 
 class _Runner:
-    """Runs batches; keeps the databases that it has used last."""
+    """Runs batches, all of them by one worker process, which keeps the databases open that it used last."""
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.databases: OrderedDict[Path | str, Database] = OrderedDict()
+        self.timeout, self.pool = timeout, DatabasePool(1)
 
     def __call__(self, batch: _Batch) -> list[_Verdict]:
         if batch.variant is not None:
             return self._on_variant(batch, batch.variant)
-        database = self._database(batch.path)
+        database = open_database(batch.path, timeout=self.timeout, pool=self.pool)
         verdicts: list[_Verdict] = []
         by_gold = sorted(batch.answers, key=lambda answer: answer.gold_sql)
         for gold_sql, answers in groupby(by_gold, key=lambda answer: answer.gold_sql):
@@ -415,17 +421,8 @@ class _Runner:
                     (a, *_judge(a, gold, _rows(database, a.sql), ordered, on=name)) for a in batch.answers
                 ]
 
-    def _database(self, path: Path | str) -> Database:
-        database = self.databases.pop(path, None) or open_database(path, timeout=self.timeout)
-        self.databases[path] = database
-        if len(self.databases) > _OPEN_DATABASES:
-            self.databases.popitem(last=False)[1].close()
-        return database
-
     def close(self) -> None:
-        for database in self.databases.values():
-            database.close()
-        self.databases.clear()
+        self.pool.close()
 
 
 def _rows(database: Database, sql: str) -> Rows | SQLError:
@@ -487,16 +484,3 @@ def _show(findings: Findings) -> None:
     if summary["malformed"]:
         table.add_row("malformed rows", "", f"{summary['malformed']:,}", "")
     Console(soft_wrap=True, highlight=False, markup=False).print(table)
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, if that is a terminal; gives the function that advances it."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("traces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("traces", total=total)
-        yield lambda n: bar.advance(task, n)

@@ -29,10 +29,12 @@ from prm.errors import InputError
 from prm.sql.pool import MAX_SQL_BYTES, DatabasePool
 from prm.sql.results import Rows, SQLError, file_fingerprint
 
-__all__ = ["MAX_SQL_BYTES", "Database", "DatabasePool", "Rows", "SQLError", "open_database"]
+__all__ = ["MAX_SQL_BYTES", "Database", "DatabasePool", "Rows", "SQLError", "open_database", "open_steadily"]
 
 MAX_ROWS = 100_000
 MAX_BYTES = 32 << 20
+#: Steps of SQLite's machine that a busy computer does in a second; an idle one does 100 million.
+STEPS_PER_SECOND = 20_000_000
 #: Seconds beyond a statement's own that a server has to cancel it, before its worker is killed.
 GRACE = 1.0
 
@@ -45,6 +47,7 @@ def open_database(
     *,
     pool: DatabasePool | None = None,
     cache: bool = True,
+    max_steps: int | None = None,
 ) -> Database:
     """Open a database for reading; use it as a context manager or close it.
 
@@ -52,6 +55,10 @@ def open_database(
     (pip extra `duckdb`), `postgresql://user@host/name` (pip extra `postgres`). `timeout` is in seconds of
     wall-clock time for each statement, `max_rows` and `max_bytes` bound its result. Without `pool` it has a
     worker process of its own. `cache=False` runs every statement anew (see `results.py`).
+
+    `max_steps` bounds the steps of SQLite's own machine that a statement may take, some 100 million a second.
+    Time ends one statement here and another there; steps end the same ones on every machine, busy or not, so
+    that what is built from results does not hang on the clock. DuckDB and PostgreSQL do not count.
 
     PostgreSQL: statements run in read-only transactions, the server cancels them in time, and functions that
     it declares volatile are refused. What a statement may see or do beyond that is decided by the role that
@@ -61,7 +68,23 @@ def open_database(
         InputError: the file is missing, of another kind, empty, or has unfinished writes beside it; the URL
             is malformed; the engine's driver is not installed.
     """
-    return Database(database, timeout=timeout, max_rows=max_rows, max_bytes=max_bytes, pool=pool, cache=cache)
+    return Database(
+        database,
+        timeout=timeout,
+        max_rows=max_rows,
+        max_bytes=max_bytes,
+        pool=pool,
+        cache=cache,
+        max_steps=max_steps,
+    )
+
+
+def open_steadily(
+    database: str | os.PathLike[str], timeout: float = 5.0, *, pool: DatabasePool | None = None
+) -> Database:
+    """`open_database` for what becomes a label: an SQLite statement ends after `timeout` times
+    `STEPS_PER_SECOND` steps, before the time itself is over, so that the same statements end in every run."""
+    return open_database(database, timeout, pool=pool, max_steps=int(timeout * STEPS_PER_SECOND))
 
 
 class Database:
@@ -82,8 +105,10 @@ class Database:
         max_bytes: int,
         pool: DatabasePool | None = None,
         cache: bool = True,
+        max_steps: int | None = None,
     ) -> None:
         self.timeout, self.max_rows, self.max_bytes, self.cache = timeout, max_rows, max_bytes, cache
+        self.max_steps = max_steps
         self.dialect, self.path, self.target = locate(database)
         self.pool = DatabasePool(1) if pool is None else pool
         self._owns_pool = pool is None

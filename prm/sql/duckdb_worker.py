@@ -46,7 +46,7 @@ class DuckDBConnection:
         self._connection = duckdb.connect(path, read_only=True, config=CONFIGURATION)
         self._fleeting = _fleeting(self._connection)
 
-    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int, _: int | None) -> tuple[Any, ...]:
         if not READS.match(sql):
             return "refused", "not a statement that reads: only SELECT, WITH, VALUES and FROM are run"
         if match := FORBIDDEN.search(sql):

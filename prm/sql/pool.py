@@ -58,17 +58,21 @@ class Statement:
         self.database, self.sql = database, sql
         fingerprint = database.fingerprint()
         self.address = (database.target, fingerprint)
-        self.limits = (database.timeout, database.max_rows, database.max_bytes)
+        self.limits = (database.timeout, database.max_rows, database.max_bytes, database.max_steps)
         self.lasting = database.cache and fingerprint is not None and is_settled(fingerprint)
         self.result: Rows | SQLError | None = None
         self.deaths = 0  # of workers while it ran, or its database was opened
         self.since = 0.0  # when a worker first began with it
 
+    @property
+    def normal(self) -> bool:
+        return self.database.dialect == "sqlite"
+
     def look_up(self) -> bool:
         """Whether the result is there without running anything: the text is refused, or is remembered."""
         self.result = _refused(self.sql)
         if self.result is None and self.lasting:
-            answer = RESULTS.get((self.address, self.limits), self.sql)
+            answer = RESULTS.get((self.address, self.limits), self.sql, normal=self.normal)
             self.result = None if answer is None else unpack(answer)
         return self.result is not None
 
@@ -83,7 +87,7 @@ class Statement:
         elif answer[0] not in ("error", "refused", "too_large", "timeout"):
             self.lasting = False
         if self.lasting and self.database.fingerprint() == self.address[1]:
-            RESULTS.put((self.address, self.limits), self.sql, answer)
+            RESULTS.put((self.address, self.limits), self.sql, answer, normal=self.normal)
 
 
 class WorkerProcess:

@@ -89,7 +89,7 @@ class PostgresConnection:
         self._attributes = {name.lower() for name, one in rows if one} - HARMLESS  # what `(x).f` may call
         connection.autocommit, connection.read_only = False, True
 
-    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int, _: int | None) -> tuple[Any, ...]:
         if not READS.match(sql):
             return "refused", "not a statement that reads: only SELECT, WITH, VALUES and TABLE are run"
         if re.search(r"U&\s*\"", sql, re.I):

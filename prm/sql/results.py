@@ -86,6 +86,14 @@ _QUOTED_OR_SPACE = re.compile(
     re.S,
 )
 
+_SPACED_NAME = re.compile(r"""["`\[].*?(?:\s|--|/\*)""", re.S)
+
+
+def names_by_space(sql: str) -> bool:
+    """Whether white space stands in a quoted name. SQLite names a computed column by its text, so the name
+    may be that of a column (`"a + 1"`) which has another one in another spelling."""
+    return any(_SPACED_NAME.match(match[1] or "") for match in _QUOTED_OR_SPACE.finditer(sql))
+
 
 def normalised(sql: str) -> str:
     """An SQLite statement with single spaces for white space and comments, and without a closing semicolon.
@@ -99,8 +107,10 @@ def normalised(sql: str) -> str:
 class ResultCache:
     """The answers of the statements used last, of at most `max_bytes` together. Threads may share it.
 
-    A statement is found under its own text, and under its normalised text where that cannot change the names
-    of its columns: SQLite names a computed column by its very text, white space included.
+    A statement is found under its own text. One of SQLite's (`normal=True`) is found under its normalised
+    text, too, where that cannot change the names of its columns (SQLite names a computed column by its very
+    text, white space included) nor what is read by such a name. Other engines quote in ways of their own
+    (`$$a  b$$`).
     """
 
     def __init__(self, max_bytes: int = 64 << 20) -> None:
@@ -109,21 +119,22 @@ class ResultCache:
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[Any, ...], tuple[Answer, int]] = OrderedDict()
 
-    def get(self, where: tuple[Any, ...], sql: str) -> Answer | None:
+    def get(self, where: tuple[Any, ...], sql: str, *, normal: bool) -> Answer | None:
         """What `sql` gave under `where` (fingerprint and limits), or None."""
+        normal = normal and not names_by_space(sql)
         with self._lock:
-            for text in (sql, normalised(sql)):
-                if (found := self._answers.get((*where, text))) is not None:
-                    self._answers.move_to_end((*where, text))
+            for key in ((*where, False, sql), (*where, True, normalised(sql)))[: 1 + normal]:
+                if (found := self._answers.get(key)) is not None:
+                    self._answers.move_to_end(key)
                     return found[0]
         return None
 
-    def put(self, where: tuple[Any, ...], sql: str, answer: Answer) -> None:
+    def put(self, where: tuple[Any, ...], sql: str, answer: Answer, *, normal: bool) -> None:
         """Remember what `sql` gave under `where`; an answer of more than an eighth of the memory is not."""
-        text = sql
-        if answer[0] == "rows" and not any(re.search(r"\s|--|/\*", column) for column in answer[1]):
-            text = normalised(sql)
-        key = (*where, text)
+        normal &= answer[0] == "rows" and not any(re.search(r"\s|--|/\*", column) for column in answer[1])
+        normal &= not names_by_space(sql)
+        text = normalised(sql) if normal else sql
+        key = (*where, normal, text)
         size = 500 + 2 * len(text) + sum(map(len, answer[2])) if answer[0] == "rows" else 1000 + 2 * len(text)
         if size > self.max_bytes // 8:
             return

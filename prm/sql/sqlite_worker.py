@@ -31,6 +31,7 @@ FLEETING = {
     "random", "randomblob", "changes", "total_changes", "last_insert_rowid", "date", "time", "datetime",
     "julianday", "unixepoch", "strftime", "timediff", "current_date", "current_time", "current_timestamp",
 }  # fmt: skip
+STRIDE = 10_000  # steps of SQLite's machine (some 0.1 ms) after which they are counted
 TOO_LARGE = ("string or blob too big", "out of memory", "database or disk is full")
 
 
@@ -67,12 +68,15 @@ class SQLiteConnection:
                 self._lasting = False
         return sqlite3.SQLITE_OK
 
-    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+    def run(
+        self, sql: str, timeout: float, max_rows: int, max_bytes: int, max_steps: int | None
+    ) -> tuple[Any, ...]:
         if not READS.match(sql):
             message = "not a statement that reads: only SELECT, WITH and VALUES are run, one at a time"
             return "refused", message
         self._lasting = True
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(max_bytes, MIN_LENGTH))
+        self._count_steps(max_steps)
         cursor = self._connection.cursor()
         try:
             cursor.execute(sql)
@@ -86,9 +90,22 @@ class SQLiteConnection:
                 return "refused", "more than one statement"
             if message.startswith("not authorized"):
                 return "refused", f"the statement does more than read ({message})"
+            if message == "interrupted":
+                return "timeout", f"the statement takes more than {max_steps:,} steps of SQLite's machine"
             return "too_large" if message in TOO_LARGE else "error", message
         finally:
             cursor.close()
+
+    def _count_steps(self, most: int | None) -> None:
+        """Interrupt the next statement after so many steps of SQLite's machine."""
+        left = 0 if most is None else -(-most // STRIDE)
+
+        def one_more() -> bool:
+            nonlocal left
+            left -= 1
+            return left < 0
+
+        self._connection.set_progress_handler(None if most is None else one_more, STRIDE)
 
     def close(self) -> None:
         self._connection.close()

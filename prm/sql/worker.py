@@ -37,7 +37,9 @@ CONNECTIONS = 8  # kept open
 class Connection(Protocol):
     """An open database of one of the engines."""
 
-    def run(self, sql: str, timeout: float, max_rows: int, max_bytes: int) -> tuple[Any, ...]:
+    def run(
+        self, sql: str, timeout: float, max_rows: int, max_bytes: int, max_steps: int | None
+    ) -> tuple[Any, ...]:
         """("rows", column names, packed batches, whether it may be remembered), or (kind, message)."""
 
     def close(self) -> None: ...

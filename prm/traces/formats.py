@@ -561,7 +561,8 @@ def _refuse_surrogates(text: str, value: Any) -> None:
         raise _unreadable(error) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> Row:
+    """The `object_pairs_hook` of everything that is read here: JSON lets the second of two keys win."""
     row = dict(pairs)
     if len(row) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -580,7 +581,7 @@ def _float(digits: str) -> float:
     return value
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+_JSON = json.JSONDecoder(object_pairs_hook=no_key_twice, parse_constant=_constant, parse_float=_float)
 
 
 def _parquet_rows(handle: IO[bytes], path: Path) -> Rows:
