@@ -641,6 +641,15 @@ def test_the_threshold_is_that_of_the_best_checkpoint(make_trainer):
 # TensorBoard
 
 
+def test_a_line_for_each_epoch_and_evaluation_not_for_each_step(make_trainer, capsys):
+    trainer = make_trainer(dev=make_traces(4, seed=3), disable_tqdm=False, eval_strategy="epoch")
+    trainer.train()
+    assert trainer.state.max_steps == 8 and len(losses(trainer)) == 8
+    printed = "".join(capsys.readouterr())
+    assert printed.count("'loss'") == 2 and printed.count("'eval_loss'") == 2
+    assert "loss=" in printed
+
+
 def test_tensorboard(make_trainer, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.pr_curve.metadata import PLUGIN_NAME

@@ -1,4 +1,4 @@
-"""TensorBoard beyond scalars: what a PRM's curves do not show.
+"""What a run shows while it trains: TensorBoard beyond scalars, and a quiet progress bar.
 
 Besides every metric, each evaluation writes loss by step position, histograms of the scores of right and of
 wrong steps, and a precision-recall curve of finding wrong steps; each epoch its mean training loss.
@@ -10,8 +10,29 @@ import os
 from typing import Any
 
 import numpy as np
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
+
+
+class PRMProgressCallback(ProgressCallback):
+    """Takes the place of transformers' callback: the loss of a step stands in the bar, for TensorBoard keeps
+    every one of them; a line is printed for each evaluation and epoch.
+    """
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" in logs and state.epoch != round(state.epoch or 0):
+            if self.training_bar is not None:
+                self.training_bar.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)
+            return
+        super().on_log(args, state, control, logs=logs, **kwargs)
 
 
 class PRMTensorBoardCallback(TensorBoardCallback):

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, TrainOutput
 
 from prm.errors import InputError
@@ -57,7 +57,7 @@ from prm.training.batching import (
     Forwards,
     QuestionBatches,
 )
-from prm.training.callbacks import PRMTensorBoardCallback
+from prm.training.callbacks import PRMProgressCallback, PRMTensorBoardCallback
 from prm.training.features import add_features
 
 #: Stands in a checkpoint folder from the first moment on, and at last is renamed to `COMPLETE_FILE`. A folder
@@ -171,6 +171,8 @@ class PRMTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(PRMProgressCallback)
         self.tensorboard: PRMTensorBoardCallback | None = None
         if self.pop_callback(TensorBoardCallback) is not None:
             self.tensorboard = PRMTensorBoardCallback()
