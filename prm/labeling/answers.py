@@ -401,7 +401,7 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
             return Verdict(pieces, [1] * len(pieces), "equal")
         if same.on != "database":
             source = same.on
-        elif gold.tied(rows):
+        elif gold.choices.allow(rows):
             raise _Skip("tied")
         elif _with_numbers(rows) != rows or _with_numbers(gold.rows) != gold.rows:
             with contextlib.suppress(Undecided):
