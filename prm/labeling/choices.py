@@ -145,6 +145,8 @@ class Choices:
         whole = self.whole
         if not isinstance(whole, exp.Select) or whole.args.get("distinct") or whole.find(exp.Window):
             return None
+        if CHANCE.search(to_sql(whole)):
+            return None
         nested = [query for query in whole.find_all(exp.Query) if query is not whole]
         if any(query.args.get("limit") or query.args.get("group") for query in nested):
             return None
