@@ -12,15 +12,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from prm.errors import InputError
-from prm.evaluation.report import check_threshold_options, choose_threshold, evaluate_traces, print_metrics
+from prm.evaluation.report import (
+    BASELINES,
+    check_threshold_options,
+    choose_threshold,
+    counts_words,
+    evaluate_traces,
+    figure,
+    print_metrics,
+)
 from prm.inference.scoring import Scorer, scored
 from prm.traces.formats import atomic_write, load_traces
 from prm.training.trainer import COMPLETE_FILE
+
+#: What the table of `--all-checkpoints` shows of each.
+SHOWN = (
+    "first_error_acc", "f1", "error_acc", "correct_acc", "step_auc", "false_early_rate", "miss_rate",
+    "threshold",
+)  # fmt: skip
 
 
 def evaluate_model(
@@ -64,11 +80,12 @@ def evaluate_model(
         config = scorer.model.config
         chosen, source = threshold, "given"
         if threshold is None and dev is not None:
-            chosen, source = choose_threshold(list(scored(scorer, dev)), threshold_data or [])
+            scored_dev = list(scored(scorer, dev, on_bad_rows=on_bad_rows))
+            chosen, source = choose_threshold(scored_dev, threshold_data or [])
         elif threshold is None:
             chosen, source = config.threshold, f"checkpoint: {config.threshold_from}"
         return evaluate_traces(
-            list(scored(scorer, traces)),
+            list(scored(scorer, traces, on_bad_rows=on_bad_rows)),
             folder,
             threshold=chosen,
             threshold_from=None if threshold == "oracle" else source,
@@ -97,19 +114,12 @@ def evaluate_model(
 
 
 def _compare_checkpoints(results: dict[int, dict[str, Any]], output: Path) -> None:
-    """Print the table of a run's checkpoints; write `checkpoints.json` and the curves of every rate."""
-    shown = (
-        "first_error_acc",
-        "f1",
-        "error_acc",
-        "correct_acc",
-        "step_auc",
-        "false_early_rate",
-        "miss_rate",
-        "threshold",
-    )
+    """Print the table of a run's checkpoints beside the baselines; write `checkpoints.json` and the curves of
+    every rate.
+    """
+    kept = ("threshold_from", "rule", "baselines")
     rows = {
-        step: {k: v for k, v in metrics.items() if v is None or isinstance(v, (int, float))}
+        step: {k: v for k, v in metrics.items() if v is None or isinstance(v, (int, float)) or k in kept}
         for step, metrics in results.items()
     }
     with atomic_write(output / "checkpoints.json") as file:
@@ -117,11 +127,33 @@ def _compare_checkpoints(results: dict[int, dict[str, Any]], output: Path) -> No
     with SummaryWriter(str(output / "tensorboard")) as writer:
         for step, row in rows.items():
             for key, value in row.items():
-                if value is not None:
+                if isinstance(value, (int, float)):
                     writer.add_scalar(f"checkpoints/{key}", value, step)
-    table = Table("step", *shown)
+    console = Console(highlight=False)
+    console.print(checkpoints_table(rows))
+    console.print(Text(f"{output / 'checkpoints.json'}\n{output / 'tensorboard'}"), soft_wrap=True)
+
+
+def checkpoints_table(rows: dict[int, dict[str, Any]]) -> Table:
+    """A line for each checkpoint, and one for each baseline: they know the data alone."""
+    last = next(reversed(rows.values()))
+    sources = {row["threshold_from"] for row in rows.values()}
+    chosen = sources.pop() if len(sources) == 1 else "each checkpoint's own, see threshold_from in the file"
+    rule = "rule: most likely first error" if last["rule"] == "most-likely" else f"threshold: {chosen}"
+    table = Table(
+        caption=Text(f"{counts_words(last)}; {rule}"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("step", no_wrap=True)
+    for name in SHOWN:  # a word a line: everything fits into 80 columns
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for step, row in rows.items():
-        table.add_row(str(step), *("–" if row.get(key) is None else f"{row[key]:.3f}" for key in shown))
-    console = Console()
-    console.print(table)
-    console.print(f"{output / 'checkpoints.json'}\n{output / 'tensorboard'}", soft_wrap=True, highlight=False)
+        table.add_row(str(step), *(figure(row[name]) for name in SHOWN))
+    table.add_section()
+    for key, words in BASELINES.items():
+        rates = last["baselines"][key] or {}
+        table.add_row(words, *("" if name == "threshold" else figure(rates.get(name)) for name in SHOWN))
+    return table

@@ -200,9 +200,10 @@ class PRMConfig(TrainingArguments):
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.learning_rate < math.inf:  # NaN, too
             raise InputError(f"learning_rate must be a number from 0 up, not {self.learning_rate}")
-        for name, instead in IGNORED.items():
-            if getattr(self, name):
-                raise InputError(f"{name} has no effect here; {instead}")
+        defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+        for name, why in REFUSED.items():
+            if getattr(self, name) != defaults[name]:
+                raise InputError(f"{name} {why}")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith(
                 ("loss", "brier", "ece", "_rate")
@@ -212,12 +213,19 @@ class PRMConfig(TrainingArguments):
 
 SECTIONS = (ModelConfig, DataConfig, PRMConfig)
 
-#: `TrainingArguments` that the step loss or our batches would silently ignore, and what to do instead.
-IGNORED = {
-    "bf16_full_eval": "set dtype: bfloat16",
-    "fp16_full_eval": "set dtype: float16",
-    "label_smoothing_factor": "give soft labels",
-    "auto_find_batch_size": "lower max_tokens_per_batch: it bounds the memory and changes no loss",
+#: `TrainingArguments` that keep their defaults, why, and what to do instead: the step loss or our batches
+#: would silently ignore another value, or it would break a promise of ours.
+REFUSED = {
+    "bf16_full_eval": "has no effect here; set dtype: bfloat16",
+    "fp16_full_eval": "has no effect here; set dtype: float16",
+    "label_smoothing_factor": "has no effect here; give soft labels",
+    "auto_find_batch_size": "has no effect here; lower max_tokens_per_batch: it bounds the memory and "
+    "changes no loss",
+    "per_device_eval_batch_size": "has no effect here; max_tokens_per_batch sets the size of a forward",
+    "dataloader_drop_last": "has no effect here; drop the line: the last step of an epoch takes what is left",
+    "train_sampling_strategy": "has no effect here; drop the line: questions are shuffled as wholes",
+    "save_only_model": "would leave no optimizer, so a run that is interrupted could not go on as if it had "
+    "not been; drop the line",
 }
 
 

@@ -76,6 +76,7 @@ def run(argv: Sequence[str]) -> None:
 
     set_seed(args.seed)
     trainer = build_trainer(model_config, args, train=train, dev=dev)
+    measured = trainer.encoded(test) if test else None  # now: no fault of theirs may show after the training
     if args.should_log:
         _announce(trainer, processes)
     checkpoint = _resume_from(args)
@@ -88,7 +89,7 @@ def run(argv: Sequence[str]) -> None:
         trainer.save_metrics("train", result.metrics)
     elif args.should_log:
         print("prm: this run had finished training already; measuring it again", flush=True)
-    finish(trainer, dev=dev, test=test)
+    finish(trainer, test=measured)
 
 
 def build_trainer(model_config, args, *, train: list, dev: list):
@@ -124,37 +125,39 @@ def build_trainer(model_config, args, *, train: list, dev: list):
     return trainer
 
 
-def finish(trainer, *, dev: list, test: list) -> None:
-    """Temperature and threshold from the dev traces, the final checkpoint, the measurement of the test
-    traces.
+def finish(trainer, *, test) -> None:
+    """Temperature and threshold from the dev traces, the final checkpoint, then the measurement of `test`
+    (encoded traces; None: those of the dev split).
     """
     from prm.evaluation.report import evaluate_traces, print_metrics
     from prm.modeling.hub import write_card
 
-    args, output = trainer.args, Path(trainer.args.output_dir)
-    if dev:
+    args, output, dev = trainer.args, Path(trainer.args.output_dir), trainer.eval_dataset
+    if dev is not None:
         trainer.calibrate(dev)
+    folder = trainer.save_final(output / "checkpoint")
+    if args.should_save:
+        write_card(folder, None)
+    measured = dev if test is None else test
     start = time.perf_counter()
-    scored = trainer.scored(test or dev) if test or dev else None
+    scored = None if measured is None else trainer.scored(measured)
     if scored:
         trainer.save_metrics(
             "score", {"traces": len(scored), "score_seconds": round(time.perf_counter() - start, 2)}
         )
-    folder = trainer.save_final(output / "checkpoint")
     if args.should_save:
-        metrics = None
         if scored:
             config = trainer.accelerator.unwrap_model(trainer.model).config
             metrics = evaluate_traces(
                 scored,
                 output / "eval",
                 threshold=config.threshold,
-                threshold_from=config.threshold_from + ("" if test else ", which is what is measured here"),
+                threshold_from=config.threshold_from
+                + (", which is what is measured here" if test is None else ""),
                 position_means=config.position_means,
                 model=str(folder),
             )
-        write_card(folder, metrics)
-        if metrics is not None:
+            write_card(folder, metrics)
             print_metrics(metrics, output / "eval")
         print(f"checkpoint   {folder}", flush=True)
         if trainer.tensorboard is not None:

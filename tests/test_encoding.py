@@ -23,8 +23,8 @@ def trace(*steps, **fields):
     return Trace(QUESTION, [Step(text, 1) for text in steps], **{"schema": SCHEMA, "group": "g"} | fields)
 
 
-def encode(tokenizer, traces, *, drop_long=False, **options):
-    return Encoder(tokenizer, **options).encode(traces, drop_long=drop_long)
+def encode(tokenizer, traces, *, drop_long=False, limit=None, **options):
+    return Encoder(tokenizer, **options).encode(traces, drop_long=drop_long, limit=limit)
 
 
 def decoded(tokenizer, encoded):
@@ -142,8 +142,9 @@ def test_all_traces_of_a_question_are_read_under_one_prompt(tokenizer):
         trace("Count the singers of each concert and keep the ticket. " * 2, "SELECT 1"),
         trace("a", "b", "c", gold_sql="SELECT * FROM stadium", sql="SELECT * FROM ticket"),
     ]
-    for drop_long in (True, False):  # in training and at scoring time
-        for encoded in encode(tokenizer, candidates, drop_long=drop_long, **options):
+    in_training, when_scored = {"drop_long": True, "limit": room + 60}, {}
+    for way in (in_training, when_scored):
+        for encoded in encode(tokenizer, candidates, **way, **options):
             if encoded is not None:
                 assert decoded(tokenizer, encoded).startswith(f"<|im_start|>{text}")
     # also alone, and in any order
@@ -174,15 +175,16 @@ def test_a_verbatim_prompt_is_never_cut(tokenizer):
 def test_too_long_traces_are_dropped_and_counted_once(tokenizer, caplog):
     _, room = cut(tokenizer, 3)
     long = trace("Count the rows. " * 40, "end")
-    options = {"max_length": room + 40, "max_completion_length": 40}
+    options = {"max_length": room + 40, "max_completion_length": 40, "drop_long": True, "limit": room + 40}
     with caplog.at_level(logging.WARNING):
-        encoded = encode(tokenizer, [long, trace("a"), long], drop_long=True, **options)
+        encoded = encode(tokenizer, [long, trace("a"), long], **options)
     assert [one is None for one in encoded] == [True, False, True]
     (warning,) = caplog.records
-    assert (
-        warning.message
-        == f"2 of 3 traces are longer than max_length={room + 40} with the shortest prompt and were dropped"
+    assert warning.message == (
+        f"2 of 3 traces are longer than max_length={room + 40}, with the shortest prompt, and were dropped"
     )
+    with pytest.raises(InputError, match=rf"no trace is left within max_length={room + 40}; raise it"):
+        encode(tokenizer, [long], **options)
 
 
 def test_scoring_keeps_long_traces_whole(tokenizer, caplog):
@@ -194,13 +196,23 @@ def test_scoring_keeps_long_traces_whole(tokenizer, caplog):
     assert not caplog.records
 
 
-def test_what_the_backbone_cannot_read(tokenizer):
+@pytest.mark.parametrize("limit", [None, 4000])
+def test_what_the_backbone_cannot_read(tokenizer, caplog, limit):
+    """Its limit counts whatever is asked for; the file and line are named where they are known."""
     short, long = trace("a", id="short"), trace("Count the rows. " * 100, id="long")
-    options = {"max_length": 4000, "longest": 600}
-    with pytest.raises(InputError, match=r"trace 'long' has \d+ tokens, the model reads 600; shorten"):
+    options = {"max_length": 4000, "longest": 600, "limit": limit}
+    with pytest.raises(InputError, match=r"^trace 'long' has \d+ tokens, the model reads 600; shorten"):
+        encode(tokenizer, [short, long], **options)
+    long.place = "t.jsonl", 7
+    with pytest.raises(InputError, match=r"^t\.jsonl:7: trace 'long' has \d+ tokens"):
         encode(tokenizer, [short, long], **options)
     kept, dropped = encode(tokenizer, [short, long], drop_long=True, **options)
     assert kept is not None and dropped is None
+    (warning,) = caplog.messages
+    assert warning.startswith("1 of 2 traces are longer than the 600 tokens the backbone reads")
+    assert warning.endswith("were dropped (first: t.jsonl:7)")
+    with pytest.raises(InputError, match=r"^t\.jsonl: no trace is left within the 600 tokens the backbone"):
+        encode(tokenizer, [long], drop_long=True, **options)
 
 
 @pytest.mark.parametrize("room", [0, 100, 200])

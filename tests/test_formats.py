@@ -7,6 +7,8 @@ import gzip
 import json
 import os
 import random
+import re
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -588,8 +590,14 @@ def test_splits_of_a_folder(tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
         write_traces([Trace(name, [Step("a", 1)])], tmp_path / "data" / f"{name}.parquet")
-    with pytest.raises(InputError, match="has the splits test, train; name a file, or one with --split"):
+    message = re.escape(f"has the splits test, train; name a file, or one, as {tmp_path}:test (split= in")
+    with pytest.raises(InputError, match=message):
         load_traces(tmp_path)
+    assert [t.question for t in load_traces(f"{tmp_path}:test")] == ["test-00000-of-00001"]
+    both = load_traces([f"{tmp_path}:test", f"{tmp_path}/:train"], split="dev")  # its own goes before
+    assert [t.question[:5] for t in both] == ["test-", "train", "train"]
+    with pytest.raises(InputError, match="no split 'dev', only test-00000"):
+        load_traces(f"{tmp_path}:dev")
     assert [t.question for t in load_traces(tmp_path, split="test")] == ["test-00000-of-00001"]
     assert len(load_traces(tmp_path, split="train")) == 2
     with pytest.raises(InputError, match="no split 'dev', only test-00000"):
@@ -601,6 +609,58 @@ def test_subsets_of_a_folder_that_are_no_splits(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps([PROCESSBENCH | {"id": f"{name}-0"}]))
     assert [t.extra["subset"] for t in load_traces(tmp_path)] == ["gsm8k", "math"]
     assert [t.id for t in load_traces(tmp_path, split="math")] == ["math-0"]
+
+
+def test_a_split_is_named_only_where_there_can_be_some(tmp_path):
+    """A colon in the name of a file or folder that exists is a colon; a file has no splits."""
+    for name in ("a:train", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t.jsonl").write_bytes(GOOD.replace(b'"q"', f'"{name}"'.encode()))
+    assert [t.question for t in load_traces(tmp_path / "a:train")] == ["a:train"]
+    for wrong in (f"{tmp_path}/b/t.jsonl:train", f"{tmp_path}/b:", f"{tmp_path}/none:train"):
+        with pytest.raises(InputError, match="there is no such file"):
+            load_traces(wrong)
+
+
+def test_a_split_of_a_hub_data_set(monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name: ["train", "test"])
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, split: asked.append((name, split)) or datasets.Dataset.from_list([TRL]),
+    )
+    assert len(load_traces(["owner/name:train", "owner/name:test"])) == 2
+    assert asked == [("owner/name", "train"), ("owner/name", "test")]
+    with pytest.raises(
+        InputError, match=r"^owner/name: has the splits train, test; name one, as owner/name:"
+    ):
+        load_traces("owner/name")
+
+
+@pytest.mark.parametrize("beside", ["train.jsonl.stats.json", "train.jsonl.journal", "my.journal.jsonl"])
+def test_what_labelling_writes_beside_its_traces_is_no_data(tmp_path, beside):
+    (tmp_path / "train.jsonl").write_bytes(GOOD)
+    (tmp_path / beside).write_text('{"traces": 1}')
+    assert len(load_traces(tmp_path)) == 1
+    with pytest.raises(InputError, match="traces"):
+        load_traces(tmp_path / beside)  # named, it is read
+
+
+def test_the_folder_of_a_build_is_a_data_source(tmp_path):
+    from prm.cli import main
+
+    with sqlite3.connect(tmp_path / "a.sqlite") as database:
+        database.executescript(
+            "CREATE TABLE pet(name TEXT, age INT); INSERT INTO pet VALUES ('a', 1), ('b', 3)"
+        )
+    row = {"question": "Which pets are older than 2?", "sql": "SELECT name FROM pet WHERE age > 2"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row | {"database": "a.sqlite"}))
+    output = tmp_path / "built" / "train.jsonl"
+    build = ["build", "--layout", "table", "--root", str(tmp_path / "q.jsonl"), "--output", str(output)]
+    assert main(build) == 0
+    assert (output.parent / "train.jsonl.stats.json").exists()
+    assert load_traces(output.parent) == load_traces(output)
 
 
 def test_a_folder_without_data(tmp_path):
@@ -626,6 +686,7 @@ def test_datasets_of_trl_and_of_native_columns(tmp_path):
     assert load_traces(tmp_path / "one") == [full, bare]
     both = datasets.DatasetDict(train=native, test=trl)
     both.save_to_disk(tmp_path / "two")
+    assert load_traces(f"{tmp_path / 'two'}:train") == [full, bare]
     for source in (both, tmp_path / "two"):
         assert load_traces(source, split="train") == [full, bare]
         with pytest.raises(InputError, match="has the splits train, test; name one"):

@@ -16,6 +16,7 @@ from prm.errors import InputError
 from prm.inference.scoring import Scorer
 from prm.modeling import PRMHead, ProcessRewardConfig, ProcessRewardModel
 from prm.traces.encoding import Encoder
+from prm.traces.trace import Step, Trace
 from prm.traces.tree import collate, merge
 
 
@@ -181,6 +182,66 @@ def test_a_model_cast_after_training_is_loaded_as_it_was_saved(make_model, token
     ):
         assert one == pytest.approx(other, abs=0.02)
     assert ProcessRewardModel.from_pretrained(tmp_path, dtype="float32").backbone.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("wanted", [torch.bfloat16, "bfloat16"])
+def test_the_dtype_by_both_of_its_names(make_model, tokenizer, tmp_path, name, wanted):
+    save(make_model("llama", backbone="frozen"), tokenizer, tmp_path)
+    for load in (ProcessRewardModel, AutoModelForTokenClassification):
+        assert load.from_pretrained(tmp_path, **{name: wanted}).backbone.dtype == torch.bfloat16
+    assert Scorer.from_pretrained(tmp_path, **{name: wanted}).model.backbone.dtype == torch.bfloat16
+
+
+def test_unknown_arguments_are_refused(make_model, tokenizer, tmp_path, caplog):
+    """A typing error never passes; what transformers takes and we do not heed is said."""
+    save(make_model("llama", backbone="frozen"), tokenizer, tmp_path)
+    for load in (ProcessRewardModel, AutoModelForTokenClassification, Scorer):
+        with pytest.raises(
+            TypeError, match="'bas_model_name_or_path'; did you mean 'base_model_name_or_path'"
+        ):
+            load.from_pretrained(tmp_path, bas_model_name_or_path="zzz")
+    with pytest.raises(TypeError, match=r"unknown argument 'zzz'$"):
+        ProcessRewardModel.from_pretrained(tmp_path, zzz=1)
+    assert not caplog.messages
+    AutoModelForTokenClassification.from_pretrained(tmp_path, num_labels=1, cache_dir=None)
+    assert not caplog.messages
+    AutoModelForTokenClassification.from_pretrained(tmp_path, use_safetensors=True, low_cpu_mem_usage=True)
+    assert caplog.messages == ["low_cpu_mem_usage, use_safetensors: no effect on a process reward model"]
+
+
+OTHER_NAMES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 300},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 300},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 300},
+    "bloom": {"n_layer": 2, "n_head": 4},  # no limit
+}
+
+
+@pytest.mark.parametrize("family", OTHER_NAMES)
+def test_families_with_names_of_their_own(tokenizer, traces, tmp_path, family):
+    """For the hidden size and the number of positions."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {"vocab_size": 400, "hidden_size": 32} | OTHER_NAMES[family]
+    if "hidden_size" not in AutoConfig.for_model(family).to_dict():
+        del settings["hidden_size"]
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
+    save(base, tokenizer, tmp_path / "base")
+    model = ProcessRewardModel.from_backbone(str(tmp_path / "base"), backbone="frozen", head_hidden_size=8)
+    assert model.config.hidden_size == model.head.dense.in_features == 32
+    assert model.longest == (None if family == "bloom" else 300)
+    torch.nn.init.normal_(model.head.out.weight)
+    before = Scorer(model, tokenizer).score(traces)
+    save(model, tokenizer, tmp_path / "saved")
+    loaded = Scorer.from_pretrained(tmp_path / "saved", device="cpu")
+    assert loaded.score(traces) == before
+    long = Trace("q", [Step("Count the rows. " * 100)])
+    if family == "bloom":
+        assert len(loaded.score([long])[0]) == 1
+    else:
+        with pytest.raises(InputError, match="the model reads 300"):
+            loaded.score([long])
 
 
 def test_the_configuration_survives(make_model, tmp_path):

@@ -401,6 +401,11 @@ ABSURD = [
     ("join_key", JOIN, "concert.title"),
     ("extra_column", "SELECT COUNT(*) FROM singer", "name"),  # not beside an aggregate over all rows
     ("value", "SELECT name FROM singer WHERE age > 1", "age > 0"),
+    ("distinct", "SELECT COUNT(1) FROM singer", "COUNT(DISTINCT 1)"),
+    ("group_key", "SELECT country, AVG(age) FROM singer GROUP BY country", "GROUP BY age"),
+    ("negation", "SELECT name FROM singer WHERE NOT singer_id IS NULL", "singer_id IS NULL"),
+    # nobody takes a count for a name
+    ("column", "SELECT name FROM (SELECT name, COUNT(*) AS n FROM singer GROUP BY name) AS t", "SELECT n"),
 ]
 
 

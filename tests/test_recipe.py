@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 from prm.errors import InputError
-from prm.recipe import ModelConfig, read_recipe
+from prm.recipe import REFUSED, ModelConfig, read_recipe
 
 REPO = Path(__file__).resolve().parent.parent
 REQUIRED = "model_name_or_path: m\ntrain_data: t.jsonl\nuse_cpu: true\n"
@@ -120,6 +121,13 @@ def test_no_file_at_all():
             "requires the save and eval strategy to match",
         ),
         ("label_smoothing_factor: 0.1", "label_smoothing_factor has no effect here; give soft labels"),
+        (
+            "per_device_eval_batch_size: 4",
+            "per_device_eval_batch_size has no effect here; max_tokens_per_batch",
+        ),
+        ("dataloader_drop_last: true", "dataloader_drop_last has no effect here; drop the line"),
+        ("train_sampling_strategy: group_by_length", "train_sampling_strategy has no effect here; drop"),
+        ("save_only_model: true", "save_only_model would leave no optimizer, so a run that is interrupted"),
     ],
 )
 def test_mistakes_in_the_file(read, text, message):
@@ -164,6 +172,10 @@ def test_files_that_are_no_recipe(tmp_path, content, message):
     with pytest.raises(InputError) as error:
         read_recipe([str(file)])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_refused_may_stand_there_with_its_default(read):
+    assert read("".join(f"{key}: {getattr(TrainingArguments, key)}\n" for key in REFUSED))["loss"] == "bce"
 
 
 def test_no_such_file(tmp_path):

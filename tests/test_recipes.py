@@ -52,6 +52,8 @@ def test_the_promised_recipes_are_there():
 def test_recipe_says_what_it_must(recipe):
     values, text = settings(recipe), (ROOT / recipe).read_text(encoding="utf-8")
     assert values["report_to"] == "tensorboard"
+    _, _, args = read_recipe([str(ROOT / recipe), "--use_cpu", "true"])
+    assert (args.logging_strategy, args.logging_steps) == ("steps", 1)  # the loss of every step is a point
     assert values["load_best_model_at_end"] is True
     assert values["eval_strategy"] == values["save_strategy"] != "no"
     assert values["output_dir"].startswith("runs/")

@@ -17,6 +17,8 @@ DDL = """
 CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER);
 CREATE TABLE concert (concert_id INTEGER PRIMARY KEY, title TEXT, year INTEGER, visitors INTEGER,
     singer_id INTEGER NOT NULL REFERENCES singer(singer_id));
+CREATE TABLE visit (code TEXT, day TEXT, nights INTEGER);
+INSERT INTO visit VALUES ('AB', '2020-01-31', 3), ('CD', '2021-12-01', 1), ('CD', '2020-06-15', 0);
 INSERT INTO singer VALUES (1, 'Joe', 'France', 25), (2, 'Joe', 'Spain', NULL), (3, 'Eve', NULL, 41),
     (4, 'Dan', 'France', 30), (5, 'Ann', 'Italy', 30), (6, NULL, 'Spain', 52);
 INSERT INTO concert VALUES (1, 'Home', 2014, 5, 1), (2, 'Away', 2014, NULL, 1), (3, 'Home', 2015, 7, 4),
@@ -30,11 +32,19 @@ def music(tmp_path_factory):
     with sqlite3.connect(path) as connection:
         connection.executescript(DDL)
     schema = read_schema(path)
-    yield connection, Known(tables_of(schema), links_of(schema))
+
+    def values(table, column):
+        sql = (
+            f"SELECT {column}, COUNT(*) FROM {table} WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+        return connection.execute(sql).fetchall()
+
+    yield connection, Known(tables_of(schema), links_of(schema), values)
     connection.close()
 
 
-JOIN = "SELECT singer.name, concert.year FROM singer JOIN concert ON singer.singer_id = concert.singer_id"
+JOINED = "singer JOIN concert ON singer.singer_id = concert.singer_id"
+JOIN = f"SELECT singer.name, concert.year FROM {JOINED}"
 HEARD = "SELECT name FROM singer WHERE singer_id IN (SELECT singer_id FROM concert WHERE year = 2014)"
 AGES = "SELECT name FROM singer WHERE age >= 25 AND age <= 30"
 
@@ -138,18 +148,79 @@ TABLE = [
         "SELECT country, MAX(age) FROM singer GROUP BY country",
         "SELECT DISTINCT country, MAX(age) OVER (PARTITION BY country) FROM singer",
     ),
-    ("idle_function", "SELECT COUNT(*) FROM singer", "SELECT COALESCE(COUNT(*), 0) FROM singer"),
     (
-        "idle_function",
+        "implied_condition",
+        "SELECT name FROM singer WHERE country = 'Spain'",
+        "SELECT name FROM singer WHERE country = 'Spain' AND country <> 'France'",
+    ),
+    (
+        "implied_condition",
+        "SELECT name FROM singer WHERE age > 30",
+        "SELECT name FROM singer WHERE age > 30 AND NOT age IS NULL",
+    ),
+    (
+        "implied_condition",
+        "SELECT title FROM concert WHERE year = 2014",
+        "SELECT title FROM concert WHERE year = 2014 AND year <= 2014",
+    ),
+    (
+        "implied_condition",
+        "SELECT AVG(nights) FROM visit",
+        "SELECT AVG(nights) FROM visit WHERE nights >= 0",
+    ),
+    (
+        "implied_condition",
+        "SELECT name FROM singer",
+        "SELECT name FROM singer WHERE singer_id > 0",
+    ),
+    ("count", "SELECT COUNT(*) FROM singer", "SELECT COALESCE(SUM(1), 0) FROM singer"),
+    (
+        "group_finer",
+        "SELECT singer_id, name FROM singer GROUP BY singer_id",
+        "SELECT singer_id, name FROM singer GROUP BY singer_id, country",
+    ),
+    (
+        "group_finer",
+        f"SELECT singer.name, COUNT(*) FROM {JOINED} GROUP BY concert.singer_id",
+        f"SELECT singer.name, COUNT(*) FROM {JOINED} GROUP BY singer.name, concert.singer_id",
+    ),
+    ("group_finer", "SELECT name FROM singer", "SELECT name FROM singer GROUP BY singer_id"),
+    (
+        "group_finer",
+        "SELECT AVG(age) FROM singer WHERE country = 'France'",
+        "SELECT AVG(age) FROM singer WHERE country = 'France' GROUP BY country",
+    ),
+    (
+        "group_extreme",
+        f"SELECT singer.name, COUNT(*) FROM {JOINED} GROUP BY concert.singer_id",
+        f"SELECT MAX(singer.name), COUNT(*) FROM {JOINED} GROUP BY concert.singer_id",
+    ),
+    ("extreme", "SELECT MAX(age) FROM singer", "SELECT age FROM singer ORDER BY age DESC LIMIT 1"),
+    ("extreme", "SELECT age FROM singer ORDER BY age DESC LIMIT 1", "SELECT MAX(age) FROM singer"),
+    ("idle_order", "SELECT name, age FROM singer", "SELECT name, age FROM singer ORDER BY age DESC"),
+    ("idle_count", "SELECT COUNT(*) FROM singer", "SELECT COALESCE(COUNT(*), 0) FROM singer"),
+    (
+        "idle_text",
         "SELECT name FROM singer WHERE country = 'Spain'",
         "SELECT name FROM singer WHERE country || '' = 'Spain'",
     ),
+    ("idle_text", "SELECT name FROM singer", "SELECT TRIM(name) FROM singer"),
     (
-        "idle_function",
+        "idle_cast",
         "SELECT name FROM singer WHERE age > 30",
-        "SELECT name FROM singer WHERE CAST(age AS REAL) > 30",
+        "SELECT name FROM singer WHERE CAST(age AS INTEGER) > 30",
     ),
-    ("idle_function", "SELECT name FROM singer", "SELECT TRIM(name) FROM singer"),
+    (
+        "idle_date",
+        "SELECT code FROM visit WHERE day > '2020-03-01'",
+        "SELECT code FROM visit WHERE STRFTIME('%Y-%m-%d', day) > '2020-03-01'",
+    ),
+    ("any_case", "SELECT code FROM visit", "SELECT UPPER(code) FROM visit"),
+    (
+        "any_case",
+        "SELECT name FROM singer ORDER BY name",
+        "SELECT name FROM singer ORDER BY LOWER(name)",
+    ),
     (
         "any_case",
         "SELECT name FROM singer WHERE country = 'Spain'",
@@ -191,6 +262,16 @@ NOT_MADE = [
     # A singer without a concert would come in, and one with two would come twice.
     ("left_join", JOIN),
     ("needless_join", "SELECT name FROM singer"),
+    # Only what all of the rows fulfil is implied, and only a key decides what else is in a row.
+    ("implied_condition", "SELECT code, COUNT(*) FROM visit WHERE nights > 1 OR code = 'AB' GROUP BY code"),
+    ("group_finer", "SELECT country, COUNT(*) FROM singer GROUP BY country"),
+    ("group_finer", "SELECT AVG(age) FROM singer WHERE country <> 'France'"),
+    ("group_extreme", "SELECT name, COUNT(*) FROM singer GROUP BY country"),
+    # NULL comes first from the lowest on, MIN passes over it.
+    ("extreme", "SELECT age FROM singer ORDER BY age LIMIT 1"),
+    ("extreme", "SELECT age FROM singer ORDER BY age DESC LIMIT 2"),
+    ("idle_order", "SELECT name FROM singer LIMIT 2"),
+    ("idle_date", "SELECT name FROM singer WHERE country > '2020-03-01'"),
     ("distinct_group", "SELECT name FROM singer"),
     ("join_order", JOIN.replace("JOIN", "LEFT JOIN")),
     ("join_order", "SELECT * FROM singer JOIN concert ON singer.singer_id = concert.singer_id"),

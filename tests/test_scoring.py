@@ -106,10 +106,11 @@ def test_the_lengths_and_separator_of_training_are_used(make_model, tokenizer, t
 
 def test_a_trace_that_the_backbone_cannot_read(make_model, tokenizer):
     scorer = Scorer(make_model("llama", changes={"max_position_embeddings": 64}), tokenizer)
-    long = Trace("q", [Step("Count the rows. " * 50)], id="t1")
+    long, short = Trace("q", [Step("Count the rows. " * 50)], id="t1"), Trace("q", [Step("Count.")])
     with pytest.raises(InputError, match=r"trace 't1' has \d+ tokens, the model reads 64"):
-        scorer.score([long])
-    assert len(scorer.score([Trace("q", [Step("Count.")])])) == 1
+        scorer.score([short, long])
+    (expected,) = scorer.score([short])
+    assert scorer.score([long, short, long], drop_long=True) == [None, expected, None]
 
 
 def test_a_frozen_bf16_backbone_scores_alike_in_every_batch_up_to_rounding(make_model, tokenizer, traces):
@@ -178,6 +179,31 @@ def test_prm_score_writes_the_lines_back_in_order_with_scores(
     assert [replace(t, scores=None) for t in scored] == [
         replace(t, scores=None) for t in [*shuffled, traces[1]]
     ]
+
+
+@pytest.mark.parametrize("verb", ["score", "evaluate"])
+def test_a_trace_too_long_for_the_backbone_is_a_bad_row(
+    make_model, tokenizer, traces, tmp_path, capsys, caplog, verb
+):
+    """Refused with file and line, or left out and counted."""
+    folder, data, output = tmp_path / "short", tmp_path / "t.jsonl", tmp_path / "o"
+    make_model("qwen2", backbone="frozen", changes={"max_position_embeddings": 256}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    long = Trace("q", [Step("Count the rows. " * 200, 1)], id="long")
+    write_traces([*traces[:2], long, *traces[2:]], data)
+    assert command(verb, folder, [data], output) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("prm: ")]
+    assert line.startswith(f"prm: {data}:3: trace 'long' has ") and "the model reads 256" in line
+    assert not output.exists()
+    caplog.clear()
+    assert command(verb, folder, [data], output, "--on-bad-rows", "skip") == 0
+    written = load_traces(output / "predictions.jsonl" if verb == "evaluate" else output)
+    assert [t.id for t in written] == [t.id for t in traces] and all(t.scores for t in written)
+    (warning,) = caplog.messages
+    assert warning.startswith("1 of 9 traces are longer than the 256 tokens") and f"{data}:3" in warning
+    write_traces([long], data)
+    assert command(verb, folder, [data], output, "--on-bad-rows", "skip") == 2
+    assert f"prm: {data}: no trace is left within the 256 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["score", "evaluate"])
@@ -314,27 +340,43 @@ def test_bad_usage_of_prm_evaluate(checkpoint, traces, tmp_path, capsys, more, m
     assert not (tmp_path / "o").exists()
 
 
-def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("more", "threshold_from", "said"),
+    [
+        (
+            [],
+            ["checkpoint: dev, step 2", "checkpoint: dev, step 10"],
+            "threshold: each checkpoint's own, see",
+        ),
+        (["--threshold", "0.4"], ["given"] * 2, "threshold: given"),
+        (["--threshold", "oracle"], ["oracle: chosen on the evaluated data"] * 2, None),
+        (["--rule", "most-likely"], [None] * 2, "rule: most likely first error"),
+    ],
+)
+def test_prm_evaluate_all_checkpoints(checkpoint, traces, tmp_path, capsys, more, threshold_from, said):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run, data, output = tmp_path / "run", tmp_path / "t.jsonl", tmp_path / "eval"
     for step in (2, 10):
         shutil.copytree(checkpoint, run / f"checkpoint-{step}")
-        set_config(run / f"checkpoint-{step}", threshold=step / 20)
+        set_config(run / f"checkpoint-{step}", threshold=step / 20, threshold_from=f"dev, step {step}")
         (run / f"checkpoint-{step}" / "complete.json").write_text("{}")
     shutil.copytree(checkpoint, run / "checkpoint-12")  # looks whole, but is not known to be
     (run / "checkpoint-best").mkdir()
     write_traces(traces, data)
-    assert command("evaluate", run, [data], output, "--all-checkpoints") == 0
+    assert command("evaluate", run, [data], output, "--all-checkpoints", *more) == 0
     assert sorted(x.name for x in output.iterdir()) == [
         "checkpoint-10", "checkpoint-2", "checkpoints.json", "tensorboard",
     ]  # fmt: skip
     rows = json.loads((output / "checkpoints.json").read_text())
     assert list(rows) == ["2", "10"]  # in the order of the steps
-    assert [row["threshold"] for row in rows.values()] == [0.1, 0.5]
+    if not more:
+        assert [row["threshold"] for row in rows.values()] == [0.1, 0.5]
+    assert [row["threshold_from"] for row in rows.values()] == threshold_from
     for step, row in rows.items():
         metrics = json.loads((output / f"checkpoint-{step}" / "metrics.json").read_text())
         assert row.items() <= metrics.items()
+        assert set(row["baselines"]) == {"never_flag", "flag_first", "position_only"}
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
     curve = events.Scalars("checkpoints/step_auc")
@@ -344,5 +386,13 @@ def test_prm_evaluate_all_checkpoints(checkpoint, make_model, tokenizer, traces,
     out, err = capsys.readouterr()
     skipped = [line for line in err.splitlines() if line.startswith("prm: ")]
     assert skipped == [f"prm: {run / 'checkpoint-12'} is not complete; skipped"]
-    table = [line.split() for line in out.splitlines()]
-    assert [words[1] for words in table if words[:1] == ["│"]] == ["2", "10"]
+    table = [line.split() for line in out.splitlines() if "\u2500" not in line]
+    shown = {words[0]: words[1:] for words in table if words and words[0] in rows}
+    assert list(shown) == list(rows)
+    for step, row in rows.items():
+        assert shown[step][:2] == [f"{row[name]:.3f}" for name in ("first_error_acc", "f1")]
+    baseline = next(words for words in table if words[:2] == ["position", "only"])
+    assert baseline[2] == f"{rows['10']['baselines']['position_only']['first_error_acc']:.3f}"
+    assert "…" not in out and {"threshold", "correct", "early"} <= {word for words in table for word in words}
+    caption = " ".join(out.split())
+    assert f"8 traces (4 erroneous), 14 steps; {said or f'threshold: {threshold_from[0]}'}" in caption

@@ -16,7 +16,7 @@ import torch
 from colour_traces import make_traces
 from safetensors.torch import load_file
 
-from prm import ProcessRewardModel, Scorer, load_traces
+from prm import PRMTrainer, ProcessRewardModel, Scorer, Step, Trace, load_traces
 from prm.cli import main as prm
 from prm.errors import InputError
 from prm.traces.formats import write_traces
@@ -164,6 +164,49 @@ def test_measured_on_the_dev_split_and_said_so(recipe, tmp_path):
     metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
     assert metrics["n_traces"] == 10
     assert metrics["threshold_from"] == "best f1 on the dev split (10 traces), which is what is measured here"
+
+
+LONG = Trace("Too long?", [Step("word " * 3000, 1), Step("end", 0)], group="long")
+
+
+def test_test_traces_that_the_backbone_cannot_read(recipe, tmp_path, capfd, caplog):
+    """One is left out and counted; where none remains, that is said before the training."""
+    file = recipe(max_steps=2, backbone="frozen")
+    test = load_traces(str(tmp_path / "test.jsonl"))
+    write_traces([test[0], LONG, *test[1:]], tmp_path / "test.jsonl")
+    main([file])
+    (warning,) = (message for message in caplog.messages if "longer than" in message)
+    assert warning.startswith("1 of 6 traces are longer than the 2048 tokens the backbone reads")
+    assert warning.endswith(f"(first: {tmp_path / 'test.jsonl'}:2)")
+    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert metrics["n_traces"] == len(test)
+    shutil.rmtree(tmp_path / "run")
+    write_traces([LONG], tmp_path / "test.jsonl")
+    capfd.readouterr()
+    assert prm(["train", file]) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"prm: {tmp_path / 'test.jsonl'}: no trace is left within the 2048 tokens")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_the_checkpoint_is_saved_before_the_test_traces_are_scored(recipe, tmp_path, monkeypatch):
+    """Interrupted while scoring, a run has its checkpoint, and the same command only measures."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PRMTrainer, "scored", interrupted)
+        main([recipe(max_steps=2)])
+    run = tmp_path / "run"
+    config = Scorer.from_pretrained(run / "checkpoint").model.config
+    assert config.threshold_from == "best f1 on the dev split (10 traces)"
+    assert "best f1 on the dev split" in (run / "checkpoint" / "README.md").read_text()
+    assert not (run / "eval").exists()
+    before = weights(run)
+    main([recipe(max_steps=2)])
+    assert all(torch.equal(before[name], weight) for name, weight in weights(run).items())
+    assert (run / "eval" / "metrics.json").exists()
 
 
 def test_nothing_to_measure(recipe, tmp_path, capsys):
@@ -394,8 +437,8 @@ def test_killed_while_saving_and_run_again(recipe, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments(recipe, tmp_path, seed):
-    """Once in a step, then five times wherever it is (steps, saving, clearing away, after training): the end
-    is the same to the bit.
+    """Once in a step, then five times wherever it is (steps, saving, clearing away), one of them by Ctrl-C:
+    the end is the same to the bit.
     """
     whole = launch(
         recipe(save_total_limit=1),
@@ -412,13 +455,11 @@ def test_killed_at_random_moments(recipe, tmp_path, seed):
     in_a_step = {"KILL_IN": "training_step", "KILL_AT": str(rng.randint(5, 12)), "KILL_BY": "9"}
     stopped = launch(recipe(save_total_limit=1), code=KILLED, **in_a_step)
     assert stopped.returncode == -9 and "killed inside ['training_step']" in stopped.stderr, stopped.stderr
-    ended = []
-    for signal_number in (9, 9, 2, 9, 9):
-        at = str(rng.randint(1, moments // 2))
+    for signal_number, status in ((9, -9), (9, -9), (2, 130), (9, -9), (9, -9)):
+        # Each run goes on from the last whole checkpoint: what is left for the fifth is a seventh at least.
+        at = str(rng.randint(1, moments // 7))
         stopped = launch(recipe(save_total_limit=1), code=KILLED, KILL_AT=at, KILL_BY=str(signal_number))
-        ended.append(stopped.returncode)
-        assert stopped.returncode in (-9, 130, 0), stopped.stderr
-    assert ended[0] == -9
+        assert stopped.returncode == status and "killed inside" in stopped.stderr, stopped.stderr
     last = launch(recipe(save_total_limit=1))
     assert last.returncode == 0, last.stderr
     assert_same_run(tmp_path / "run", tmp_path / "whole")

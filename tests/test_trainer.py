@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -392,6 +393,31 @@ def test_too_long_traces_are_dropped_and_counted(make_trainer, caplog):
     assert f"1 of {len(make_traces(2)) + 1} traces are longer than max_length=300" in caplog.text
     with pytest.raises(InputError, match="no trace is left within max_length=300"):
         make_trainer(train=[long], max_length=300)
+
+
+def test_eval_traces_too_long_for_the_backbone_are_dropped_and_counted(make_trainer, caplog):
+    """Longer than `max_length` is no reason: what the backbone can read is measured."""
+    dev = make_traces(6, seed=3)
+    longer = replace(dev[0], steps=[Step("Keep the red rows. " * 30, 1)])  # than max_length
+    long = Trace("q", [Step("word " * 700, 1)], group="long", place=("dev.jsonl", 4))
+    model = {"changes": {"max_position_embeddings": 600}}
+    trainer = make_trainer(dev=[*dev[:3], long, *dev[3:], longer], model=model, max_length=200)
+    n = len(dev) + 1
+    warning = f"1 of {n + 1} traces are longer than the 600 tokens the backbone reads"
+    assert [m for m in caplog.messages if m.startswith(warning) and "dev.jsonl:4" in m] == caplog.messages
+    counted = first_error_metrics(
+        [[0.5] * len(t.steps) for t in [*dev, longer]], [t.labels for t in [*dev, longer]], threshold=0.5
+    )
+    assert trainer.evaluate()["eval_n_traces"] == counted["n_traces"]
+    scored = trainer.scored([long, *dev])
+    assert [t.question for t in scored] == [t.question for t in dev]
+    expected = Scorer(trainer.model, trainer.processing_class).score(dev)
+    assert [t.scores for t in scored] == [pytest.approx(row, abs=1e-5) for row in expected]
+    # Predictions are rows without a name: none may be missing.
+    with pytest.raises(InputError, match=r"dev\.jsonl:4: trace 'q' has \d+ tokens, the model reads 600"):
+        trainer.predict([*dev, long])
+    with pytest.raises(InputError, match=r"no trace is left within the 600 tokens the backbone reads"):
+        make_trainer(dev=[long], model=model, max_length=200)
 
 
 def test_disable_dropout(make_trainer):

@@ -204,31 +204,17 @@ def _scored(file: str, *, labels: str, on_bad_rows: str) -> list[Trace]:
     traces = load_traces(file, labels=labels, on_bad_rows=on_bad_rows)
     scored = [trace for trace in traces if trace.scores is not None]
     missing = len(traces) - len(scored)
+    first = next((trace.place for trace in traces if trace.scores is None), None)
     if missing and (on_bad_rows == "stop" or not scored):
         raise InputError(
             f"has no 'scores' ({missing} of {len(traces)} traces); score it with prm score, or add one "
             "number in [0, 1] per step",
-            file=str(file),
-            line=_first_line_without_scores(Path(file)),
+            file=first and first[0],
+            line=first and first[1],
         )
     if missing:
         log.warning("%s: skipped %d traces without 'scores'", file, missing)
     return scored
-
-
-def _first_line_without_scores(path: Path) -> int | None:
-    """Line (from 1) of the first unscored trace of a JSONL file; None for formats without lines."""
-    if path.suffix != ".jsonl" or not path.is_file():
-        return None
-    with open(path, encoding="utf-8-sig", errors="replace") as handle:
-        for number, line in enumerate(handle, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError:  # blank, or skipped as a bad row
-                continue
-            if isinstance(row, dict) and row.get("scores") is None:
-                return number
-    return None
 
 
 # The table in the terminal
@@ -255,9 +241,9 @@ def metrics_table(metrics: dict[str, Any], title: str | None = None) -> Table:
         interval = (metrics.get("ci") or {}).get(name)
         table.add_row(
             f"{name} {arrow}",
-            _figure(metrics.get(name)),
+            figure(metrics.get(name)),
             "" if interval is None else f"{interval[0]:.3f} – {interval[1]:.3f}",
-            *(_figure((metrics["baselines"][key] or {}).get(name)) for key in BASELINES),
+            *(figure((metrics["baselines"][key] or {}).get(name)) for key in BASELINES),
         )
     return table
 
@@ -272,15 +258,18 @@ def print_metrics(metrics: dict[str, Any], output: str | Path) -> None:
 
 def threshold_words(metrics: dict[str, Any]) -> str:
     """One sentence: what was measured and by which rule."""
-    counts = (
-        f"{metrics['n_traces']:,} traces ({metrics['n_erroneous']:,} erroneous), {metrics['n_steps']:,} steps"
-    )
     if metrics["rule"] == "most-likely":
-        return f"{counts}; rule: most likely first error"
-    return f"{counts}; threshold {metrics['threshold']:.4g} ({metrics['threshold_from']})"
+        return f"{counts_words(metrics)}; rule: most likely first error"
+    return f"{counts_words(metrics)}; threshold {metrics['threshold']:.4g} ({metrics['threshold_from']})"
 
 
-def _figure(value: float | None) -> str:
+def counts_words(metrics: dict[str, Any]) -> str:
+    """What was measured."""
+    erroneous, steps = metrics["n_erroneous"], metrics["n_steps"]
+    return f"{metrics['n_traces']:,} traces ({erroneous:,} erroneous), {steps:,} steps"
+
+
+def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
@@ -309,7 +298,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _figure
+    environment.filters["figure"] = figure
     return environment.get_template("report.html").render(
         version=__version__,
         metrics=metrics,

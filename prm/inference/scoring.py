@@ -47,7 +47,7 @@ class Scorer:
             max_completion_length=config.max_completion_length,
             step_separator=config.step_separator,
             prompt_version=config.prompt_version,
-            longest=config.base_config.get("max_position_embeddings"),
+            longest=model.longest,
         )
 
     @classmethod
@@ -79,20 +79,27 @@ class Scorer:
         return cls(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch)
 
     @torch.inference_mode()
-    def score(self, traces: Sequence[Trace], *, progress: bool = False) -> list[list[float]]:
+    def score(
+        self, traces: Sequence[Trace], *, drop_long: bool = False, progress: bool = False
+    ) -> list[list[float] | None]:
         """One list a trace, one score in [0, 1] a step: P(no error up to and including this step).
 
+        Args:
+            drop_long: give None for a trace that is longer than the backbone can read, and warn with their
+                number.
+
         Raises:
-            InputError: a trace is longer than the backbone can read.
+            InputError: a trace is longer than the backbone can read, and `drop_long` is False; or all are.
         """
         if not traces:
             return []
-        encoded = self.encoder.encode(traces, drop_long=False)
-        by_question = sorted(range(len(encoded)), key=lambda i: encoded[i].question_key)
+        encoded = self.encoder.encode(traces, drop_long=drop_long)
+        kept = [i for i, one in enumerate(encoded) if one is not None]
+        by_question = sorted(kept, key=lambda i: encoded[i].question_key)
         ordered = [encoded[i] for i in by_question]
         trees = merge(ordered, max_tokens=self.max_tokens_per_batch, share=self.model.reads_trees)
-        scores: list[list[float]] = [[] for _ in traces]
-        with tqdm(total=len(traces), desc="scoring", unit="trace", disable=not progress) as bar:
+        scores: list[list[float] | None] = [None] * len(traces)
+        with tqdm(total=len(kept), desc="scoring", unit="trace", disable=not progress) as bar:
             for forward in pack(trees, self.max_tokens_per_batch):
                 inputs = collate(forward, ordered, self.pad_id)
                 index = inputs.pop("index").tolist()
@@ -128,11 +135,17 @@ def score_file(
         base_model_name_or_path=base_model,
         trust_remote_code=trust_remote_code,
     )
-    n = write_traces(scored(scorer, traces), output)
+    n = write_traces(scored(scorer, traces, on_bad_rows=on_bad_rows), output)
     print(f"{n:,} scored traces -> {output}")
 
 
-def scored(scorer: Scorer, traces: list[Trace]) -> Iterator[Trace]:
-    """`traces` with their scores; an iterator, so that the output file is opened before the work."""
-    scores = scorer.score(traces, progress=True)
-    yield from (replace(trace, scores=row) for trace, row in zip(traces, scores, strict=True))
+def scored(scorer: Scorer, traces: list[Trace], *, on_bad_rows: str) -> Iterator[Trace]:
+    """`traces` with their scores; an iterator, so that the output file is opened before the work.
+
+    Raises:
+        InputError: a trace is longer than the backbone can read, and `on_bad_rows` is "stop"; or all are.
+    """
+    scores = scorer.score(traces, drop_long=on_bad_rows == "skip", progress=True)
+    yield from (
+        replace(trace, scores=row) for trace, row in zip(traces, scores, strict=True) if row is not None
+    )

@@ -9,9 +9,9 @@ Equal by accident is not equal: a right chain gives gold's result on the databas
 (`Ground`, `prm.sql.variants`), and a wrong one may differ on a variant only, which it then names.
 
 What would give a wrong chain away without reading the question is kept out. Right and wrong steps come from
-the same renderer and have names by the same rules. The steps of a chain take turns, in a random order, so
-that the first error stands evenly over the positions. And right chains are rewritten with what errors bring
-in, too: NOT, OR, CAST, DISTINCT, LEFT JOIN, CASE, windows.
+the same renderer and have names by the same rules. Each step of a chain makes the same share of the chains
+wrong that were right before it, so that its position says nothing. And right chains are rewritten with what
+errors bring in, too: NOT, CAST, DISTINCT, needless joins, conditions and orders, CASE, windows.
 
 Which error a step gets is drawn from what the step allows, weighed so that the errors of a whole file come
 out about as often as in real wrong answers (`errors="natural"`), or about equally often ("uniform"), as far
@@ -21,7 +21,7 @@ that policies make, and rare kinds (a needless LOWER, a window) are those that w
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -38,6 +38,16 @@ from prm.sql.rewrite import alternatives
 #: nothing.
 _ABOUT_ORDER = frozenset({"order_direction", "order_key", "order_missing"})
 _ABOUT_LIMIT = frozenset({"limit", "limit_missing", "limit_extra"})
+#: Errors that bring in what rewrites bring in, or that would strike it. Were rewritten chains made wrong by
+#: them as often as gold's own, those words would stand in more wrong steps than right ones.
+_LIKE_REWRITES = frozenset(
+    {
+        "aggregate", "conditional", "conversion", "condition_extra", "date_time", "distinct", "group_extra",
+        "group_key", "join_extra", "join_kind", "limit_extra", "negation", "order_key", "rounding",
+        "string_function", "window",
+    }
+)  # fmt: skip
+_OF_GOLD = 0.9  # how much of their weight falls on gold's own chain, where there is another right one
 _TRIES = 8  # statements run for each chain wanted
 _CHOICE = 4  # wrong chains from which a hard negative is chosen
 _AGAIN = 0.5  # what one use of a kind of error leaves of its weight, for this question
@@ -163,16 +173,17 @@ def wrong_chains(
 ) -> Iterator[Chain]:
     """Up to `n` wrong chains, made from the right ones in turn."""
     mill = Mill(rights, grounds, known, rng, errors)
-    parents = deque(range(len(rights)))
-    rng.shuffle(parents)
+    parents = list(range(len(rights)))
     mill.tries = _TRIES * n * (_CHOICE if errors.hard else 1)
+    mill.share_right = len(rights) / (len(rights) + n)
     while parents and n > 0:
-        parent = parents.popleft()
+        parent = rng.choice(parents)
         chain = mill.wrong(parent)
-        if chain is not None:
+        if chain is None:
+            parents.remove(parent)
+        else:
             yield chain
             n -= 1
-            parents.append(parent)
 
 
 class Mill:
@@ -184,37 +195,36 @@ class Mill:
         self.rights, self.grounds, self.known, self.rng = rights, grounds, known, rng
         self.errors, self.weights = errors, errors.weights
         self.tries = 0
+        self.share_right = 0.5  # of the question's chains
         self.used: Counter[str] = Counter()
         self.seen = {right.sentences for right in rights}
         self.right_beginnings = {
             right.sentences[: i + 1] for right in rights for i in range(len(right.links))
         }
-        self.turns: list[deque[int]] = []
-        for right in rights:
-            steps = list(range(len(right.links)))
-            rng.shuffle(steps)
-            self.turns.append(deque(steps))
+        self.steps = [list(range(len(right.links))) for right in rights]  # where errors are possible
         self.variants: dict[tuple[int, int, str], Iterator[list[Link]]] = {}
 
     def wrong(self, parent: int) -> Chain | None:
         """A wrong chain made from one of the right ones; None when nothing new can be made of it.
 
-        Its steps take turns; a step where no error changes the result drops out.
+        Of the chains that are right so far, each step makes the same share wrong; a step where no error
+        changes the result drops out.
         """
-        turns = self.turns[parent]
-        while turns and self.tries > 0:
-            at = turns.popleft()
+        steps = self.steps[parent]
+        still_right = self.share_right ** (1 / len(self.rights[parent].links))
+        while steps and self.tries > 0:
+            at = self.rng.choices(steps, [still_right**i for i in steps])[0]
             found = self._at(parent, at)
             if found is not None:
-                turns.append(at)
                 self.used.update(found.errors.values())
                 self.seen.add(found.sentences)
                 return found
+            steps.remove(at)
         return None
 
     def _at(self, parent: int, at: int) -> Chain | None:
         found = []
-        for category in self._drawn(failing=None):
+        for category in self._drawn(failing=None, parent=parent):
             made = self.next(parent, at, category)
             if made is not None:
                 found.append((made.closeness if self.errors.hard else 0.0, made.chain))
@@ -242,10 +252,13 @@ class Mill:
                 break
         return None
 
-    def _drawn(self, failing: bool | None) -> list[str]:
-        """The kinds of errors in a random order by weight; with `failing=None` chance decides whether those
-        that do not run come first or not at all."""
+    def _drawn(self, failing: bool | None, parent: int | None = None) -> list[str]:
+        """The kinds of errors in a random order by weight, for a right chain (`parent`) by what suits it;
+        with `failing=None` chance decides whether those that do not run come first or not at all."""
         weights = {name: self.weights[name] * _AGAIN ** self.used[name] for name in CATEGORIES}
+        if parent is not None and len(self.rights) > 1:
+            share = _OF_GOLD if parent == 0 else 1 - _OF_GOLD
+            weights |= {name: 2 * share * weights[name] for name in _LIKE_REWRITES}
         if failing is None:
             failing = self.rng.random() < self.errors.failing and not self.errors.hard
         late = {name: self.rng.expovariate(weight) for name, weight in weights.items()}
@@ -378,17 +391,17 @@ FREQUENCIES: dict[str, float] = {
 #: same benchmark. Nearly every step can show another column, few have a LIMIT: what is drawn for a step is
 #: weighed by the inverse, so that the errors of a file come out about as often as they should.
 REACH: dict[str, float] = {
-    "column": 0.62, "order_key": 0.12, "group_key": 0.09, "unknown_column": 0.95, "ambiguous_column": 0.19,
-    "missing_column": 0.19, "extra_column": 0.37, "table": 0.39, "unknown_table": 1.00,
-    "join_missing": 0.01, "join_extra": 0.32, "join_key": 0.20, "join_kind": 0.01, "value": 0.26,
-    "like_pattern": 0.01, "limit": 0.08, "data_format": 0.26, "comparison": 0.15, "logic": 0.05,
-    "negation": 0.04, "condition_column": 0.13, "having": 0.00, "condition_missing": 0.13,
-    "condition_extra": 0.52, "implicit_condition_missing": 0.00, "aggregate": 0.12,
-    "aggregate_misuse": 0.19, "conditional": 0.00, "conversion": 0.09, "date_time": 0.06,
-    "unknown_function": 0.08, "arithmetic": 0.00, "rounding": 0.03, "string_function": 0.64, "window": 0.09,
-    "group_missing": 0.12, "order_missing": 0.09, "limit_missing": 0.08, "group_extra": 0.17,
-    "limit_extra": 0.05, "subquery": 0.03, "subquery_missing": 0.03, "partial_query": 0.37,
-    "order_direction": 0.13, "distinct": 0.14, "set_operation": 0.03,
+    "column": 0.62, "order_key": 0.10, "group_key": 0.07, "unknown_column": 0.96, "ambiguous_column": 0.21,
+    "missing_column": 0.16, "extra_column": 0.35, "table": 0.51, "unknown_table": 1.00,
+    "join_missing": 0.04, "join_extra": 0.34, "join_key": 0.19, "join_kind": 0.03, "value": 0.23,
+    "like_pattern": 0.01, "limit": 0.07, "data_format": 0.23, "comparison": 0.14, "logic": 0.03,
+    "negation": 0.04, "condition_column": 0.13, "having": 0.00, "condition_missing": 0.08,
+    "condition_extra": 0.50, "implicit_condition_missing": 0.00, "aggregate": 0.10,
+    "aggregate_misuse": 0.17, "conditional": 0.00, "conversion": 0.09, "date_time": 0.05,
+    "unknown_function": 0.06, "arithmetic": 0.00, "rounding": 0.03, "string_function": 0.57, "window": 0.08,
+    "group_missing": 0.11, "order_missing": 0.07, "limit_missing": 0.07, "group_extra": 0.12,
+    "limit_extra": 0.05, "subquery": 0.03, "subquery_missing": 0.02, "partial_query": 0.43,
+    "order_direction": 0.11, "distinct": 0.05, "set_operation": 0.03,
 }  # fmt: skip
 _RARE = 0.02  # kinds that are possible still more rarely are weighed like these
 

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import importlib.util
+import inspect
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,8 @@ from transformers.utils import ModelOutput
 
 from prm.errors import InputError
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
+
+logger = logging.getLogger(__name__)
 
 HEAD_FILE = "head.safetensors"
 ADAPTER_FOLDER = "adapter"
@@ -120,7 +124,8 @@ class ProcessRewardConfig(PretrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        return self.base_config["hidden_size"]
+        # Of some families the dict has another name for it (GPT-2: n_embd), which their class translates.
+        return self.base_config.get("hidden_size") or self.base().hidden_size
 
     def base(self) -> PretrainedConfig:
         """The backbone's configuration as the object of its own class."""
@@ -209,7 +214,7 @@ class ProcessRewardModel(PreTrainedModel):
     def __init__(self, config: ProcessRewardConfig, backbone: nn.Module | None = None) -> None:
         super().__init__(config)
         self.backbone = backbone if backbone is not None else AutoModel.from_config(config.base())
-        self.head = PRMHead(config.hidden_size, config.head_hidden_size)
+        self.head = PRMHead(self.backbone.config.hidden_size, config.head_hidden_size)
         # The layers that sharded training (FSDP) wraps are the backbone's.
         self._no_split_modules = getattr(self.backbone, "_no_split_modules", None)
         self.config.dtype = None  # the parts have dtypes of their own; `backbone_dtype` and float32 say which
@@ -220,6 +225,14 @@ class ProcessRewardModel(PreTrainedModel):
     @property
     def device(self) -> torch.device:
         return self.head.out.weight.device
+
+    @property
+    def longest(self) -> int | None:
+        """How many tokens the backbone can read, where it has a limit."""
+        config = self.backbone.config
+        return getattr(config, "max_position_embeddings", None) or getattr(
+            config, "max_seq_len", None
+        )  # MPT's
 
     @property
     def reads_trees(self) -> bool:
@@ -390,20 +403,27 @@ class ProcessRewardModel(PreTrainedModel):
         trust_remote_code: bool = False,
         token: str | bool | None = None,
         local_files_only: bool = False,
-        **_: Any,
+        torch_dtype: str | torch.dtype | None = None,
+        **others: Any,
     ) -> ProcessRewardModel:
         """Load a checkpoint: a folder, or the id of a Hub repository.
 
         Args:
             dtype: of the backbone; "auto" = the dtype with which it was saved, so that scores are the same
-                bits.
+                bits. `torch_dtype` is its former name.
             base_model_name_or_path: where the base model is now, if not where the checkpoint says.
             is_trainable: keep a LoRA adapter trainable.
+            others: what else `from_pretrained` of transformers takes, and its Auto classes pass on: without
+                effect here, which a warning says of what was given.
 
         Raises:
+            TypeError: an argument that nobody knows.
             InputError: no such checkpoint, a file of it is missing or broken, or its base model cannot be
                 found.
         """
+        _check_arguments(others)
+        if torch_dtype is not None and dtype in (None, "auto"):
+            dtype = torch_dtype
         folder = _checkpoint_folder(
             pretrained_model_name_or_path, revision=revision, token=token, local_files_only=local_files_only
         )
@@ -649,6 +669,31 @@ def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:
     names = [n for n in peft_config.modules_to_save or [] if n not in ("score", "classifier")]
     peft_config.modules_to_save = names or None
     return get_peft_model(model, peft_config)
+
+
+#: Arguments of transformers' `from_pretrained` that do nothing for a model put together by ours …
+_WITHOUT_EFFECT = {
+    "allow_all_kernels", "cache_dir", "device_map", "device_mesh", "disable_mmap", "distributed_config",
+    "experts_implementation", "force_download", "fusion_config", "generation_config", "gguf_file",
+    "ignore_mismatched_sizes", "kernel_config", "key_mapping", "low_cpu_mem_usage", "max_memory",
+    "offload_buffers", "offload_folder", "output_loading_info", "proxies", "quantization_config",
+    "state_dict", "subfolder", "tp_plan", "tp_size", "tqdm_class", "use_kernels", "use_safetensors",
+    "variant", "weights_only",
+}  # fmt: skip
+#: … and those that its Auto classes and pipelines give of their own accord.
+_FROM_AUTO = {"_commit_hash", "_from_auto", "_from_pipeline", "adapter_kwargs", "adapter_name"}
+
+
+def _check_arguments(others: Mapping[str, Any]) -> None:
+    """Warn of what has no effect; raises TypeError for a name that neither transformers nor we know."""
+    for name in others.keys() - _WITHOUT_EFFECT - _FROM_AUTO:
+        known = inspect.signature(ProcessRewardModel.from_pretrained).parameters.keys() | _WITHOUT_EFFECT
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"from_pretrained got an unknown argument {name!r}{hint}")
+    idle = sorted(name for name in others.keys() & _WITHOUT_EFFECT if others[name] is not None)
+    if idle:
+        logger.warning("%s: no effect on a process reward model", ", ".join(idle))
 
 
 def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:

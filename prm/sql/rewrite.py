@@ -15,6 +15,7 @@ gold's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -36,6 +37,7 @@ from prm.sql.chain import (
     source_nodes,
     sources_of,
     with_variant,
+    written_like,
 )
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM
@@ -43,10 +45,18 @@ from prm.sql.mutate import is_star, qualified
 
 _SITES = 30  # in a step: conditions of hundreds of terms exist
 
-#: How likely a rewrite is drawn where it is possible, against 1 for the others. A needless join and a
-#: needless DISTINCT are common errors, so they have to be common where they do no harm, too; and coarser
-#: steps, which nearly every chain allows, would be half of all rewrites.
-_WEIGHTS = {"needless_join": 4.0, "distinct_group": 3.0, "one_step": 0.5, "derived_table": 0.3, "alias": 0.5}
+#: How likely a rewrite is drawn where it is possible. What errors bring in often has to be common where it
+#: does no harm, too (`benchmarks/shortcuts.py` shows which words are right too seldom or too often); what few
+#: chains allow, weighs more where one does, as errors do (`prm.labeling.chains.REACH`).
+_WEIGHTS = {
+    "join_order": 0.1, "join_sides": 0.1, "join_in_where": 0.1, "left_join": 0.3, "needless_join": 1.1,
+    "in_exists": 0.5, "in_join": 0.5, "not_in_except": 0.5, "sides": 0.07, "condition_order": 0.2,
+    "between": 0.5, "in_list": 0.1, "implied_condition": 0.35, "negated": 0.07, "constant": 0.1,
+    "count": 0.9, "average": 0.8, "distinct_group": 1.0, "group_finer": 0.45, "group_extreme": 1.5,
+    "extreme": 1.5, "idle_order": 0.5, "case_count": 0.6, "group_window": 0.1, "idle_count": 0.05,
+    "idle_cast": 0.2, "idle_text": 0.1, "idle_date": 2.0, "any_case": 0.6, "order_number": 0.2,
+    "alias": 0.05, "step_order": 0.3, "one_step": 0.3, "derived_table": 0.1,
+}  # fmt: skip
 
 _FLIPPED: dict[type[Tree], type[Tree]] = {
     exp.EQ: exp.EQ, exp.NEQ: exp.NEQ, exp.GT: exp.LT, exp.LT: exp.GT, exp.GTE: exp.LTE, exp.LTE: exp.GTE,
@@ -57,7 +67,7 @@ _OPPOSITE: dict[type[Tree], type[Tree]] = {
 
 
 def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[list[Link]]:
-    """Equivalent chains, each with one to three rewrites, endlessly unless nothing can be rewritten.
+    """Equivalent chains, each with up to three rewrites, endlessly unless nothing can be rewritten.
 
     `known` is what every step may read: the tables. The chains depend on the state of `rng` alone; the same
     one may come twice.
@@ -65,7 +75,7 @@ def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[l
     fruitless = 0
     while fruitless < 5:
         changed = list(chain)
-        wanted = rng.choice((1, 2, 2, 3))
+        wanted = rng.choice((2, 2, 3))
         for _ in range(wanted):
             changed = _rewritten(changed, known, rng) or changed
         if [to_sql(link.tree) for link in changed] == [to_sql(link.tree) for link in chain]:
@@ -77,7 +87,7 @@ def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[l
 
 def _rewritten(chain: list[Link], known: Known, rng: Random) -> list[Link] | None:
     """The chain with one rewrite, any that is possible."""
-    late = {kind: rng.expovariate(_WEIGHTS.get(kind, 1.0)) for kind in (*REWRITES, *CHAIN_REWRITES)}
+    late = {kind: rng.expovariate(weight) for kind, weight in _WEIGHTS.items()}
     kinds = sorted(late, key=lambda kind: late[kind])
     for kind in kinds:
         found = next(chain_rewrites(kind, chain, known, rng), None)
@@ -225,8 +235,33 @@ def _is_first(where: tuple[str, Attribute, Relation] | None) -> bool:
     return where is not None and where[1].key and where[1] is where[2].attributes[0]
 
 
+def _identifies(attribute: Attribute, known: Known) -> bool:
+    """Whether a column, of a table or handed on by a step, holds the key by which its table tells its rows
+    apart: the first one, with no value seen twice."""
+    table = known.relations.get(attribute.origin[0].lower()) if attribute.origin and attribute.key else None
+    if table is None or table.attributes[0].name.lower() != attribute.origin[1].lower():
+        return False
+    return all(n == 1 for _, n in known.values(*attribute.origin)[:1])
+
+
+def _decided(attribute: Attribute, known: Known) -> set[str]:
+    """The tables (lower case) of which one value of a column means one row: its own, if it is the key; the
+    one that a foreign key refers to, if the two are joined on it."""
+    if attribute.origin is None:
+        return set()
+    origin = tuple(part.lower() for part in attribute.origin)
+    found = {origin[0]} if _identifies(attribute, known) else set()
+    for there in [b for a, b in known.links if a == origin]:
+        other = known.relations.get(there[0])
+        key = other.get(there[1]) if other is not None else None
+        if key is not None and _identifies(key, known):
+            found.add(there[0])
+    return found
+
+
 def needless_join(tree: Tree, known: Known) -> Iterator[Tree]:
-    """A join with the table that a foreign key refers to: every row has one partner there."""
+    """A join with the table that a foreign key refers to, or back to the table that an earlier step was made
+    of, by its key: every row has one partner there."""
     for select in tree.find_all(exp.Select):
         sources = sources_of(select, known)
         if len(sources) != len(source_nodes(select)) or any(is_star(p) for p in select.expressions):
@@ -237,10 +272,13 @@ def needless_join(tree: Tree, known: Known) -> Iterator[Tree]:
         for alias, relation in sources:
             for attribute in relation.attributes:
                 origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
-                for there in sorted(b for a, b in known.links if a == origin):
+                back = [origin] if relation.step and _identifies(attribute, known) else []
+                for there in back + sorted(b for a, b in known.links if a == origin):
                     other = known.relations.get(there[0])
                     first = other.attributes[0] if other is not None and other.attributes else None
                     if first is None or first.name.lower() != there[1] or other.name.lower() in used:
+                        continue
+                    if not _identifies(first, known):
                         continue
                     on = exp.EQ(
                         this=column_node(attribute.name, alias),
@@ -412,6 +450,78 @@ def in_list(tree: Tree, known: Known) -> Iterator[Tree]:
                 yield edited(tree, (node, exp.In(this=pair[0].this.copy(), expressions=values)))
 
 
+def implied_condition(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`year = 2014 AND year >= 2014`, `age > 30 AND NOT age IS NULL`; a key, or a number of which only
+    aggregates are shown, that is not below zero (NULL would be dropped elsewhere)."""
+    for select in tree.find_all(exp.Select):
+        where = select.args.get("where")
+        stated = _conjuncts(where.this) if where is not None else []
+        found: list[Tree] = []
+        for node in stated:
+            if type(node) in _FLIPPED and isinstance(node.this, exp.Column):
+                found += _implied(node, known)
+        if not isinstance(select.parent, (exp.SetOperation, exp.Subquery, exp.In)):
+            for alias, relation in sources_of(select, known):
+                for attribute in relation.attributes:
+                    column = written_like(select, alias, attribute.name, known)
+                    if _identifies(attribute, known) or _alone_aggregated(column, select):
+                        found += _never_negative(column, attribute, known)
+        for new in found:
+            if new in stated:
+                continue
+            if where is None:
+                copy = select.copy()
+                copy.set("where", exp.Where(this=new))
+                yield edited(tree, (select, copy))
+            else:
+                old = where.this.copy()
+                old = exp.Paren(this=old) if isinstance(old, exp.Or) else old
+                yield edited(tree, (where.this, exp.And(this=old, expression=new)))
+
+
+def _alone_aggregated(column: Tree, select: exp.Select) -> bool:
+    """Whether a SELECT shows nothing but aggregates of one column, which pass over its NULLs."""
+    calls = [p.unalias() for p in select.expressions]
+    return not select.args.get("group") and all(
+        isinstance(call, (exp.Sum, exp.Avg, exp.Min, exp.Max)) and call.this == column for call in calls
+    )
+
+
+def _never_negative(column: Tree, attribute: Attribute, known: Known) -> list[Tree]:
+    values = [v for v, _ in known.values(*attribute.origin)] if attribute.origin else []
+    if attribute.kind != "number" or not values:
+        return []
+    if not all(isinstance(v, (int, float)) and v >= 0 for v in values):
+        return []
+    kinds = [exp.GTE, exp.GT] if min(values) > 0 else [exp.GTE]
+    return [kind(this=column.copy(), expression=_whole(0)) for kind in kinds]
+
+
+def _conjuncts(node: Tree) -> list[Tree]:
+    return [*_conjuncts(node.this), *_conjuncts(node.expression)] if isinstance(node, exp.And) else [node]
+
+
+def _implied(node: Tree, known: Known) -> list[Tree]:
+    """What follows from a comparison of a column with a constant, whatever the rows."""
+    column, constant = node.this, node.expression
+    if not isinstance(constant, exp.Literal):
+        return []
+    found = [_not_null(column)]
+    weaker: list[type[Tree]] = []
+    if not constant.is_string:
+        weaker = {exp.EQ: [exp.GTE, exp.LTE], exp.GT: [exp.GTE], exp.LT: [exp.LTE]}.get(type(node), [])
+    elif isinstance(node, exp.EQ):
+        attribute = _attribute(column, known)
+        values = known.values(*attribute.origin) if attribute is not None and attribute.origin else ()
+        others = [v for v, _ in values if isinstance(v, str) and v != constant.name and 0 < len(v) < 40]
+        found += [exp.NEQ(this=column.copy(), expression=exp.Literal.string(v)) for v in others[:2]]
+    return found + [kind(this=column.copy(), expression=constant.copy()) for kind in weaker]
+
+
+def _not_null(column: Tree) -> Tree:
+    return exp.Not(this=exp.Is(this=column.copy(), expression=exp.Null()))
+
+
 def negated(tree: Tree, known: Known) -> Iterator[Tree]:
     """`NOT age <= 30` for `age > 30` (NULL is neither)."""
     for node in _comparisons(tree):
@@ -444,18 +554,21 @@ def _whole(n: int) -> exp.Literal:
 
 
 def count(tree: Tree, known: Known) -> Iterator[Tree]:
-    """`COUNT(1)` or `COUNT(key)` for `COUNT(*)`; `SUM(1)` for groups, which are never empty."""
+    """`COUNT(1)`, `COUNT(key)` or, where a table's rows are counted, `COUNT(DISTINCT key)` for `COUNT(*)`;
+    `SUM(1)` for groups, which are never empty, `COALESCE(SUM(1), 0)` elsewhere."""
     for select in tree.find_all(exp.Select):
         stars = [n for n in _own(select, select, exp.Count) if isinstance(n.this, exp.Star)]
         if not stars:
             continue
         made: list[Tree] = [exp.Count(this=exp.Literal.number(1))]
-        relation = _whole_table(select, known)
-        if relation is not None and relation.attributes and relation.attributes[0].key:
-            made.append(exp.Count(this=column_node(relation.attributes[0].name)))
-            made.append(exp.Count(this=exp.Distinct(expressions=[column_node(relation.attributes[0].name)])))
-        if select.args.get("group"):
-            made.append(exp.Sum(this=exp.Literal.number(1)))
+        sources = sources_of(select, known)
+        if len(sources) == len(source_nodes(select)) == 1:
+            for attribute in [a for a in sources[0][1].attributes if a.key and a.origin][:2]:
+                made.append(exp.Count(this=column_node(attribute.name)))
+                if _identifies(attribute, known) and not sources[0][1].step:
+                    made.append(exp.Count(this=exp.Distinct(expressions=[column_node(attribute.name)])))
+        total = exp.Sum(this=_whole(1))
+        made.append(total if select.args.get("group") else exp.Coalesce(this=total, expressions=[_whole(0)]))
         for new in made:
             yield edited(tree, *((node, new) for node in stars))
 
@@ -498,6 +611,101 @@ def distinct_group(tree: Tree, known: Known) -> Iterator[Tree]:
             yield edited(tree, (select, new))
 
 
+def group_finer(tree: Tree, known: Known) -> Iterator[Tree]:
+    """GROUP BY a key and a column that the key decides; by the key, where each row is a group of its own; by
+    a column that WHERE holds to one value."""
+    for select in tree.find_all(exp.Select):
+        group, where = select.args.get("group"), select.args.get("where")
+        if group is not None:
+            for key in group.expressions:
+                found = resolve(key, known) if isinstance(key, exp.Column) else None
+                tables = _decided(found[1], known) if found is not None else set()
+                for alias, other in [(a, x) for a, r in sources_of(select, known) for x in r.attributes]:
+                    if other.origin and other.origin[0].lower() in tables:
+                        new = written_like(select, alias, other.name, known)
+                        if new not in group.expressions:
+                            keys = [k.copy() for k in group.expressions]
+                            yield edited(tree, (group, exp.Group(expressions=[*keys, new])))
+                            yield edited(tree, (group, exp.Group(expressions=[new, *keys])))
+            continue
+        if select.args.get("distinct") or any(p.find(exp.Window) for p in select.expressions):
+            continue
+        keys = []
+        if not any(p.find(exp.AggFunc) for p in select.expressions):
+            relation = _whole_table(select, known)
+            first = relation.attributes[0] if relation is not None and relation.attributes else None
+            keys = [column_node(first.name)] if first is not None and _identifies(first, known) else []
+        elif where is not None and not any(is_star(p) for p in select.expressions):
+            equal = [n for n in _conjuncts(where.this) if isinstance(n, exp.EQ)]
+            fixed = [n.this for n in equal if isinstance(n.expression, exp.Literal)]
+            keys = [column for column in fixed if isinstance(column, exp.Column)]
+        for key in keys:
+            new = select.copy()
+            new.set("group", exp.Group(expressions=[key.copy()]))
+            yield edited(tree, (select, new))
+
+
+def _named_outside(select: exp.Select) -> bool:
+    """Whether a SELECT is a derived table, whose columns are read by their names."""
+    return isinstance(select.parent, exp.Subquery) and isinstance(select.parent.parent, (exp.From, exp.Join))
+
+
+def group_extreme(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`MAX(name)` for a name that the group's key decides."""
+    for select in tree.find_all(exp.Select):
+        group = select.args.get("group")
+        keys = [resolve(k, known) for k in group.expressions if isinstance(k, exp.Column)] if group else []
+        decided = {name for k in keys if k is not None for name in _decided(k[1], known)}
+        for shown in select.expressions if decided and not _named_outside(select) else ():
+            inner = shown.unalias()
+            attribute = _attribute(inner, known)
+            if attribute is None or not attribute.origin or attribute.origin[0].lower() not in decided:
+                continue
+            if not any(inner == key for key in group.expressions):
+                yield edited(tree, (inner, exp.Max(this=inner.copy())))
+                yield edited(tree, (inner, exp.Min(this=inner.copy())))
+
+
+def extreme(tree: Tree, known: Known) -> Iterator[Tree]:
+    """`MAX(age)` for the first age of all from the highest on, and the reverse."""
+    others = ("group", "having", "distinct", "offset")
+    for select in tree.find_all(exp.Select):
+        order, limit, shown = select.args.get("order"), select.args.get("limit"), select.expressions
+        if len(shown) != 1 or any(select.args.get(k) for k in others) or _named_outside(select):
+            continue
+        inner, new = shown[0].unalias(), select.copy()
+        if isinstance(inner, exp.Max) and isinstance(inner.this, exp.Column) and not (order or limit):
+            key = exp.Ordered(this=inner.this.copy(), desc=True, nulls_first=False)
+            new.set("expressions", [inner.this.copy()])
+            new.set("order", exp.Order(expressions=[key]))
+            new.set("limit", exp.Limit(expression=_whole(1)))
+            yield edited(tree, (select, new))
+        elif isinstance(inner, exp.Column) and order is not None and limit is not None:
+            key, one = order.expressions[0], to_sql(limit.expression) == "1"
+            if one and len(order.expressions) == 1 and key.args.get("desc") and key.this == inner:
+                new.set("expressions", [exp.Max(this=inner.copy())])
+                new.set("order", None)
+                new.set("limit", None)
+                yield edited(tree, (select, new))
+
+
+def idle_order(tree: Tree, known: Known) -> Iterator[Tree]:
+    """Rows sorted where nobody asks for an order."""
+    if not isinstance(tree, exp.Select) or tree.args.get("order") or tree.args.get("limit"):
+        return
+    group = tree.args.get("group")
+    if not group and any(p.find(exp.AggFunc) for p in tree.expressions):
+        return  # one row
+    for shown in tree.expressions:
+        inner = shown.unalias()
+        if isinstance(inner, exp.Column) and not is_star(shown):
+            for desc in (False, True):
+                key = exp.Ordered(this=inner.copy(), desc=desc or None, nulls_first=not desc)
+                new = tree.copy()
+                new.set("order", exp.Order(expressions=[key]))
+                yield new
+
+
 def case_count(tree: Tree, known: Known) -> Iterator[Tree]:
     """`COUNT(CASE WHEN … THEN 1 END)` over all rows for `COUNT(*) … WHERE …`."""
     for select in tree.find_all(exp.Select):
@@ -535,34 +743,89 @@ def group_window(tree: Tree, known: Known) -> Iterator[Tree]:
             yield edited(tree, (select, new))
 
 
-def idle_function(tree: Tree, known: Known) -> Iterator[Tree]:
-    """A function that changes nothing here: COALESCE of a count, CAST of a number to REAL where it is only
-    compared or sorted, a text with nothing added, ABS of a count, TRIM of a text without spaces around."""
+def idle_count(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A function that changes no count: COALESCE, ABS."""
     for node in tree.find_all(exp.Count):
         if isinstance(node.parent, (exp.Alias, exp.Select)):
             yield edited(tree, (node, exp.Coalesce(this=node.copy(), expressions=[exp.Literal.number(0)])))
             yield edited(tree, (node, exp.Abs(this=node.copy())))
+
+
+def _plain_columns(tree: Tree, known: Known) -> Iterator[tuple[exp.Column, Attribute]]:
+    """Columns outside joins and groups whose values come from a table: what a computed one holds is not
+    known."""
     for node in tree.find_all(exp.Column):
         if isinstance(node.this, exp.Star) or node.find_ancestor(exp.Join, exp.Group):
             continue
         attribute = _attribute(node, known)
-        if attribute is None or attribute.origin is None:  # what a computed column holds is not known
-            continue
-        compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered))
+        if attribute is not None and attribute.origin is not None:
+            yield node, attribute
+
+
+def idle_cast(tree: Tree, known: Known) -> Iterator[Tree]:
+    """CAST of a number where it is only compared or sorted, to whole numbers where all are."""
+    for node, attribute in _plain_columns(tree, known):
+        compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered, exp.Avg))
         if attribute.kind == "number" and not attribute.key and compared:
-            yield edited(
-                tree, (node, exp.Cast(this=node.copy(), to=exp.DataType.build("REAL", dialect="sqlite")))
-            )
-        elif attribute.kind == "text" and isinstance(node.parent, tuple(_FLIPPED)):
+            whole = all(type(v) is int for v, _ in known.values(*attribute.origin))
+            for kind in ("REAL", "INTEGER") if whole else ("REAL",):
+                to = exp.DataType.build(kind, dialect="sqlite")
+                yield edited(tree, (node, exp.Cast(this=node.copy(), to=to)))
+
+
+def idle_text(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A text with nothing added; TRIM where no spaces are around it."""
+    for node, attribute in _plain_columns(tree, known):
+        if attribute.kind != "text":
+            continue
+        if isinstance(node.parent, tuple(_FLIPPED)):
             sides_ = (node.parent.this, node.parent.expression)
             if any(isinstance(side, exp.Literal) and side.is_string for side in sides_):
                 yield edited(tree, (node, exp.DPipe(this=node.copy(), expression=exp.Literal.string(""))))
-        elif attribute.kind == "text" and known.last and node.parent is tree:
+        elif known.last and node.parent is tree:
             yield edited(tree, (node, exp.Trim(this=node.copy())))
 
 
+def idle_date(tree: Tree, known: Known) -> Iterator[Tree]:
+    """A date in the form that it has."""
+    for node, attribute in _plain_columns(tree, known):
+        shown = known.last and node.parent is tree
+        if attribute.kind == "number" or not (shown or isinstance(node.parent, (*_FLIPPED, exp.Ordered))):
+            continue
+        form = _date_form([v for v, _ in known.values(*attribute.origin)])
+        if form is not None:
+            parts = [exp.Literal.string(form), node.copy()]
+            yield edited(tree, (node, exp.Anonymous(this="STRFTIME", expressions=parts)))
+
+
+def _date_form(values: Sequence[object]) -> str | None:
+    """The form in which STRFTIME gives back dates as they are; None if they are no dates of one form."""
+    for pattern, form in _DATE_FORMS.items():
+        if values and all(isinstance(v, str) and re.fullmatch(pattern, v) for v in values):
+            return form
+    return None
+
+
+_DATE_FORMS = {
+    r"\d{4}-\d\d-\d\d": "%Y-%m-%d",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "%Y-%m-%d %H:%M:%S",
+}
+
+
 def any_case(tree: Tree, known: Known) -> Iterator[Tree]:
-    """`LOWER(country) = 'france'` for `country = 'France'`, where no other spelling is in the data."""
+    """`LOWER(country) = 'france'` for `country = 'France'`, where no other spelling is in the data; texts
+    sorted by their capitals; UPPER of what is in capitals."""
+    for node, attribute in _plain_columns(tree, known):
+        if attribute.kind == "text" and known.last and node.parent is tree:
+            values = [v for v, _ in known.values(*attribute.origin)]
+            for kind, is_so in ((exp.Upper, str.isupper), (exp.Lower, str.islower)):
+                if values and all(isinstance(v, str) and is_so(v) for v in values):
+                    yield edited(tree, (node, kind(this=node.copy())))
+    for key in tree.find_all(exp.Ordered):
+        attribute = _attribute(key.this, known)
+        if attribute is not None and attribute.kind == "text" and attribute.origin:
+            yield edited(tree, (key.this, exp.Lower(this=key.this.copy())))
+            yield edited(tree, (key.this, exp.Upper(this=key.this.copy())))
     for node in _comparisons(tree):
         text = node.expression
         if not isinstance(node, exp.EQ) or not isinstance(node.this, exp.Column) or not _is_word(text):
@@ -621,8 +884,9 @@ REWRITES: dict[str, Callable[[Tree, Known], Iterator[Tree]]] = {
     function.__name__: function
     for function in (
         join_order, join_sides, join_in_where, left_join, needless_join, in_exists, in_join, not_in_except,
-        sides, condition_order, between, in_list, negated, constant, count, average, distinct_group,
-        case_count, group_window, idle_function, any_case, order_number, alias,
+        sides, condition_order, between, in_list, implied_condition, negated, constant, count, average,
+        distinct_group, group_finer, group_extreme, extreme, idle_order, case_count, group_window,
+        idle_count, idle_cast, idle_text, idle_date, any_case, order_number, alias,
     )
 }  # fmt: skip
 

@@ -42,7 +42,7 @@ class Encoder:
     """Traces to `EncodedTrace`s under one length policy.
 
     Attributes:
-        max_length: tokens of a whole trace; longer ones are dropped where `drop_long` (training).
+        max_length: tokens of a whole trace that the prompt is cut for.
         max_completion_length: room kept for the steps: the prompt is cut to `max_length -
             max_completion_length`, by the same rule for every trace of a question. None keeps a quarter of
             `max_length`.
@@ -78,38 +78,49 @@ class Encoder:
         self._pieces: dict[str, list[int]] = {}
         self._prompts: dict[tuple[str, ...], list[int]] = {}
 
-    def encode(self, traces: Sequence[Trace], *, drop_long: bool) -> list[EncodedTrace | None]:
+    def encode(
+        self, traces: Sequence[Trace], *, drop_long: bool, limit: int | None = None
+    ) -> list[EncodedTrace | None]:
         """One entry a trace, in order.
 
         Args:
-            drop_long: give None for a trace longer than `max_length`, and warn once with their number.
-                Otherwise they are kept (a score is owed for every trace), up to what the backbone can read.
+            drop_long: give None for a trace that is too long, and warn once with their number.
+            limit: what is too long, in tokens (`max_length` in training); never more than the backbone reads.
+                By default just that: traces longer than `max_length` have scores, too.
 
         Raises:
-            InputError: a trace is longer than the backbone can read.
+            InputError: a trace is too long, and `drop_long` is False (names its file and line if known); or
+                all are.
         """
         self._tokenize([prompt_text(t) for t in traces] + [s.text for t in traces for s in t.steps])
-        limit = self.longest
-        if drop_long:
-            limit = self.max_length if limit is None else min(self.max_length, limit)
+        limit = min((n for n in (limit, self.longest) if n is not None), default=None)
         encoded: list[EncodedTrace | None] = []
-        too_long = 0
+        too_long: list[Trace] = []
         for trace in traces:
             one = self._encode(trace)
-            if limit is not None and len(one.input_ids) > limit:
-                if not drop_long:
-                    raise InputError(
-                        f"trace {trace.id or trace.question[:60]!r} has {len(one.input_ids)} tokens, the "
-                        f"model reads {limit}; shorten its steps or its schema"
-                    )
-                too_long += 1
-                encoded.append(None)
-            else:
+            if limit is None or len(one.input_ids) <= limit:
                 encoded.append(one)
+                continue
+            if not drop_long:
+                file, line = trace.place or (None, None)
+                raise InputError(
+                    f"trace {trace.id or trace.question[:60]!r} has {len(one.input_ids)} tokens, the model "
+                    f"reads {limit}; shorten its steps or its schema, or leave it out (--on-bad-rows skip)",
+                    file=file,
+                    line=line,
+                )
+            too_long.append(trace)
+            encoded.append(None)
         if too_long:
+            first = too_long[0].place
+            allowed, mend = f"max_length={limit}", "raise it"
+            if limit == self.longest:
+                allowed, mend = f"the {limit} tokens the backbone reads", "shorten their steps or schemas"
+            if len(too_long) == len(traces):
+                raise InputError(f"no trace is left within {allowed}; {mend}", file=first and first[0])
             logger.warning(
-                "%d of %d traces are longer than max_length=%d with the shortest prompt and were dropped",
-                too_long, len(traces), limit,
+                "%d of %d traces are longer than %s, with the shortest prompt, and were dropped%s",
+                len(too_long), len(traces), allowed, f" (first: {first[0]}:{first[1]})" if first else "",
             )  # fmt: skip
         self._pieces.clear()
         return encoded

@@ -83,7 +83,9 @@ def read_traces(
     Args:
         source: a JSONL, JSON or Parquet file (gzipped JSON, too), a folder of such files or one written by
             `Dataset.save_to_disk`, the id of a data set on the Hub, a `datasets.Dataset`, or a list of those.
-        split: which split of a folder or Hub data set; needed only where there are several.
+            `folder:train` and `owner/name:train` name a split.
+        split: which split of every folder or Hub data set that names none itself; needed only where there
+            are several.
         format: a key of `prm.traces.converters.FORMATS`, or `auto`: by the columns of each row.
         labels: `strict` keeps labels and refuses native ones that return to 1 after a 0; `prefix` folds both
             those and step-wise labels, and logs how many.
@@ -208,7 +210,9 @@ def _traces(
             continue
         tally.stepless += not made
         tally.folded += sum(folded for _, folded in made)
-        yield from (trace for trace, _ in made)
+        for trace, _ in made:
+            trace.place = name, line
+            yield trace
 
 
 def _converted(
@@ -256,6 +260,8 @@ def _sources(source: Source, split: str | None) -> Iterator[tuple[str, Rows]]:
         yield name, _file_rows(path)
     elif _looks_like_hub_id(name):
         yield name, _hub_rows(name, split)
+    elif (of := _of_split(name)) is not None:
+        yield from _sources(*of)
     else:
         raise InputError(f"there is no such file{_nearest_file(path)}", file=name)
 
@@ -268,6 +274,13 @@ def _looks_like_hub_id(name: str) -> bool:
         and not known_suffix
         and not Path(name).parent.is_dir()
     )
+
+
+def _of_split(name: str) -> tuple[str, str] | None:
+    """`folder:train` and `owner/name:train` as the two parts; None for all other names."""
+    source, _, split = name.rpartition(":")
+    known = source and (os.path.isdir(Path(source).expanduser()) or _looks_like_hub_id(source))
+    return (source, split) if known and split else None
 
 
 def _nearest_file(path: Path) -> str:
@@ -301,6 +314,8 @@ def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
             for path in place.iterdir()
             if path.name.lower().endswith(DATA_SUFFIXES)
             and not path.name.startswith((".", "dataset_info"))
+            # what labelling writes beside its traces
+            and not re.search(r"\.stats\.json$|\.journal(\.|$)", path.name.lower())
             and path.is_file()
         )
     except OSError as error:
@@ -320,7 +335,8 @@ def _folder(folder: Path, split: str | None) -> Iterator[tuple[str, Rows]]:
     elif len(found := set().union(*splits.values())) > 1:
         names = ", ".join(sorted(found))
         raise InputError(
-            f"the folder has the splits {names}; name a file, or one with --split (split= in Python)",
+            f"the folder has the splits {names}; name a file, or one, as {folder}:{min(found)} "
+            "(split= in Python)",
             file=str(folder),
         )
     for path in files:
@@ -345,8 +361,9 @@ def _hub_rows(name: str, split: str | None) -> Rows:
 
 def _only(splits: list[str], name: str) -> str:
     if len(splits) != 1:
+        example = next(iter(splits), "train")
         raise InputError(
-            f"has the splits {', '.join(map(str, splits))}; name one with --split (split= in Python)",
+            f"has the splits {', '.join(map(str, splits))}; name one, as {name}:{example} (split= in Python)",
             file=name,
         )
     return splits[0]

@@ -65,6 +65,8 @@ class Trace:
     label_scheme: str | None = None
     scores: list[float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    #: File and line (from 1) it was read from, for errors that show later. Never written, never compared.
+    place: tuple[str, int] | None = field(default=None, compare=False, repr=False)
 
     @property
     def labels(self) -> list[Label]:

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from prm.traces.encoding import EncodedTrace
+from prm.traces.trace import Trace
 from prm.traces.tree import collate, merge, pack
 
 #: What a backbone reads of a forward.
@@ -29,12 +30,14 @@ INPUTS = ("input_ids", "attention_mask", "position_ids", "step_ends")
 class EncodedTraces(Dataset):
     """Encoded traces; of a frozen backbone also `features[i]`, (n_steps, hidden_size), once they are known.
 
-    A negative index ~i is trace i without its labels: it fills the micro-batch of a process for which no
+    `sources[i]` is the trace that `traces[i]` encodes, where it will be asked for (data to be scored). A
+    negative index ~i is trace i without its labels: it fills the micro-batch of a process for which no
     trace is left, so that all processes take the same number of steps.
     """
 
-    def __init__(self, traces: Sequence[EncodedTrace]) -> None:
+    def __init__(self, traces: Sequence[EncodedTrace], sources: Sequence[Trace] = ()) -> None:
         self.traces = list(traces)
+        self.sources = list(sources)
         self.features: list[torch.Tensor] | None = None
 
     def __len__(self) -> int:

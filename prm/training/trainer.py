@@ -127,7 +127,7 @@ class PRMTrainer(Trainer):
             max_length=args.max_length,
             max_completion_length=args.max_completion_length,
             step_separator=args.step_separator,
-            longest=config.base_config.get("max_position_embeddings"),
+            longest=model.longest,
         )
         config.loss, config.score_kind = args.loss, SCORE_KINDS[args.loss]
         config.max_trace_length, config.max_completion_length = (
@@ -147,7 +147,8 @@ class PRMTrainer(Trainer):
         if train_dataset is not None:
             traces = list(_traces(train_dataset))
             config.position_means = position_means([t.labels for t in traces])
-            train = self._encoded(traces, drop_long=True)
+            encoded = self.encoder.encode(traces, drop_long=True, limit=args.max_length)
+            train = EncodedTraces([one for one in encoded if one is not None])
             if args.train_on_last_step_only:
                 for trace in train.traces:
                     trace.labels = [None] * (len(trace.labels) - 1) + trace.labels[-1:]
@@ -157,9 +158,9 @@ class PRMTrainer(Trainer):
                 self.class_weights = _balance(train.traces, args.loss)
         if eval_dataset is not None:
             if isinstance(eval_dataset, Mapping):  # a DatasetDict, too
-                evals = {name: self._encoded(data, drop_long=False) for name, data in eval_dataset.items()}
+                evals = {name: self.encoded(data) for name, data in eval_dataset.items()}
             else:
-                evals = self._encoded(eval_dataset, drop_long=False)
+                evals = self.encoded(eval_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -177,12 +178,16 @@ class PRMTrainer(Trainer):
 
     # ---- data
 
-    def _encoded(self, data: Data, *, drop_long: bool) -> EncodedTraces:
-        encoded = self.encoder.encode(list(_traces(data)), drop_long=drop_long)
-        kept = [trace for trace in encoded if trace is not None]
-        if not kept:
-            raise InputError(f"no trace is left within max_length={self.encoder.max_length}; raise it")
-        return EncodedTraces(kept)
+    def encoded(self, data: Data) -> EncodedTraces:
+        """Traces to be measured. What the backbone cannot read is dropped, and a warning says how many.
+
+        Raises:
+            InputError: the backbone can read none of them.
+        """
+        traces = list(_traces(data))
+        encoded = self.encoder.encode(traces, drop_long=True)
+        kept = [k for k, one in enumerate(encoded) if one is not None]
+        return EncodedTraces([encoded[k] for k in kept], [traces[k] for k in kept])
 
     def _add_features(self, dataset: EncodedTraces) -> None:
         if self.model.config.backbone == "frozen":
@@ -218,7 +223,9 @@ class PRMTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
         )
 
-    def get_eval_dataloader(self, eval_dataset: Data | str | None = None) -> Forwards:  # type: ignore[override]
+    def get_eval_dataloader(  # type: ignore[override]
+        self, eval_dataset: Data | EncodedTraces | str | None = None
+    ) -> Forwards:
         """All forwards over an eval set. No DataLoader: starting one draws from training's random numbers."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
@@ -226,14 +233,16 @@ class PRMTrainer(Trainer):
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
         if not isinstance(dataset, EncodedTraces):
-            dataset = self._encoded(dataset, drop_long=False)
+            dataset = self.encoded(dataset)
         self._add_features(dataset)
         return Forwards(
             dataset, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
         )
 
     def get_test_dataloader(self, test_dataset: Data) -> Forwards:  # type: ignore[override]
-        return self.get_eval_dataloader(test_dataset)
+        """Of every trace: predictions are told apart by their place in the data set."""
+        traces = list(_traces(test_dataset))
+        return self.get_eval_dataloader(EncodedTraces(self.encoder.encode(traces, drop_long=False), traces))
 
     # ---- loss
 
@@ -357,7 +366,7 @@ class PRMTrainer(Trainer):
     def _prm(self) -> ProcessRewardModel:
         return self.accelerator.unwrap_model(self.model)
 
-    def calibrate(self, dev: Data) -> None:
+    def calibrate(self, dev: Data | EncodedTraces) -> None:
         """Fit the temperature on dev traces, then choose the threshold with the highest f1 there; both go
         into the config.
         """
@@ -382,10 +391,11 @@ class PRMTrainer(Trainer):
         by = "f1" if f1 is not None else "first_error_acc"
         config.threshold_from = f"best {by} on the dev split ({len(lengths)} traces)"
 
-    def scored(self, traces: list[Trace]) -> list[Trace]:
-        """Copies of `traces` with their scores."""
-        logits = self._step_logits(self.get_eval_dataloader(traces), "Scoring")
-        scores = self._prm.scores(torch.tensor(logits)).tolist()
+    def scored(self, data: Data | EncodedTraces) -> list[Trace]:
+        """Copies of the traces with their scores; without those that `encoded` drops."""
+        forwards = self.get_eval_dataloader(data)
+        scores = self._prm.scores(torch.tensor(self._step_logits(forwards, "Scoring"))).tolist()
+        traces = forwards.dataset.sources
         return [replace(t, scores=row[: len(t.steps)]) for t, row in zip(traces, scores, strict=True)]
 
     def save_final(self, folder: str | Path) -> Path:
@@ -410,7 +420,11 @@ class PRMTrainer(Trainer):
     def predict(
         self, test_dataset: Data, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Scores (n_traces, n_steps) of a data set, padded by -100, with its labels and metrics."""
+        """Scores (n_traces, n_steps) of a data set, padded by -100, with its labels and metrics.
+
+        Raises:
+            InputError: a trace is longer than the backbone can read.
+        """
         output = self.evaluation_loop(
             self.get_test_dataloader(test_dataset), "Prediction", metric_key_prefix=metric_key_prefix
         )
