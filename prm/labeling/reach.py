@@ -22,13 +22,16 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 - columns: S carries neither what gold still needs (of rows that it has too many, or for the output) nor a
   column that tells the rows of that table apart, or of one that refers to it, by which a later step could
   look it up;
-- values: S groups by gold's own keys, and its counts or sums are others than gold's.
+- values: S groups by gold's own keys, has but plain columns and aggregates, and none of them has the values
+  of gold's. Not their spelling counts, and what is computed of an aggregate (a rank) may be all it needs.
 
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
 called lost only in comparison with what gold itself subtracts.
 
 Gold that is written in CTEs or derived tables is first said in plain SELECTs (`prm.sql.inline`), where it
 then is still gold by execution. What stays a derived table takes a step in its own SELECT only.
+
+Where gold leaves its rows to chance (`prm.labeling.choices`), another choice is not lost, and not yet gold.
 
 Everything else is unknown. That two results are equal is claimed in one place only, `Gold.same`.
 """
