@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from prm.cli import main
-from prm.labeling.answers import EVIDENCE, SKIP_REASONS, label
+from prm.errors import InputError
+from prm.labeling.answers import EVIDENCE, SKIP_REASONS, _Place, _Skip, label, label_answer
+from prm.labeling.reach import Gold
+from prm.sql.database import DatabasePool
 from prm.traces.formats import load_traces
 from prm.traces.trace import returning_label
 
@@ -69,6 +77,7 @@ PER_SINGER = (
     "SELECT s.name, SUM(a.fee) FROM singer s JOIN appearance a ON s.singer_id = a.singer_id "
     "GROUP BY s.singer_id HAVING SUM(a.fee) > 100"
 )
+MOST_SUNG = "SELECT singer_id FROM appearance GROUP BY singer_id ORDER BY COUNT(*) DESC LIMIT 1"
 #: gold, the answer's steps, labels, evidence
 WORKED = {
     "a filter, then another output column": (
@@ -266,6 +275,32 @@ WORKED = {
         [1, 1, None, 0],
         "completed",
     ),
+    "groups of another key, which only happen to give gold's rows": (
+        "SELECT age FROM singer WHERE age < 30 GROUP BY age HAVING COUNT(*) > 1",
+        [
+            "g AS (SELECT age, COUNT(*) AS n FROM singer WHERE age < 30 GROUP BY age, country = 'Peru')",
+            "SELECT age, n FROM g",
+        ],
+        [None, 0],
+        "unknown",
+    ),
+    "a key that comes with the primary key is no further key": (
+        "SELECT s.name, COUNT(*) FROM singer s JOIN appearance a ON s.singer_id = a.singer_id "
+        "GROUP BY a.singer_id",
+        [
+            "g AS (SELECT s.singer_id, s.name, COUNT(*) AS n FROM singer s JOIN appearance a "
+            "ON s.singer_id = a.singer_id GROUP BY s.singer_id, s.name)",
+            "SELECT name FROM g",
+        ],
+        [1, 0],
+        "completed",
+    ),
+    "all of the groups, and nothing to choose one of them by": (
+        MOST_SUNG,
+        ["g AS (SELECT singer_id FROM appearance GROUP BY singer_id)", "SELECT singer_id FROM g"],
+        [0, 0],
+        "lost",
+    ),
     "right all along": (
         "SELECT name FROM singer WHERE age > 30",
         ["old AS (SELECT singer_id, name FROM singer WHERE 30 < age)", "SELECT name FROM old"],
@@ -340,6 +375,160 @@ def test_which_of_tied_rows_comes_first_proves_nothing(databases: Path, tmp_path
     [trace], summary = labelled([ask(gold, other, wrong)], databases, tmp_path)
     assert "age DESC" in trace.sql and trace.labels[-1] == 0
     assert summary["skipped"] == {"tied": 1}
+
+
+@pytest.mark.parametrize(
+    ("gold", "other", "wrong"),
+    [
+        (
+            "SELECT DISTINCT name FROM singer WHERE age < 60 ORDER BY age",
+            "SELECT DISTINCT name FROM singer WHERE age < 60 ORDER BY age, name DESC",
+            "SELECT DISTINCT name FROM singer WHERE age < 60 ORDER BY age DESC",
+        ),
+        (
+            "SELECT name FROM singer ORDER BY age LIMIT 1 OFFSET 1",
+            "SELECT name FROM singer ORDER BY age, singer_id DESC LIMIT 1 OFFSET 1",
+            "SELECT name FROM singer ORDER BY age LIMIT 1",
+        ),
+        (
+            "SELECT name, age FROM singer ORDER BY age",
+            "SELECT age, name FROM singer ORDER BY age, name DESC",
+            "SELECT age, name FROM singer ORDER BY age DESC",
+        ),
+        (
+            "SELECT name FROM singer LIMIT 2",
+            "SELECT name FROM singer ORDER BY name DESC LIMIT 2",
+            "SELECT country FROM singer LIMIT 2",
+        ),
+        (
+            "SELECT country, name FROM singer GROUP BY country",
+            "SELECT country, MAX(name) FROM singer GROUP BY country",
+            "SELECT country, age FROM singer GROUP BY country",
+        ),
+        (
+            "SELECT name FROM singer WHERE singer_id = (SELECT singer_id FROM singer ORDER BY age = 22 DESC "
+            "LIMIT 1)",
+            "SELECT name FROM singer WHERE name = 'Eve'",
+            "SELECT name, age FROM singer WHERE name = 'Eve'",
+        ),
+    ],
+)
+def test_another_choice_among_those_that_gold_leaves_open_proves_nothing(
+    gold: str, other: str, wrong: str, databases: Path, tmp_path: Path
+) -> None:
+    [trace], summary = labelled([ask(gold, other, wrong)], databases, tmp_path)
+    assert trace.id == "q1-1" and trace.labels[-1] == 0
+    assert summary["skipped"] == {"tied": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "RANK() OVER (ORDER BY COUNT(*) DESC)",
+        "ROW_NUMBER() OVER (ORDER BY COUNT(*) DESC)",
+        "SUM(1)",
+        "COALESCE(COUNT(*), 0)",
+        "ABS(COUNT(*))",
+        "COUNT(DISTINCT appearance_id)",
+        "-COUNT(*)",
+    ],
+)
+def test_a_value_that_is_spelled_otherwise_is_not_lost(value: str, databases: Path, tmp_path: Path) -> None:
+    """The same step as gold's own but for how it counts; with gold's count in the output, too."""
+    step = f"g AS (SELECT singer_id, {value} AS n FROM appearance GROUP BY singer_id)"
+    shown = "SELECT singer_id, COUNT(*) FROM appearance GROUP BY singer_id"
+    rows = [ask(gold, [step, "SELECT n, n, n FROM g"], id=gold) for gold in (MOST_SUNG, shown)]
+    for trace in labelled(rows, databases, tmp_path)[0]:
+        assert trace.labels[0] in (1, None) and trace.labels[1] == 0
+
+
+def test_a_value_over_windows_is_not_lost(databases: Path, tmp_path: Path) -> None:
+    gold = "SELECT country, MAX(age) FROM singer GROUP BY country"
+    step = "m AS (SELECT country, MAX(age) OVER (PARTITION BY country) AS top FROM singer)"
+    [trace], _ = labelled([ask(gold, [step, "SELECT country, top FROM m"])], databases, tmp_path)
+    assert trace.labels == [None, 0]
+
+
+def test_another_choice_among_ties_does_not_hide_lost_rows(tmp_path: Path) -> None:
+    """Who is of G is 30: the condition of the step loses no row of the database, and some of variants."""
+    (tmp_path / "ties").mkdir()
+    with sqlite3.connect(tmp_path / "ties" / "ties.sqlite") as connection:
+        connection.executescript(
+            "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, country TEXT);"
+            "INSERT INTO singer VALUES (1, 'Ann', 20, 'F'), (2, 'Bob', 30, 'G'), (3, 'Cid', 30, 'F'),"
+            "(4, 'Dan', 40, 'H'), (5, 'Eve', 25, 'I')"
+        )
+    connection.close()
+    gold, kept = "SELECT name FROM singer ORDER BY age DESC LIMIT 2", "country <> 'G' OR age = 30"
+    for condition, first in ((kept, None), ("age >= 0", 1)):
+        for order in ("name", "name DESC"):
+            step = f"c AS (SELECT name, age FROM singer WHERE {condition} ORDER BY {order} LIMIT 100)"
+            row = ask(gold, [step, "SELECT name FROM c ORDER BY age LIMIT 2"], db_id="ties")
+            [trace], _ = labelled([row], tmp_path, tmp_path)
+            assert trace.labels == [first, 0], (condition, order)
+
+
+def test_a_trace_tells_how_many_variants_judged(databases: Path, tmp_path: Path) -> None:
+    rows = [
+        ask(gold, gold)
+        for gold in ("SELECT name FROM singer WHERE age > 30", "SELECT name FROM singer LIMIT 2")
+    ]
+    (many, none), summary = labelled(rows, databases, tmp_path)
+    assert many.extra["variants"] >= 4 and none.extra["variants"] == 0
+    assert summary["right_by_variants"] == {"0": 1, str(many.extra["variants"]): 1}
+
+
+def test_a_database_that_breaks_is_no_fault_of_the_answer(databases: Path, tmp_path: Path) -> None:
+    path = tmp_path / "singers.sqlite"
+    path.write_bytes((databases / "singers" / "singers.sqlite").read_bytes())
+    sql = "SELECT name FROM singer"
+    with judging(path, sql) as (_, place, gold):
+        path.with_suffix(".new").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+        path.with_suffix(".new").replace(path)
+        with pytest.raises(InputError, match="singers"):
+            label_answer({"sql": sql}, gold, place)
+
+
+def test_an_answer_that_crashes_workers_is_skipped(databases: Path) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) FROM n"
+    path = databases / "singers" / "singers.sqlite"
+    with (
+        judging(path, "SELECT name FROM singer") as (pool, place, gold),
+        killing(pool),
+        pytest.raises(_Skip, match="answer_crashed"),
+    ):
+        label_answer({"sql": endless}, gold, place)
+
+
+@contextlib.contextmanager
+def judging(path: Path, sql: str) -> Iterator[tuple[DatabasePool, _Place, Gold]]:
+    with (
+        DatabasePool(1) as pool,
+        contextlib.closing(_Place(path, 60.0, pool)) as place,
+        Gold(sql, place.database, place.schema, place.folder.name) as gold,
+    ):
+        yield pool, place, gold
+
+
+@contextlib.contextmanager
+def killing(pool: DatabasePool) -> Iterator[None]:
+    """Every worker of the pool is killed soon after it has begun to run something."""
+    stop = threading.Event()
+
+    def kill_all() -> None:
+        while not stop.wait(0.1):
+            for worker in pool._workers:
+                if worker.opened and worker.pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        killer.join()
 
 
 def test_a_tie_that_gold_cuts_blames_no_step(databases: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm.sql import is_ordered, results_equal
-from prm.sql.compare import EQUIVALENCES, Undecided
+from prm.sql.compare import EQUIVALENCES, Undecided, part_of
 
 # gold, other, equal as multisets, equal in order
 TABLE = [
@@ -341,3 +341,27 @@ def test_the_table_above_is_sql() -> None:
     for sql in ORDERED + UNORDERED:
         connection.execute(sql)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("gold", "rows", "fixed", "part"),
+    [
+        ([(1, "a"), (2, "b")], [("b", 2)], 0, True),
+        ([(1, "a"), (2, "b")], [("b", 2)], 1, False),  # the first column keeps its place
+        ([(1, "a"), (2, "b")], [(2, "a")], 0, False),  # the columns are there, the row is not
+        ([(1, "a"), (2, "b")], [(1, "a"), (1, "a")], 0, False),  # too often
+        ([(0.1 + 0.2,)], [(0.3,)], 0, True),
+        ([(1, 2), (2, 1)], [(2, 1), (1, 2)], 0, True),
+        ([(1,)], [(1, 1)], 0, False),
+        ([], [(1,)], 0, False),
+        ([(1,)], [], 0, True),
+    ],
+)
+def test_some_of_golds_rows(gold, rows, fixed, part):
+    assert part_of(gold, rows, fixed) is part
+
+
+def test_columns_that_look_alike_in_too_many_ways():
+    gold = [tuple(int(i == j) for j in range(12)) for i in range(12)]
+    with pytest.raises(Undecided):
+        part_of(gold, [(1, 1, *[0] * 10)])

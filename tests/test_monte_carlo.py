@@ -17,12 +17,24 @@ from dataclasses import replace
 
 import pytest
 from scripted_server import asked, chat, serving
+from test_answers import killing
 
 from prm.cli import main
 from prm.errors import InputError
 from prm.inference.policies import Sampling, ServerPolicy
 from prm.labeling.journal import Journal
-from prm.labeling.monte_carlo import Estimate, Plan, label_answers, labels_of, wanted
+from prm.labeling.monte_carlo import (
+    _SAY_NOTHING,
+    Estimate,
+    Plan,
+    _Answer,
+    _Rollouts,
+    _Work,
+    label_answers,
+    labels_of,
+    wanted,
+)
+from prm.sql.database import DatabasePool
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Step, Trace
 
@@ -386,6 +398,21 @@ def test_what_fails_on_a_variant_only_says_nothing(zoo):
     assert statistics["outcomes"] == {"right": 1, "wrong": 1, "undecided": 1}
     assert list(made) == ["other"] and made["other"].labels == [0.5, 0]
     assert statistics["skipped"] == {"undecided": 1}
+
+
+def test_what_crashes_workers_says_nothing(zoo, tmp_path):
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) FROM n"
+    with DatabasePool(1) as pool:
+        run = _Rollouts(None, Plan(timeout=60.0), pool, str(tmp_path), False)
+        work = _Work((0,), replace(RIGHT, steps=[]), zoo / "zoo" / "zoo.sqlite", [_Answer((0,), RIGHT)])
+        assert run._begin(work) and work.answers[0].outcome == "right"
+        with killing(pool):
+            assert run._outcome(work, endless) == "crashed"
+            crashing = replace(RIGHT, sql=endless, steps=[Step(endless, sql=endless)])
+            work = _Work((1,), replace(RIGHT, steps=[]), work.database, [_Answer((1,), crashing)])
+            work.outcomes[endless] = "crashed"
+        assert not run._begin(work) and run.skipped == {"crashed": 1}
+    assert "crashed" in _SAY_NOTHING  # and is no rollout that was tried
 
 
 def test_a_budget_leaves_null(zoo):

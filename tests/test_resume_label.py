@@ -144,6 +144,7 @@ Every answer was run beside gold\. .+ Nobody labelled by hand, no model judged\.
 \| answers that gave no trace \| 6 \(gold_fails: 6\) \|
 \| traces \| \d+, \d+ of them wrong \|
 \| traces by evidence \| equal: \d+, (\w+: \d+(, )?)+ \|
+\| right answers by the variants they were compared on \| (?:\d+: \d+(?:, )?)+ \|
 \| first errors by step \(from 0\), where known \| 0: \d+, 1: \d+.* \|
 \| steps without a label \| \d+ \|
 

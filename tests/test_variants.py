@@ -18,7 +18,7 @@ from prm.errors import InputError
 from prm.sql import SQLError, open_database, results_equal
 from prm.sql.neighbours import neighbours
 from prm.sql.variant_rows import KINDS, write_variant
-from prm.sql.variants import Suite, Verdict, remake
+from prm.sql.variants import Suite, Verdict, order_counts, remake
 
 SCHEMA = """
 CREATE TABLE stadium(stadium_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, city TEXT, capacity INT);
@@ -472,3 +472,24 @@ def test_neighbours_are_queries_and_differ_in_one_clause(music: Path) -> None:
         for sql in found:
             database.execute(sql)
     assert neighbours("SELEC nothing", music) == []
+
+
+@pytest.mark.parametrize(
+    ("gold", "counts"),
+    [
+        ("SELECT DISTINCT a FROM t ORDER BY a", True),
+        ("SELECT DISTINCT t.a FROM t ORDER BY A DESC", True),
+        ("SELECT DISTINCT a FROM t ORDER BY b", False),  # 'x' stands for 1 and for 3
+        ("SELECT a FROM t ORDER BY b", True),
+        ("SELECT a FROM t ORDER BY a = 'x'", False),
+        ("SELECT a FROM t", False),
+    ],
+)
+def test_where_the_order_of_rows_counts(gold, counts, tmp_path):
+    with sqlite3.connect(tmp_path / "t.sqlite") as connection:
+        connection.executescript(
+            "CREATE TABLE t (a TEXT, b INTEGER);INSERT INTO t VALUES ('x', 1), ('y', 2), ('x', 3), ('z', 4)"
+        )
+    connection.close()
+    with open_database(tmp_path / "t.sqlite") as database:
+        assert order_counts(database, gold, database.execute(gold)) is counts

@@ -72,6 +72,7 @@ def test_what_is_built_holds(root, rows, checked):
     assert violations == [] and len(rows) > 40
     assert findings.checked == {
         "labels": len(rows),
+        "once": len(rows),
         "parent": wrong,
         "assembly": len(rows),
         "answer": len(rows),
@@ -158,6 +159,23 @@ def gold_does_not_run(rows):
     return i, ["answer"]
 
 
+def stands_there_twice(rows):
+    rows.append(copy.deepcopy(rows[2]))
+    return len(rows) - 1, ["once"]
+
+
+def is_of_another_group(rows):
+    i = first(rows, lambda labels, row: 0 in labels and row.get("parent"))
+    rows[i]["group"] = "another"
+    return i, ["parent"]
+
+
+def differs_in_white_space_of_a_literal(rows):
+    i = first(rows, lambda labels, row: 0 in labels and len(labels) == 1)
+    rows[i]["steps"][0]["sql"], rows[i]["sql"] = "SELECT 'a  b', 1, 2, 3", "SELECT 'a b', 1, 2, 3"
+    return i, ["assembly"]
+
+
 def is_no_trace(rows):
     rows[3] = {"question": "q", "steps": []}
     return 3, ["malformed"]
@@ -169,7 +187,8 @@ def is_no_trace(rows):
         rises, changes_a_step_before_the_error, changes_the_sql_before_the_error,
         does_not_differ_in_text_at_the_error, does_not_differ_in_sql_at_the_error, says_wrong_too_late,
         asks_something_else, sql_is_not_the_steps, right_is_called_wrong, wrong_is_called_right,
-        right_does_not_run, gold_does_not_run, is_no_trace,
+        right_does_not_run, gold_does_not_run, stands_there_twice, is_of_another_group,
+        differs_in_white_space_of_a_literal, is_no_trace,
     ],
 )  # fmt: skip
 def test_what_is_spoilt_is_found_and_nothing_else(rows, checked, spoil):
@@ -232,6 +251,34 @@ def test_what_cannot_be_checked_is_counted(checked, change, reason):
     violations, findings = checked([row])
     assert violations == []
     assert findings.unchecked["answer"] == {reason: 1} and findings.checked["answer"] == 0
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [("SELECT MAX(i) FROM n", "outlives --timeout"), ("SELECT i FROM n", "gives too many rows")],
+)
+def test_what_ends_at_a_limit_is_neither_right_nor_wrong(label, end, words, tmp_path, root):
+    file = tmp_path / "t.jsonl"
+    rows = [answer(f"{ENDLESS} {end}", label), answer(AUTHORS_BY_BIRTH, 1)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = verify([str(file)], root, timeout=0.5)["checks"]["answer"]
+    assert (told["checked"], told["violations"]) == (1, 0)
+    assert told["not_checkable"] == {f"an answer labelled {'right' if label else 'wrong'} {words}": 1}
+
+
+def test_a_wrong_trace_that_hides_where_it_comes_from_is_counted(rows, checked):
+    i = first(rows, lambda labels, row: 0 in labels and "parent" in row)
+    for key in ("parent", "made_by"):
+        rows[i].pop(key)
+    for step in rows[i]["steps"]:
+        step.pop("error", None)
+    violations, findings = checked(rows)
+    assert violations == []
+    assert findings.unchecked["parent"] == {"it does not tell what it was made from": 1}
 
 
 def test_real_answers_need_no_right_trace_that_they_were_made_from(checked):
@@ -321,9 +368,9 @@ def test_the_command_says_where_and_ends_with_2(root, rows, tmp_path, capsys):
     assert told["traces"] == len(rows) - 1
 
     assert main(["inspect", "--databases", str(root / "database"), str(root / "traces.jsonl")]) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()[-5:]]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
     assert shown[0] == ["check", "traces", "violations", "not", "checkable"]
-    assert [line[0] for line in shown[1:]] == ["labels", "parent", "assembly", "answer"]
+    assert [line[0] for line in shown[1:]] == ["labels", "once", "parent", "assembly", "answer"]
     assert all(line[2:] == ["0", "0"] for line in shown[1:])
 
 

@@ -15,6 +15,12 @@ that is given as steps stays as its author cut it. Each trace names its evidence
 - `does_not_run`: the first wrong step fails to run, and everything before it could be completed
 - `unknown`: the first wrong step is one of those without a label, or the first after them
 
+`variants` is the number of variants that judged: with 0, as where gold leaves its rows to chance, `equal`
+says no more than that the results are the same on the database.
+
+A label says whether gold can still be reached, and a later step may mend an error: `prm build` calls 0 the
+step in which it has put one, this module may call that step 1 and the first 0 the one that leaves it so.
+
 `label_source` is `execution`, or the name of the variant of the database on which the answer differs from
 gold where it does not on the database itself.
 """
@@ -59,10 +65,11 @@ SKIP_REASONS = GOLD_FAULTS | {
     "answer_unfinished": "the answer's steps are no chain: CTEs, then one final SELECT",
     "answer_timeout": "the answer outlives its time",
     "answer_too_large": "the answer gives too many rows",
+    "answer_crashed": "the answer ends the process that runs it",
     "unexpected": "an error that nobody foresaw",
     "undecided": UNDECIDED,
     "typed": "the answer differs from gold only in whether numbers are text",
-    "tied": "the answer differs from gold in rows that tie in gold's ORDER BY, which proves nothing",
+    "tied": "the answer may be another choice among rows that gold leaves to chance (ties, bare columns)",
 }
 EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
 MAX_DECOMPOSED = 20_000  # characters; parsing longer statements takes minutes
@@ -87,12 +94,13 @@ class Asked:
 
 @dataclass
 class Labelled:
-    """What came of one question: lines of JSON, (labels, evidence, label source) of each, skipped reasons."""
+    """What came of one question: lines of JSON, (labels, evidence, label source, variants) of each, skipped
+    reasons."""
 
     db_id: str
     answers: int
     lines: list[str] = field(default_factory=list)
-    traces: list[tuple[list[int | None], str, str]] = field(default_factory=list)
+    traces: list[tuple[list[int | None], str, str, int]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     unexpected: str | None = None
 
@@ -389,8 +397,8 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
         rows: Rows | None = place.database.execute(sql)
     except SQLError as error:
         check_reachable(error, place.database)
-        if error.kind in ("timeout", "too_large", "crashed"):
-            raise _Skip("answer_too_large" if error.kind == "too_large" else "answer_timeout") from None
+        if error.kind not in ("error", "refused"):
+            raise _Skip(f"answer_{error.kind}") from None
         rows = None
     if rows is not None:
         same = gold.same(sql)
@@ -401,7 +409,7 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
             return Verdict(pieces, [1] * len(pieces), "equal")
         if same.on != "database":
             source = same.on
-        elif gold.tied(rows):
+        elif gold.choices.allow(rows):
             raise _Skip("tied")
         elif _with_numbers(rows) != rows or _with_numbers(gold.rows) != gold.rows:
             with contextlib.suppress(Undecided):
@@ -473,7 +481,7 @@ def _runs(sql: str, place: _Place) -> bool:
         place.database.execute(sql)
     except SQLError as error:
         check_reachable(error, place.database)
-        return error.kind in ("timeout", "too_large")
+        return error.kind not in ("error", "refused")
     return True
 
 
@@ -519,13 +527,14 @@ def label_question(asked: Asked, place: _Place) -> Labelled:
             except _Skip as skip:
                 labelled.skipped.append(str(skip))
                 continue
-            trace = _trace(asked, name, schema, verdict)
+            variants = len(gold.suite.variants)
+            trace = _trace(asked, name, schema, verdict, variants)
             labelled.lines.append(json.dumps(trace.to_dict(), ensure_ascii=False))
-            labelled.traces.append((verdict.labels, verdict.evidence, verdict.source))
+            labelled.traces.append((verdict.labels, verdict.evidence, verdict.source, variants))
     return labelled
 
 
-def _trace(asked: Asked, name: str | None, schema: str, verdict: Verdict) -> Trace:
+def _trace(asked: Asked, name: str | None, schema: str, verdict: Verdict, variants: int) -> Trace:
     steps = [
         Step(piece.text, label, piece.sql)
         for piece, label in zip(verdict.pieces, verdict.labels, strict=True)
@@ -541,7 +550,7 @@ def _trace(asked: Asked, name: str | None, schema: str, verdict: Verdict) -> Tra
         sql=assemble([piece.sql for piece in verdict.pieces if piece.sql is not None]),
         gold_sql=asked.gold_sql,
         label_source=verdict.source,
-        extra={"label_evidence": verdict.evidence, "made_by": made_by("label")},
+        extra={"label_evidence": verdict.evidence, "variants": variants, "made_by": made_by("label")},
     )
 
 
@@ -581,6 +590,7 @@ class Statistics:
         self.evidence: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
         self.positions: Counter[int] = Counter()
+        self.variants: Counter[int] = Counter()  # that right answers were compared on
         self.skipped: Counter[str] = Counter()
         self.unexpected: str | None = None
 
@@ -592,12 +602,14 @@ class Statistics:
         if labelled.traces:
             self.with_traces += 1
             self.databases.add(labelled.db_id)
-        for labels, evidence, source in labelled.traces:
+        for labels, evidence, source, variants in labelled.traces:
             self.evidence[evidence] += 1
             self.steps += len(labels)
             self.unlabelled += labels.count(None)
             self.sources[source_kind(source)] += 1
-            if evidence != "equal":
+            if evidence == "equal":
+                self.variants[variants] += 1
+            else:
                 self.wrong += 1
                 if evidence != "unknown":
                     self.positions[labels.index(0)] += 1
@@ -613,6 +625,7 @@ class Statistics:
             "traces": traces,
             "wrong": self.wrong,
             "wrong_by_variant": self.sources["variant"],
+            "right_by_variants": {str(n): self.variants[n] for n in sorted(self.variants)},
             "steps": self.steps,
             "steps_without_label": self.unlabelled,
             "evidence": {name: self.evidence[name] for name in EVIDENCE if self.evidence[name]},
@@ -635,6 +648,8 @@ def _show(summary: dict[str, Any], output: str) -> None:
         soft_wrap=True,
         markup=False,
     )
+    if unseen := summary["right_by_variants"].get("0"):
+        console.print(f"{unseen} right ones were compared on no variant, only on the database itself")
     table = Table("evidence", "traces", "first error at step", "traces ", box=None, pad_edge=False)
     evidence, positions = (list(summary[k].items()) for k in ("evidence", "first_error_positions"))
     for i in range(max(len(evidence), len(positions))):

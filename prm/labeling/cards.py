@@ -128,6 +128,7 @@ def label_card(summary: dict[str, Any], output: str | Path) -> str:
             "answers that gave no trace": f"{skipped:,}{_reasons(summary['skipped'])}",
             "traces": f"{summary['traces']:,}, {summary['wrong']:,} of them wrong",
             "traces by evidence": _counts(summary["evidence"]),
+            "right answers by the variants they were compared on": _counts(summary["right_by_variants"]),
             "first errors by step (from 0), where known": _counts(summary["first_error_positions"]),
             "steps without a label": f"{summary['steps_without_label']:,}",
         },

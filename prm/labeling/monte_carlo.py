@@ -74,14 +74,19 @@ OUTCOMES = {
     "variant": "gold's result, but another one on a variant of the database",
     "error": "SQL that does not run",
     "timeout": "SQL that outlives its time or its limits",
+    "crashed": "SQL that ends the process that runs it",
     "no_answer": "no whole statement in the text",
     "starts_over": "the prefix was written anew",
     "undecided": "gold's result, but not compared on all variants of the database",
 }
 #: Outcomes that say nothing of the prefix, and are not counted among its rollouts.
-_SAY_NOTHING = ("starts_over", "undecided")
+_SAY_NOTHING = ("starts_over", "undecided", "crashed")
 #: Why an answer gives no trace.
-SKIPPED = GOLD_FAULTS | {"no_sql": "the answer holds no SQL that could be run", "undecided": UNDECIDED}
+SKIPPED = GOLD_FAULTS | {
+    "no_sql": "the answer holds no SQL that could be run",
+    "undecided": UNDECIDED,
+    "crashed": "the answer ends the process that runs it",
+}
 
 
 @dataclass(frozen=True)
@@ -382,8 +387,8 @@ class _Rollouts:
                 self.skipped["no_sql"] += 1
                 continue
             answer.outcome = self._outcome(work, sql)
-            if answer.outcome == "undecided":
-                self.skipped["undecided"] += 1
+            if answer.outcome in SKIPPED:
+                self.skipped[answer.outcome] += 1
                 continue
             answer.trace = replace(answer.trace, sql=sql)  # what was run, for who checks the label
             work.answers.append(answer)
@@ -477,8 +482,8 @@ class _Rollouts:
                     self.counts["samples_repeated"] += 1
                     continue
                 seen.add(texts)
-                if outcome == "undecided":
-                    self.skipped["undecided"] += 1
+                if outcome in SKIPPED:
+                    self.skipped[outcome] += 1
                     continue
                 name = f"{work.about.id}-{len(work.answers)}"
                 trace = replace(work.about, id=name, steps=steps, sql=answer.sql, extra={})
@@ -504,7 +509,8 @@ class _Rollouts:
             gold.database.execute(sql)
         except SQLError as error:
             check_reachable(error, gold.database)
-            return "error" if error.kind in ("error", "refused") else "timeout"
+            kinds = {"error": "error", "refused": "error", "crashed": "crashed"}
+            return kinds.get(error.kind, "timeout")
         verdict = gold.verdict(sql)
         if verdict.equal and not work.compared_on_variants and gold.database.dialect == "sqlite":
             work.compared_on_variants = True

@@ -43,6 +43,10 @@ SOURCES = {
 }
 
 
+#: What a trace says of the labels that it has.
+_OF_LABELS = ("label_evidence", "variants", "parent")
+
+
 def source_kind(label_source: str | None) -> str:
     """A `label_source` without the name of a variant's seed, index and digest."""
     return re.sub(r":-?\d.*", "", label_source or "not given")
@@ -70,7 +74,7 @@ def relabelled(
 ) -> Trace:
     """A trace whose labels are no longer those that it came with: what the old ones rested on goes, `about`
     is added to its other keys."""
-    kept = {key: value for key, value in trace.extra.items() if key not in ("label_evidence", "parent")}
+    kept = {key: value for key, value in trace.extra.items() if key not in _OF_LABELS}
     return replace(
         trace,
         steps=steps,

@@ -22,7 +22,8 @@ needs, in whichever SELECT of gold, for whichever of its tables S may stand:
 - columns: S carries neither what gold still needs (of rows that it has too many, or for the output) nor a
   column that tells the rows of that table apart, or of one that refers to it, by which a later step could
   look it up;
-- values: S groups by gold's own keys, and its counts or sums are others than gold's.
+- values: S groups by gold's own keys, has but plain columns and aggregates, and none of them has the values
+  of gold's. Not their spelling counts, and what is computed of an aggregate (a rank) may be all it needs.
 
 A step that a later one subtracts (NOT IN, EXCEPT, LEFT JOIN) may rightly hold what gold does not, and is
 called lost only in comparison with what gold itself subtracts.
@@ -30,16 +31,16 @@ called lost only in comparison with what gold itself subtracts.
 Gold that is written in CTEs or derived tables is first said in plain SELECTs (`prm.sql.inline`), where it
 then is still gold by execution. What stays a derived table takes a step in its own SELECT only.
 
+Where gold leaves its rows to chance (`prm.labeling.choices`), another choice is not lost, and not yet gold.
+
 Everything else is unknown. That two results are equal is claimed in one place only, `Gold.same`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -49,6 +50,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from prm.labeling.choices import Choices
 from prm.sql.compare import Undecided, results_equal
 from prm.sql.database import Database, Rows, SQLError, open_steadily
 from prm.sql.decompose import to_sql
@@ -75,7 +77,7 @@ class Holding:
     reads: frozenset[str]
     aggregated: bool
     keys: int  # columns that are no aggregates
-    grouped: frozenset[str] = frozenset()  # keys of its own GROUP BY
+    grouped: frozenset[str] = frozenset()  # keys of its GROUP BY, or of that of the step that it reads
     equal: tuple[frozenset[str], ...] = ()  # keys that its inner joins make equal
     step: bool = True  # False: a table of the database
     single: bool = True  # one SELECT, not a set operation
@@ -140,7 +142,7 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
     within: set[str] = set()
     reads: set[str] = set()
     aggregated = False
-    inherited: frozenset[str] = frozenset()
+    inherited: list[frozenset[str]] = []
     pairs: list[frozenset[str]] = []
     for node in _sources(tree):
         if isinstance(node, exp.Table):
@@ -152,20 +154,21 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
         if held is None:
             return None
         columns = {c.lower(): key for c, key in held.columns}
-        equal = held.equal
+        equal, grouped = held.equal, held.grouped
         for instance in sorted(held.tables):
             if instance in tables:
                 n = next(n for n in itertools.count(2) if f"{instance}~{n}" not in tables)
                 old, new = f'"{instance}.', f'"{instance}~{n}.'
                 columns = {c: key.replace(old, new) for c, key in columns.items()}
                 equal = tuple(frozenset(key.replace(old, new) for key in keys) for keys in equal)
+                grouped = frozenset(key.replace(old, new) for key in grouped)
                 instance = f"{instance}~{n}"
             tables.add(instance)
         pairs += equal
         within |= held.within
         reads |= held.reads
         aggregated = aggregated or held.aggregated
-        inherited = held.grouped
+        inherited += [grouped] if held.aggregated else []
         sources[node.alias_or_name.lower()] = columns
     for node in tree.find_all(exp.Table):
         if node.parent_select is tree and isinstance(node.parent, (exp.From, exp.Join)):
@@ -222,9 +225,10 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
         keys += inner.find(exp.AggFunc) is None
     group = tree.args.get("group")
     grouped = frozenset(key_of(e) for e in group.expressions) if group else frozenset()
-    if not grouped and len(sources) == 1:
-        grouped = inherited
-    aggregated = aggregated or bool(group) or any(_own_aggregates(e, tree) for e in tree.expressions)
+    aggregates = any(_own_aggregates(e, tree) for e in tree.expressions)
+    if group is None and not aggregates and len(inherited) == 1:
+        grouped = inherited[0]
+    aggregated = aggregated or bool(group) or aggregates
     return Holding(
         name.strip('"'),
         tuple(listed),
@@ -257,7 +261,12 @@ def _sources(select: exp.Select) -> list[Tree]:
 
 
 def _own_aggregates(node: Tree, select: exp.Select) -> list[Tree]:
-    return [a for a in node.find_all(exp.AggFunc) if a.parent_select is select]
+    """The aggregates that make a SELECT group; those of windows and of nested SELECTs do not."""
+    return [
+        a
+        for a in node.find_all(exp.AggFunc)
+        if a.parent_select is select and a.find_ancestor(exp.Window, exp.Select) is select
+    ]
 
 
 # --- gold ---------------------------------------------------------------------------------------------------
@@ -287,18 +296,15 @@ class Gold:
             self.suite.distil(neighbours(sql, database.path))
         self.known = _tables(schema)
         self._unique: dict[tuple[str, str], bool] = {}
-        self.unlimited: Rows | None = None
         try:
-            self.tree: Tree | None = sqlglot.parse_one(sql, dialect="sqlite")
+            written: Tree | None = sqlglot.parse_one(sql, dialect="sqlite")
         except (SqlglotError, RecursionError):
-            self.tree = None
-        if not isinstance(self.tree, exp.Query):
-            self.tree = None
-        elif self.rows:
+            written = None
+        written = written if isinstance(written, exp.Query) else None
+        self.tree = written
+        if written is not None and self.rows:
             self._use_plain_form()
-        if self.tree is not None and (without := _without_limit(self.tree)) is not None:
-            with contextlib.suppress(SQLError):
-                self.unlimited = database.execute(to_sql(without))
+        self.choices = Choices(database, self.tree or written, self.rows)
 
     def _use_plain_form(self) -> None:
         """Take gold without its CTEs and derived tables for its tree, where it is still gold: by its rows
@@ -311,11 +317,11 @@ class Gold:
         self.tree = inlined(written, self.schema)
         if self.tree is not None:
             verdict = self.same(to_sql(self.tree))
-            if verdict.equal is False and verdict.on == "database" and self.tied(self.rows):
+            tied = verdict.equal is False and verdict.on == "database"
+            if tied and Choices(self.database, self.tree, self.rows).counted:
                 verdict = self.suite.verdict_on_variants(to_sql(self.tree))
             if verdict.equal:
                 return
-            self.__dict__.pop("_keyed", None)  # it was the other form's
         self.tree = None if with_ctes else written
 
     def same(self, sql: str) -> Verdict:
@@ -323,19 +329,40 @@ class Gold:
         the one place where anything is claimed to be equal to gold."""
         return self.suite.verdict(sql)
 
-    def reached(self, sql: str, unlimited: str | None) -> bool | None:
+    def reached(self, tree: Tree, prefix: str) -> bool | None:
         """Whether a completed statement gives gold's result, None if it does not run.
 
-        Where gold ends with LIMIT, it is enough that both give the same rows without it on the database
-        itself, for which of several tied rows LIMIT keeps is chance (variants are made without such ties).
+        It also does where it takes others of several rows that tie, if without LIMIT it gives the same rows
+        as gold, on the database and on all variants, and with LIMIT still gold's result on the variants,
+        which are made without such ties.
         """
+        sql = _with(prefix, tree)
         verdict = self.same(sql)
-        if verdict.equal is not False or verdict.on != "database" or None in (unlimited, self.unlimited):
+        if verdict.equal is not False or verdict.on != "database":
             return verdict.equal
-        try:
-            return results_equal(self.unlimited, self.database.execute(unlimited), ordered=False)
-        except (SQLError, Undecided):
+        unlimited = _without_limit(self.tree), _without_limit(tree)
+        if None in unlimited or self.choices.ranked is None or not self.suite.variants:
             return False
+        golds, mine = to_sql(unlimited[0]), _with(prefix, unlimited[1])
+        places = [self.database, *(opened for _, opened in self.suite.opened)]
+        try:
+            alike = all(_equal(place.execute(golds), place.execute(mine)) for place in places)
+        except SQLError:
+            return False
+        return alike and bool(self.suite.verdict_on_variants(sql).equal)
+
+    def excludes(self, sql: str) -> bool | None:
+        """Whether a statement gives what gold cannot have given, None if it does not run. What may be another
+        choice among those that gold leaves open is not excluded, if it is none on the variants either."""
+        verdict = self.same(sql)
+        if verdict.equal is False and verdict.on == "database":
+            try:
+                if not self.choices.allow(self.database.execute(sql)):
+                    return True
+            except SQLError:
+                return None
+            return self.suite.verdict_on_variants(sql).equal is False
+        return None if verdict.equal is None else not verdict.equal
 
     def __enter__(self) -> Gold:
         return self
@@ -347,42 +374,11 @@ class Gold:
         """End the variants' workers and delete their files."""
         self.suite.close()
 
-    def tied(self, rows: Rows) -> bool:
-        """Whether rows that are not gold's are what gold could have given: those that tie in its ORDER BY
-        come in another order, or others of them are within its LIMIT."""
-        keyed, n = self._keyed, len(self.rows[0])
-        if keyed is None or len(rows) != len(self.rows) or len(rows[0]) != n:
-            return False
-        wanted = Counter((keyed[i][n:], row) for i, row in enumerate(rows))
-        return not wanted - Counter((row[n:], row[:n]) for row in keyed)
-
     @cached_property
     def cuts_ties(self) -> bool:
         """Whether a LIMIT of gold keeps some of several rows that tie, or may do so."""
-        if any(q.args.get("limit") for q in self.tree.find_all(exp.Query) if q is not self.tree):
-            return True
-        if self.unlimited is None or len(self.unlimited) == len(self.rows):
-            return False
-        keyed, n = self._keyed, len(self.rows)
-        width = len(self.rows[0])
-        return keyed is None or keyed[n - 1][width:] == keyed[n][width:]
-
-    @cached_property
-    def _keyed(self) -> Rows | None:
-        """Gold's rows without its LIMIT, each with what it is ordered by behind it."""
-        tree = self.tree
-        if not isinstance(tree, exp.Select) or any(tree.args.get(k) for k in ("distinct", "offset")):
-            return None
-        order = tree.args.get("order")
-        if order is None:
-            return None
-        tree = _without_limit(tree) or tree.copy()
-        tree.set("expressions", [*tree.expressions, *(key.this.copy() for key in order.expressions)])
-        try:
-            keyed = self.database.execute(to_sql(tree))
-        except SQLError:
-            return None
-        return keyed if len(keyed) >= len(self.rows) else None
+        nested = any(q.args.get("limit") for q in self.tree.find_all(exp.Query) if q is not self.tree)
+        return nested or self.choices.cuts_ties
 
     def unique(self, table: str, column: str) -> bool:
         """Whether the values of a column tell the rows of its table apart, or (of a derived table, whose name
@@ -413,7 +409,7 @@ class _Block:
     def __init__(self, gold: Gold, index: int) -> None:
         self.tree: Tree = gold.tree.copy()
         self.select: exp.Select = list(self.tree.find_all(exp.Select))[index]
-        self.known = gold.known
+        self.known, self.schema = gold.known, gold.schema
         self.aliases = {node.alias_or_name.lower(): node.name.lower() for node in _sources(self.select)}
         self.owners: dict[int, Place] = {}
         for column in self.select.find_all(exp.Column):
@@ -592,6 +588,8 @@ def _graft(
     grouped = select.args.get("group") is not None
     aggregates = [a for e in [*select.expressions, *clauses] if e for a in _own_aggregates(e, select)]
     done = held.aggregated and (grouped or bool(aggregates))  # the step has grouped already
+    if done and (select.find(exp.Window) or not _groups_alike(block, held, instance_of)):
+        raise _Impossible
 
     mixed = 0
     for part in block.conditions:
@@ -678,6 +676,59 @@ def _graft(
             raise _Impossible
         select.set("distinct", exp.Distinct())
     return block.tree, left
+
+
+def _group_keys(block: _Block, instance_of: dict[str, str]) -> list[str]:
+    """What gold's SELECT groups by, as a step's `grouped` would name it."""
+    group = block.select.args.get("group")
+    return [
+        _place_key(block.owners[id(key)], instance_of)
+        if id(key) in block.owners
+        else _aggregate_key(key, block, instance_of)
+        for key in (group.expressions if group is not None else [])
+    ]
+
+
+def _place_key(place: Place, instance_of: dict[str, str]) -> str:
+    alias, column = place
+    return _key(instance_of.get(alias, f"~{alias}"), column)  # "~": a table that the step does not stand for
+
+
+def _groups_alike(block: _Block, held: Holding, instance_of: dict[str, str]) -> bool:
+    """Whether the step's groups are gold's: the keys of each follow from those of the other, by gold's
+    conditions, the step's joins, and primary keys."""
+    equal = [
+        *held.equal,
+        *(frozenset(_place_key(place, instance_of) for place in places) for places in block.classes),
+    ]
+    rows = [  # the key that tells the rows of a table apart, and all its columns
+        (
+            {_key(instance, c.lower()) for c in table.primary_key},
+            {_key(instance, c.name) for c in table.columns},
+        )
+        for instance in held.tables
+        for table in [block.schema.table(instance.split("~")[0])]
+        if table is not None and table.primary_key
+    ]
+
+    def following(keys: Set[str]) -> set[str]:
+        found, before = set(keys), -1
+        while len(found) != before:
+            before = len(found)
+            for given, more in [*((same & found, same) for same in equal), *rows]:
+                if given and given <= found:
+                    found |= more
+        return found
+
+    one_value = {  # that gold's conditions leave
+        _place_key(block.owners[id(part.this)], instance_of)
+        for part in block.conditions
+        if isinstance(part, exp.EQ)
+        and isinstance(part.expression, exp.Literal)
+        and id(part.this) in block.owners
+    }
+    golds = one_value | set(_group_keys(block, instance_of))
+    return golds <= following(held.grouped | one_value) and held.grouped <= following(golds)
 
 
 def _is_text(schema: Schema, table: str, column: str) -> bool:
@@ -815,7 +866,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
                 tree, _ = _graft(gold, i, cover, held, distinct)
             except _Impossible:
                 continue
-            reached = gold.reached(_with(prefix, tree), _with(prefix, _without_limit(tree)))
+            reached = gold.reached(tree, prefix)
             if reached:
                 return "completed"
             if not distinct and reached is not None:
@@ -848,7 +899,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         if kept is None or not held.single or (nested_limit and (i, cover) in fitted):
             return "unknown"
         if held.aggregated:
-            if not _other_values(gold, i, cover, held):
+            if not _other_values(gold, prefix, i, cover, held):
                 return "unknown"
         elif not _columns_lost(gold, prefix, i, cover, held):
             return "unknown"
@@ -877,6 +928,12 @@ def _columns_lost(gold: Gold, prefix: str, index: int, cover: dict[str, str], he
         missing = set(impossible.args)
     # What a column that tells a table's rows apart can look up: that table, and those that it refers to.
     instance_of = {alias: instance for instance, alias in cover.items()}
+    lacking = [f'"{instance_of[alias]}.' for alias in missing if alias in instance_of]
+    if any(
+        not _PLAIN.match(key) and (re.search(r"\bSELECT\b", key) or any(name in key for name in lacking))
+        for _, key in held.columns
+    ):
+        return False  # it has computed something of these tables, and that may be all that is needed
     keys = {key for _, key in held.columns}
     keys |= {key for equal in held.equal if equal & keys for key in equal}
     found = {
@@ -915,8 +972,8 @@ def _has_more_rows(gold: Gold, prefix: str, index: int, cover: dict[str, str], h
     return bool(more)
 
 
-def _with(prefix: str, tree: Tree | None) -> str | None:
-    return None if tree is None else f"{prefix}\n{to_sql(tree)}"
+def _with(prefix: str, tree: Tree) -> str:
+    return f"{prefix}\n{to_sql(tree)}"
 
 
 def _without_limit(tree: Tree) -> Tree | None:
@@ -929,7 +986,8 @@ def _without_limit(tree: Tree) -> Tree | None:
 
 
 def _rows_kept(gold: Gold, prefix: str, index: int, cover: dict[str, str], held: Holding) -> bool | None:
-    """Whether gold over those rows alone that the step has kept is still gold; None where no column tells."""
+    """Whether gold over those rows alone that the step has kept is still gold, or another choice that gold
+    leaves open; None where no column tells."""
     block = _Block(gold, index)
     pairs = []
     for name, key in held.columns:
@@ -948,38 +1006,96 @@ def _rows_kept(gold: Gold, prefix: str, index: int, cover: dict[str, str], held:
     condition = exp.Exists(this=there)
     where = block.select.args.get("where")
     block.select.set("where", exp.Where(this=exp.and_(where.this, condition) if where else condition))
-    return gold.reached(_with(prefix, block.tree), _with(prefix, _without_limit(block.tree)))
+    excluded = gold.excludes(_with(prefix, block.tree))
+    return None if excluded is None else not excluded
 
 
-def _other_values(gold: Gold, index: int, cover: dict[str, str], held: Holding) -> bool:
-    """Whether the step groups by exactly the keys of gold's SELECT, and has not the aggregates it needs."""
+def _other_values(gold: Gold, prefix: str, index: int, cover: dict[str, str], held: Holding) -> bool:
+    """Whether the step has gold's groups, but not the values that gold needs of them.
+
+    That is only known of a step that has nothing beside gold's keys but columns and plain aggregates of
+    columns: what has been computed of an aggregate (a rank, a share) may be all that is needed.
+    """
     block = _Block(gold, index)
-    group = block.select.args.get("group")
-    clauses = [*block.select.expressions, *(block.select.args.get(k) for k in ("having", "order"))]
-    aggregates = [a for e in clauses if e is not None for a in _own_aggregates(e, block.select)]
-    if group is None or not aggregates or any(isinstance(a, exp.Avg) for a in aggregates):
-        return False
-    wanted = []
-    for key in group.expressions:
-        place = block.owners.get(id(key))
-        if place is None:
-            return False
-        wanted.append(
-            {
-                _key(instance, c)
-                for a, c in block.mates(place)
-                for instance, alias in cover.items()
-                if alias == a
-            }
-        )
+    select, group = block.select, block.select.args.get("group")
     instance_of = {alias: instance for instance, alias in cover.items()}
-    with contextlib.suppress(_Impossible):
-        _graft(gold, index, cover, held, distinct=False)
-        aggregates = []  # gold runs over the step's values, and gives something else
-    if any(_aggregate_column(a, held, block, instance_of) for a in aggregates):
-        return False  # the values are there, other columns are missing
-    plain = {key for _, key in held.columns if _PLAIN.match(key)}
-    return all(keys & plain for keys in wanted) and held.grouped <= set().union(*wanted)
+    clauses = [*select.expressions, *(select.args.get(k) for k in ("having", "order"))]
+    aggregates = [a for e in clauses if e is not None for a in _own_aggregates(e, select)]
+    if (
+        group is None
+        or not aggregates
+        or select.find(exp.Window)
+        or not _groups_alike(block, held, instance_of)
+    ):
+        return False
+    if any(isinstance(a, exp.Avg) for a in aggregates) or not all(_is_bare(key) for _, key in held.columns):
+        return False
+    lacking = _values_lacking(gold, prefix, block, instance_of, held, aggregates)
+    if lacking is None:
+        return False
+    if any(a.find_ancestor(exp.Order, exp.Having) is None for a in lacking):
+        return True
+    try:
+        tree, left = _graft(gold, index, cover, held, distinct=False)
+        if not left:  # gold runs over the step's values
+            return bool(gold.excludes(_with(prefix, tree)))
+        # Which of the groups gold wants cannot be told by values that are not there; is it still to be told?
+        too_many = len(gold.database.execute(_with(prefix, tree))) > len(gold.rows)
+    except (_Impossible, SQLError):
+        return False
+    return bool(lacking) and too_many and select is block.tree and not gold.cuts_ties
+
+
+def _values_lacking(
+    gold: Gold, prefix: str, block: _Block, instance_of: dict[str, str], held: Holding, aggregates: list[Tree]
+) -> list[Tree] | None:
+    """The aggregates of gold whose values no column of the step has, in the groups that both have; None where
+    the groups cannot be compared."""
+    keys = block.select.args["group"].expressions
+    carried = {key: name for name, key in reversed(held.columns)}
+    for same in held.equal:
+        for key in same & set(carried):
+            carried = dict.fromkeys(same, carried[key]) | carried
+    names = []
+    for key in keys:
+        places = block.mates(block.owners[id(key)]) if id(key) in block.owners else []
+        found = [carried[k] for k in (_place_key(p, instance_of) for p in places) if k in carried]
+        if not found:
+            return None
+        names.append(found[0])
+    groups = block.select.copy()
+    for clause in ("order", "limit", "offset", "distinct"):
+        groups.set(clause, None)
+    groups.set("expressions", [node.copy() for node in (*keys, *aggregates)])
+    columns = ", ".join(quote(name) for name in (*names, *(name for name, _ in held.columns)))
+    n = len(keys)
+    try:
+        theirs = {row[:n]: row[n:] for row in gold.database.execute(to_sql(groups))}
+        mine = gold.database.execute(f"{prefix}\nSELECT {columns} FROM {quote(held.name)}")
+    except SQLError:
+        return None
+    pairs = [(theirs[row[:n]], row[n:]) for row in mine if row[:n] in theirs]
+    if not pairs:
+        return None
+    wanted, there = (list(zip(*side, strict=True)) for side in zip(*pairs, strict=True))
+    return [
+        a for a, values in zip(aggregates, wanted, strict=True) if not any(_alike(values, v) for v in there)
+    ]
+
+
+def _alike(values: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return results_equal([(v,) for v in values], [(v,) for v in others], ordered=True)
+
+
+def _is_bare(key: str) -> bool:
+    """Whether a key is a column, or an aggregate of one that says nothing of other aggregates."""
+    if _PLAIN.match(key):
+        return True
+    node = sqlglot.parse_one(key, dialect="sqlite")
+    what = node.this.expressions[0] if isinstance(node.this, exp.Distinct) else node.this
+    return isinstance(node, (exp.Count, exp.Sum, exp.Min, exp.Max)) and isinstance(
+        what, (exp.Column, exp.Star)
+    )
 
 
 def _other_scalar(gold: Gold, prefix: str, blocks: list[tuple[int, _Block]], held: Holding) -> bool:

@@ -4,12 +4,15 @@
 every answer and its gold again and checks, in each trace that has what it takes,
 
 - labels:   once wrong, a trace never returns to right;
+- once:     no trace stands there twice, under the same `id`;
 - parent:   a wrong trace is, before its first error, word for word the right one it was made from, asks the
-            same of the same schema, and differs from it at the error, in its text and in its SQL;
-- assembly: the steps' SQL put together is `sql` (white space aside);
+            same of the same schema in the same group, and differs from it at the error, in its text and in
+            its SQL. One that does not tell what it was made from (a real answer) is not checkable;
+- assembly: the steps' SQL put together is `sql` (white space aside, but for that in quotes);
 - answer:   the rows of `sql` differ from gold's exactly when the last label is 0 (in order where gold
             orders), on the trace's database, or on the variant of it that the trace names. SQL that does not
-            run is another answer; gold that does not run is an error of the file.
+            run is another answer; gold that does not run is an error of the file. What outlives --timeout
+            or another limit here is not checkable.
 
 What counts as the same answer is what `prm build` itself goes by: `same_answer`. Files that do not fit into
 memory can be checked: of a trace only hashes of its steps are kept, some 500 bytes.
@@ -18,6 +21,7 @@ memory can be checked: of a trace only hashes of its steps are kept, some 500 by
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -51,7 +55,7 @@ from prm.traces.formats import atomic_write, located_traces
 from prm.traces.inspection import inspect
 from prm.traces.trace import ReturningLabel, Trace
 
-CHECKS = ("labels", "parent", "assembly", "answer")
+CHECKS = ("labels", "once", "parent", "assembly", "answer")
 _BATCH = 64  # answers to one database that a worker takes at once
 _SHOWN = 60  # characters of a text in a message
 
@@ -166,6 +170,7 @@ def check_traces(
         InputError: a database cannot be reached.
     """
     findings, kinship = Findings(), _Kinship()
+    seen: dict[int, tuple[str, int]] = {}  # hash of a trace -> where it stands
 
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
@@ -179,6 +184,7 @@ def check_traces(
                 advance(1)
                 continue
             _check_alone(file, line, trace, findings)
+            _check_once(file, line, trace, seen, findings)
             kinship.add(file, line, trace)
             reason = _why_not(trace)
             if reason is None:
@@ -243,9 +249,24 @@ def _check_alone(file: str, line: int, trace: Trace, findings: Findings) -> None
         return
     findings.checked["assembly"] += 1
     whole = assemble(fragments)
-    if _one_line(whole) != _one_line(trace.sql):
-        message = f"the steps give {_short(whole)}, but sql is {_short(trace.sql)}"
+    if _spaced_alike(whole) != _spaced_alike(trace.sql):
+        same = _short(whole) == _short(trace.sql)
+        how = ", as sql does but for white space in quotes" if same else f", but sql is {_short(trace.sql)}"
+        message = f"the steps give {_short(whole)}{how}"
         findings.violations.append(Violation(file, line, "assembly", message))
+
+
+def _check_once(
+    file: str, line: int, trace: Trace, seen: dict[int, tuple[str, int]], findings: Findings
+) -> None:
+    if trace.id is None:  # two models, or one twice, may give the same answer
+        findings.unchecked["once"]["no id"] += 1
+        return
+    findings.checked["once"] += 1
+    first = seen.setdefault(hash(json.dumps(trace.to_dict(), sort_keys=True)), (file, line))
+    if first != (file, line):
+        message = f"the trace of {first[0]}:{first[1]} once more (id {_short(trace.id)})"
+        findings.violations.append(Violation(file, line, "once", message))
 
 
 def _why_not(trace: Trace) -> str | None:
@@ -276,7 +297,7 @@ class _Kinship:
 
     def __init__(self) -> None:
         self.right: dict[tuple[str, str], list[_Kin]] = {}  # ("id" or "group", its value) -> right traces
-        self.wrong: list[_Kin] = []
+        self.wrong: list[_Kin | None] = []  # None: one that does not tell what it was made from
 
     def add(self, file: str, line: int, trace: Trace) -> None:
         at = trace.first_error
@@ -287,13 +308,12 @@ class _Kinship:
             file,
             line,
             at,
-            hash((trace.question, trace.db_id, trace.schema, trace.evidence)),
+            hash((trace.question, trace.db_id, trace.schema, trace.evidence, trace.group)),
             tuple((hash(step.text), None if step.sql is None else hash(step.sql)) for step in trace.steps),
             ("id", str(parent)) if parent is not None else ("group", trace.group),
         )
         if at >= 0:
-            if parent is not None or _made_from_right(trace):
-                self.wrong.append(kin)
+            self.wrong.append(kin if parent is not None or _made_from_right(trace) else None)
             return
         for key in (("id", trace.id), ("group", trace.group)):
             if key[1] is not None:
@@ -301,6 +321,9 @@ class _Kinship:
 
     def check(self, findings: Findings) -> None:
         for kin in self.wrong:
+            if kin is None:
+                findings.unchecked["parent"]["it does not tell what it was made from"] += 1
+                continue
             candidates = self.right.get(kin.of)
             if not candidates:
                 findings.unchecked["parent"]["its right trace is not in the files"] += 1
@@ -315,7 +338,7 @@ class _Kinship:
 
 @dataclass(frozen=True, slots=True)
 class _Kin:
-    """A trace as far as its relatives go: hashes of the question and of each step's text and SQL."""
+    """A trace as far as its relatives go: hashes of what is asked and of each step's text and SQL."""
 
     file: str
     line: int
@@ -328,7 +351,7 @@ class _Kin:
         """How far this wrong trace can have been made from `right`, and why no further; None: it can."""
         where = f"the right trace in line {right.line}"
         if self.asked != right.asked:
-            return -1, f"its question, database, schema or evidence is not that of {where}"
+            return -1, f"its question, database, schema, evidence or group is not that of {where}"
         for i in range(self.first_error):
             if i >= len(right.steps) or self.steps[i] != right.steps[i]:
                 return (
@@ -434,19 +457,27 @@ def _rows(database: Database, sql: str) -> Rows | SQLError:
         return error
 
 
+#: Kinds of errors that do not tell what a statement would have given.
+_LIMITS = {
+    "timeout": "outlives --timeout",
+    "too_large": "gives too many rows",
+    "crashed": "ends the process that runs it",
+}
+
+
 def _judge(
     answer: _Answer, gold: Rows | SQLError, rows: Rows | SQLError, ordered: bool, on: str = "the database"
 ) -> tuple[str | None, str | None]:
     """(what is violated, why it cannot be told): at most one of both."""
     if isinstance(gold, SQLError):
-        if gold.kind == "timeout":
-            return None, "gold outlives --timeout"
+        if gold.kind in _LIMITS:
+            return None, f"gold {_LIMITS[gold.kind]}"
         return f"gold does not run ({_short(str(gold))}): {_short(answer.gold_sql)}", None
     if isinstance(rows, SQLError):
+        if rows.kind in _LIMITS:
+            return None, f"an answer labelled {'right' if answer.right else 'wrong'} {_LIMITS[rows.kind]}"
         if not answer.right:
             return None, None
-        if rows.kind == "timeout":
-            return None, "an answer labelled right outlives --timeout"
         return f"labelled right, but does not run ({_short(str(rows))}): {_short(answer.sql)}", None
     try:
         same = same_answer(gold, rows, ordered=ordered, errors=answer.errors)
@@ -463,8 +494,17 @@ def _judge(
 # --- showing ------------------------------------------------------------------------------------------------
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.strip().rstrip(";").split())
+_QUOTED = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|(\$\w*\$).*?\2|--[^\n]*\n?)""", re.S)
+
+
+def _spaced_alike(sql: str) -> list[str]:
+    """A statement with single spaces for white space, but for that in quotes and at the end of comments;
+    without a closing semicolon."""
+    parts, at = [], 0
+    for found in _QUOTED.finditer(sql):
+        parts += [" ".join(sql[at : found.start()].split()), found[1]]
+        at = found.end()
+    return [*parts, " ".join(sql[at:].split()).rstrip("; ")]
 
 
 def _short(text: str) -> str:

@@ -37,7 +37,7 @@ import datetime
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -85,6 +85,42 @@ def results_equal(
     if ordered:
         return Counter(gold) == Counter(other)
     return _same_up_to_order(gold, other)
+
+
+def part_of(gold_rows: Sequence[Row], rows: Sequence[Row], fixed: int = 0) -> bool:
+    """Whether `rows` are some of `gold_rows`, none of them more often, by the cells of `spider`. Columns come
+    in any order, one for all rows, but for the first `fixed`, which keep their place.
+
+    Raises:
+        Undecided: too many columns look alike.
+    """
+    if not rows:
+        return True
+    if not gold_rows or len(gold_rows[0]) != len(rows[0]):
+        return False
+    gold, other = _columns(gold_rows, rows)
+    counts = [Counter(column) for column in gold]
+    stands_for = [
+        [j for j in range(len(gold)) if (i == j or min(i, j) >= fixed) and Counter(column) <= counts[j]]
+        for i, column in enumerate(other)
+    ]
+    whole = Counter(zip(*gold, strict=True))
+    for tried, order in enumerate(_each_once(stands_for), 1):
+        if tried * len(rows) * len(other) > _BUDGET:
+            raise Undecided(f"{len(other)} columns that look alike")
+        places = sorted(range(len(order)), key=order.__getitem__)
+        if Counter(zip(*(other[i] for i in places), strict=True)) <= whole:
+            return True
+    return False
+
+
+def _each_once(options: Sequence[Sequence[int]], taken: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """All ways to take one of each of the options, none twice."""
+    if len(taken) == len(options):
+        yield taken
+    for one in options[len(taken)] if len(taken) < len(options) else ():
+        if one not in taken:
+            yield from _each_once(options, (*taken, one))
 
 
 # --- cells --------------------------------------------------------------------------------------------------

@@ -277,18 +277,42 @@ def _gold_there(database: Database, gold_sql: str) -> tuple[Rows, bool]:
     gold = database.execute(gold_sql)
     if all(value is None or value == 0 for row in gold for value in row):
         raise Unusable("gold says nothing there")
+    return gold, order_counts(database, gold_sql, gold)
+
+
+def order_counts(database: Database, gold_sql: str, gold: Rows) -> bool:
+    """Whether gold says how its rows are ordered on a database: it orders them, and none of them tie.
+
+    Raises:
+        Unusable: what rows it gives there hangs on chance, or may do so.
+        SQLError, Undecided: that was not found out.
+    """
     for cut in _cuts(gold_sql):
         rows = [row[-cut.keys :] if cut.keys else () for row in database.execute(cut.sql)]
         if any(0 < at < len(rows) and rows[at - 1] == rows[at] for at in cut.at):
             raise Unusable("gold's LIMIT cuts through rows that tie")
-    ordered = is_ordered(gold_sql)
-    turned = _turned(gold_sql, len(gold.columns) or len(gold[0]))
+    ordered = is_ordered(gold_sql) and not _orders_by_hidden(parsed(gold_sql))
+    turned = _turned(gold_sql, len(gold.columns) or (len(gold[0]) if gold else 0))
     if turned is None:
-        return gold, ordered
+        return ordered
     ups, downs = (database.execute(sql) for sql in turned)
     if not all(results_equal(gold, rows, ordered=False) for rows in (ups, downs)):
         raise Unusable("gold leaves its rows to chance there")
-    return gold, ordered and list(ups) == list(downs)
+    return ordered and list(ups) == list(downs)
+
+
+def _orders_by_hidden(query: exp.Expression) -> bool:
+    """Whether a SELECT DISTINCT is ordered by what it does not show: a row may stand for several others, and
+    which of them gives it its place is chance."""
+    if not isinstance(query, exp.Select) or not (query.args.get("distinct") and query.args.get("order")):
+        return False
+
+    def spelled(node: exp.Expression) -> str:
+        return (node.name if isinstance(node, exp.Column) else to_sql(node)).lower()
+
+    shown = {spelled(p.unalias()) for p in query.selects}
+    keys = [order_key(key.this, query) for key in query.args["order"].expressions]
+    return not (any(p.is_star for p in query.selects) or shown >= set(map(spelled, keys)))
 
 
 @dataclass(frozen=True)
@@ -310,11 +334,13 @@ def _cuts(gold_sql: str) -> tuple[_Cut, ...]:
         if query.args.get("limit") is None:
             continue
         limit, offset = (_whole(query.args.get(clause)) for clause in ("limit", "offset"))
+        if _orders_by_hidden(query):
+            raise Unusable("a LIMIT of distinct rows, ordered by what they do not show")
         longer = query.copy()
         longer.set("offset", None)
         longer.set("limit", exp.Limit(expression=exp.Literal.number(limit + offset + 1)))
         keys = [
-            _key(key.this, query)
+            order_key(key.this, query)
             for key in (query.args["order"].expressions if query.args.get("order") else ())
         ]
         if isinstance(longer, exp.Select):
@@ -338,7 +364,7 @@ def _whole(clause: exp.Expression | None) -> int:
     return int(clause.expression.name)
 
 
-def _key(key: exp.Expression, query: exp.Query) -> exp.Expression:
+def order_key(key: exp.Expression, query: exp.Query) -> exp.Expression:
     """What a term of ORDER BY means: the column it counts out or names, or itself."""
     shown = query.selects
     if (
@@ -354,7 +380,8 @@ def _key(key: exp.Expression, query: exp.Query) -> exp.Expression:
     return found.unalias() if isinstance(query, exp.Select) else found
 
 
-_CHANCE = re.compile(
+#: What calls something that may change without the data.
+CHANCE = re.compile(
     r"\b(?:random|randomblob|group_concat|string_agg|json_group_\w+|changes|total_changes|last_insert_rowid|"
     r"current_(?:date|time|timestamp)|rowid|_rowid_|oid)\b|'now'", re.I
 )  # fmt: skip
@@ -369,7 +396,7 @@ def _turned(gold_sql: str, width: int) -> tuple[str, str] | None:
         Unusable: it cannot be settled.
     """
     tree = parsed(gold_sql)
-    if _CHANCE.search(gold_sql):
+    if CHANCE.search(gold_sql):
         raise Unusable("gold calls what may change without the data")
     settled = [_settled(tree.copy(), width, last) for last in (False, True)]
     if settled[0] == tree:
