@@ -295,6 +295,17 @@ WORKED = {
         [1, 0],
         "completed",
     ),
+    "gold groups by a title, the step by what the titles stand for": (
+        "SELECT c.title, COUNT(*) FROM concert c JOIN appearance a ON c.concert_id = a.concert_id "
+        "GROUP BY c.title",
+        [
+            "g AS (SELECT c.concert_id, c.title, COUNT(*) AS n FROM concert c JOIN appearance a "
+            "ON c.concert_id = a.concert_id GROUP BY c.concert_id)",
+            "SELECT title FROM g",
+        ],
+        [1, 0],
+        "completed",
+    ),
     "all of the groups, and nothing to choose one of them by": (
         MOST_SUNG,
         ["g AS (SELECT singer_id FROM appearance GROUP BY singer_id)", "SELECT singer_id FROM g"],

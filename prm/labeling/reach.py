@@ -588,7 +588,7 @@ def _graft(
     grouped = select.args.get("group") is not None
     aggregates = [a for e in [*select.expressions, *clauses] if e for a in _own_aggregates(e, select)]
     done = held.aggregated and (grouped or bool(aggregates))  # the step has grouped already
-    if done and (select.find(exp.Window) or not _groups_alike(block, held, instance_of)):
+    if done and (select.find(exp.Window) or not _groups_alike(block, held, instance_of, gold)):
         raise _Impossible
 
     mixed = 0
@@ -694,9 +694,12 @@ def _place_key(place: Place, instance_of: dict[str, str]) -> str:
     return _key(instance_of.get(alias, f"~{alias}"), column)  # "~": a table that the step does not stand for
 
 
-def _groups_alike(block: _Block, held: Holding, instance_of: dict[str, str]) -> bool:
+def _groups_alike(
+    block: _Block, held: Holding, instance_of: dict[str, str], gold: Gold | None = None
+) -> bool:
     """Whether the step's groups are gold's: the keys of each follow from those of the other, by gold's
-    conditions, the step's joins, and primary keys."""
+    conditions, the step's joins, and primary keys. With `gold`, also by columns that tell the rows of their
+    table apart in the data: for what is checked by execution afterwards."""
     equal = [
         *held.equal,
         *(frozenset(_place_key(place, instance_of) for place in places) for places in block.classes),
@@ -728,6 +731,16 @@ def _groups_alike(block: _Block, held: Holding, instance_of: dict[str, str]) -> 
         and id(part.this) in block.owners
     }
     golds = one_value | set(_group_keys(block, instance_of))
+    if gold is not None:
+        rows += [
+            ({key}, {_key(instance, c.name) for c in table.columns})
+            for instance in held.tables
+            for table in [block.schema.table(instance.split("~")[0])]
+            if table is not None
+            for column in table.columns
+            if (key := _key(instance, column.name)) in golds | held.grouped
+            and gold.unique(table.name, column.name)
+        ]
     return golds <= following(held.grouped | one_value) and held.grouped <= following(golds)
 
 
