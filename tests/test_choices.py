@@ -57,6 +57,12 @@ RESULTS = [
     ("SELECT name FROM singer ORDER BY random() LIMIT 1", "SELECT 'Dan'", True),
     ("SELECT name FROM singer ORDER BY random() LIMIT 1", "SELECT 'nobody'", False),
     ("SELECT name FROM singer WHERE random() % 2 LIMIT 1", "SELECT 'nobody'", True),  # not understood
+    (
+        "SELECT name FROM singer WHERE random() IS NULL LIMIT 1",
+        "SELECT 'nobody'",
+        True,
+    ),  # nor where it has no rows
+    ("SELECT name FROM singer WHERE age > 1000 ORDER BY random()", "SELECT 'nobody', 1", False),
     # bare columns of groups
     (
         "SELECT country, name FROM singer GROUP BY country",

@@ -113,7 +113,7 @@ class Choices:
 
     def allow(self, rows: Rows) -> bool:
         """Whether rows that are not gold's may be what gold could have given as well."""
-        if rows and len(rows[0]) != len(self.rows[0]):
+        if rows and self.rows and len(rows[0]) != len(self.rows[0]):
             return False
         if self.ranked is not None:
             return self._allowed_by_rank(rows)

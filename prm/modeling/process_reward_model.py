@@ -144,7 +144,7 @@ class PRMHead(nn.Module):
     (Qwen2.5-Math-PRM) with a single output.
 
     Its input is standardised first: the dimensions of a decoder's hidden state differ in scale by orders of
-    magnitude, and one learning rate for all of them leaves most unused (benchmarks/layers.py measures it).
+    magnitude, and one learning rate for all of them leaves most unused (benchmarks/layers.py compares).
     `shift` and `scale` are buffers, set once from training states by `standardise`; before that they do
     nothing.
     """
