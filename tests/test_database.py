@@ -24,6 +24,7 @@ from prm.errors import InputError
 from prm.sql import SQLError
 from prm.sql.database import MAX_SQL_BYTES, Database
 from prm.sql.database import open_database as open_any
+from prm.sql.pool import PATIENCE
 
 #: Every statement reaches a worker; what is remembered is the business of test_results.py.
 open_database = partial(open_any, cache=False)
@@ -303,6 +304,31 @@ def test_steps_end_the_same_statements_however_fast_the_machine_is(path: Path) -
         assert runs(database, 1)  # the count begins anew with every statement
     with open_database(path, timeout=60.0) as database:
         assert runs(database, most + 1)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processor time of another process")
+def test_a_machine_that_is_busy_elsewhere_ends_no_statement_whose_steps_are_counted(path: Path) -> None:
+    """Its worker is stopped for longer than its time."""
+    sql = FOREVER.replace("FROM t)", "FROM t LIMIT 1000000)")
+    with open_database(path, timeout=0.2, cache=False, max_steps=10**9) as database:
+        database.execute("SELECT 1")
+        (pid,) = database.pool.pids
+
+        def stop_for_a_while() -> None:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.8)
+            os.kill(pid, signal.SIGCONT)
+
+        stopper = threading.Thread(target=stop_for_a_while)
+        stopper.start()
+        time.sleep(0.05)
+        assert database.execute(sql) == [(1_000_000,)]
+        stopper.join()
+        assert database.pool.pids == [pid]
+        # One call that takes no steps is ended all the same.
+        stuck = "SELECT instr(zeroblob(16000000), CAST(zeroblob(8000000) || x'01' AS BLOB))"
+        start = time.monotonic()
+        assert kind_of(database, stuck) == "timeout" and time.monotonic() - start < 0.2 * PATIENCE
 
 
 def test_worker_starts_with_the_first_statement_and_ends_with_the_block(path: Path) -> None:

@@ -83,7 +83,8 @@ def open_steadily(
     database: str | os.PathLike[str], timeout: float = 5.0, *, pool: DatabasePool | None = None
 ) -> Database:
     """`open_database` for what becomes a label: an SQLite statement ends after `timeout` times
-    `STEPS_PER_SECOND` steps, before the time itself is over, so that the same statements end in every run."""
+    `STEPS_PER_SECOND` steps, so that the same statements end in every run. Time goes on to end what takes no
+    steps (one long call of a function), but on a busy machine it is the worker's own processor time."""
     return open_database(database, timeout, pool=pool, max_steps=int(timeout * STEPS_PER_SECOND))
 
 
