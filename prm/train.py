@@ -53,6 +53,8 @@ def run(argv: Sequence[str]) -> None:
 
     # Recipes and accelerate's files are written for GPUs; without one, say so before devices are set up.
     on_cpu = not torch.accelerator.is_available() and "ACCELERATE_USE_DEEPSPEED" not in os.environ
+    if on_cpu:
+        _use_every_core()
     model_config, data, args = read_recipe([*argv, *(["--use_cpu", "True"] if on_cpu else [])])
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != processes:
@@ -90,6 +92,16 @@ def run(argv: Sequence[str]) -> None:
     elif args.should_log:
         print("prm: this run had finished training already; measuring it again", flush=True)
     finish(trainer, test=measured)
+
+
+def _use_every_core() -> None:
+    """As many threads as this process has cores. `accelerate launch` sets OMP_NUM_THREADS=1 where nobody has
+    set it, which suits a process beside a GPU; without one it would leave all other cores idle."""
+    import torch
+
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def build_trainer(model_config, args, *, train: list, dev: list):

@@ -298,6 +298,28 @@ def test_bad_settings_end_with_2_and_one_line(recipe, tmp_path, tiny_model_dir, 
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores of a process")
+@pytest.mark.parametrize("wanted", [None, "1"])
+def test_without_a_gpu_all_cores_work(tmp_path, wanted):
+    """`accelerate launch` gives its process one thread, wanted or not."""
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import torch\nfrom prm.train import _use_every_core\n"
+        "_use_every_core()\nprint(torch.get_num_threads())\n"
+    )
+    env = {k: v for k, v in ENV.items() if k != "OMP_NUM_THREADS"} | (
+        {"OMP_NUM_THREADS": wanted} if wanted else {}
+    )
+    words = ["--config_file", str(REPO / "accelerate_configs" / "single.yaml"), str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *words], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(os.sched_getaffinity(0))
+    alone = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True)
+    assert wanted is None or int(alone.stdout) == int(wanted)  # not launched: what is said is done
+
+
 # Two processes
 
 
