@@ -87,7 +87,7 @@ def postgres_server():
         if subprocess.run(["id", "postgres"], capture_output=True).returncode:
             pytest.skip("run as root, and there is no user postgres to run a server as")
         shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
+        as_user = [shutil.which("runuser") or "/usr/sbin/runuser", "-u", "postgres", "--"]
 
     def control(*arguments: str) -> None:
         program = str(Path(initdb).with_name("pg_ctl"))
