@@ -1,5 +1,5 @@
 """Shared by the tests that need a model: a real byte-level BPE tokenizer and tiny models, all made here.
-Databases on other engines than SQLite are in `engines.py`."""
+Databases are in `engines.py` and `small_databases.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # several test processes share few cores
 
 import pytest
-from engines import duckdb_file, engine, postgres_server  # noqa: F401  (fixtures)
+
+pytest_plugins = ["engines", "small_databases"]
 
 #: What the tokenizer's merges are learnt from: SQL, schema lines and plain sentences.
 TEXTS = [

@@ -25,35 +25,6 @@ from prm.sql.database import DatabasePool
 from prm.traces.formats import load_traces
 from prm.traces.trace import returning_label
 
-SINGERS = """
-CREATE TABLE singer (singer_id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER);
-CREATE TABLE concert (concert_id INTEGER PRIMARY KEY, title TEXT, year INTEGER, seats INTEGER);
-CREATE TABLE appearance (
-    appearance_id INTEGER PRIMARY KEY, singer_id INTEGER REFERENCES singer (singer_id),
-    concert_id INTEGER REFERENCES concert (concert_id), fee INTEGER
-);
-INSERT INTO singer VALUES
-    (1, 'Ada', 'France', 30), (2, 'Bo', 'Norway', 22), (3, 'Cid', 'France', 51), (4, 'Dag', 'Norway', 40),
-    (5, 'Eve', 'Spain', 22), (6, 'Fay', 'Peru', 19), (7, 'Ada', 'Norway', 61);
-INSERT INTO concert VALUES
-    (1, 'Spring', 2014, 500), (2, 'Summer', 2014, 900), (3, 'Autumn', 2015, 400), (4, 'Winter', 2016, 900),
-    (5, 'Encore', 2016, 250);
-INSERT INTO appearance VALUES
-    (1, 1, 1, 100), (2, 1, 2, 250), (3, 2, 1, 80), (4, 3, 3, 300), (5, 4, 4, 90), (6, 4, 2, 120),
-    (7, 5, 3, 60),
-    (8, 2, 3, 75), (9, 2, 4, 200), (10, 7, 1, 40);
-"""
-
-
-@pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("databases")
-    (folder / "singers").mkdir()
-    with sqlite3.connect(folder / "singers" / "singers.sqlite") as connection:
-        connection.executescript(SINGERS)
-    connection.close()
-    return folder
-
 
 def labelled(rows: list[dict], databases: Path, folder: Path, **options: object) -> tuple[list, dict]:
     """The traces of rows, and the statistics."""

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from scripted_server import chat, serving
 from test_judge import C, I, said
-from test_monte_carlo import EARLY, LATE, RIGHT, in_turn, zoo  # noqa: F401 (a fixture)
+from test_monte_carlo import EARLY, LATE, RIGHT, in_turn
 
 from prm.cli import _parser, main
 from prm.labeling.judge import consensus
@@ -24,7 +24,7 @@ from prm.traces.trace import Trace
 
 
 @pytest.fixture
-def labelled(zoo, tmp_path):  # noqa: F811
+def labelled(zoo, tmp_path):
     """The files of `prm rollout`, `prm judge` and `prm consensus` on the same three answers: name -> card."""
     write_traces([RIGHT, LATE, EARLY], tmp_path / "answers.jsonl")
     with serving(in_turn()) as server:
@@ -106,7 +106,7 @@ def test_every_trace_says_what_made_its_labels_last(labelled, tmp_path):
     assert {source_kind(t.label_source) for traces in made.values() for t in traces} <= SOURCES.keys()
 
 
-def test_what_old_labels_rested_on_goes_with_them(zoo, tmp_path):  # noqa: F811
+def test_what_old_labels_rested_on_goes_with_them(zoo, tmp_path):
     old = {"label_evidence": "equal", "parent": "q-0", "votes": 3, "made_by": "prm label 0"}
     trace = Trace.from_dict(LATE.to_dict() | old)
     write_traces([trace], tmp_path / "t.jsonl")
@@ -150,7 +150,7 @@ def test_the_command_names_files_by_their_last_name_only(tmp_path):
         ],
     ],
 )  # fmt: skip
-def test_what_is_no_file_is_no_output(zoo, tmp_path, monkeypatch, verb, output, capsys):  # noqa: F811
+def test_what_is_no_file_is_no_output(zoo, tmp_path, monkeypatch, verb, output, capsys):
     monkeypatch.chdir(tmp_path)
     write_traces([RIGHT], tmp_path / "t.jsonl")
     (tmp_path / "zoo.sqlite").symlink_to(zoo / "zoo" / "zoo.sqlite")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlglot
-from test_answers import SINGERS
+from small_databases import SINGERS
 
 from prm.sql import open_database, read_schema
 from prm.sql.decompose import to_sql

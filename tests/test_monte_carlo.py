@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -154,10 +153,6 @@ def test_bad_plans(settings):
 
 # Whole runs. Six animals; the cats heavier than 4 are Tom and Kit, so gold gives 2.
 
-ANIMALS = [
-    ("Tom", "cat", 5.0), ("Kit", "cat", 4.5), ("Mia", "cat", 3.0), ("Rex", "dog", 20.0), ("Bo", "dog", 4.0),
-    ("Pip", "hen", 2.0),
-]  # fmt: skip
 GOLD = "SELECT COUNT(*) FROM animal WHERE species = 'cat' AND weight > 4"
 CATS = ("Keep cats.", "cats AS (SELECT * FROM animal WHERE species = 'cat')")
 DOGS = ("Keep dogs.", "dogs AS (SELECT * FROM animal WHERE species = 'dog')")
@@ -204,17 +199,6 @@ TABLE = {
     prefix_of(CATS, HEAVY): [text_of(COUNT_HEAVY), "SELECT 7", text_of(COUNT_HEAVY), "SELECT 8"],
     "": [text_of(CATS, HEAVY, COUNT_HEAVY), text_of(CATS, LIGHT, COUNT_LIGHT), "No idea.", GOLD],
 }
-
-
-@pytest.fixture
-def zoo(tmp_path):
-    folder = tmp_path / "databases"
-    (folder / "zoo").mkdir(parents=True)
-    with sqlite3.connect(folder / "zoo" / "zoo.sqlite") as connection:
-        connection.execute("CREATE TABLE animal (name TEXT, species TEXT, weight REAL)")
-        connection.executemany("INSERT INTO animal VALUES (?, ?, ?)", ANIMALS)
-    connection.close()
-    return folder
 
 
 def in_turn(table=TABLE):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_answers import IN_2014, PER_SINGER, SINGERS, WORKED, ask, databases, labelled  # noqa: F401
+from sqlglot import exp
+from test_answers import WORKED, labelled
 
-from prm.labeling.reach import Gold
+from prm.labeling.reach import Gold, _Block
 from prm.sql import open_database, read_schema
 from prm.sql.decompose import assemble, decompose
 
@@ -166,7 +167,7 @@ IN_CTES = {
 
 
 @pytest.fixture(scope="module")
-def in_ctes(databases: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:  # noqa: F811
+def in_ctes(databases: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     rows = [
         {"id": case, "question": gold, "db_id": "singers", "gold_sql": gold, "steps": steps}
         for case, (gold, steps, _, _) in IN_CTES.items()
@@ -191,7 +192,7 @@ def forms(gold: str, tables: dict[str, list[str]]) -> dict[str, str]:
     }
 
 
-def test_plain_gold_in_ctes(databases: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_plain_gold_in_ctes(databases: Path, tmp_path: Path) -> None:
     """The examples of plain gold once more: no form of gold ever says the contrary, and few say less."""
     schema = read_schema(databases / "singers" / "singers.sqlite")
     tables = {table.name: [column.name for column in table.columns] for table in schema.tables}
@@ -227,7 +228,22 @@ def test_plain_gold_in_ctes(databases: Path, tmp_path: Path) -> None:  # noqa: F
         ),
     ],
 )
-def test_only_what_is_still_gold_takes_steps(gold: str, plain: bool, databases: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_only_what_is_still_gold_takes_steps(gold: str, plain: bool, databases: Path, tmp_path: Path) -> None:
     path = databases / "singers" / "singers.sqlite"
     with open_database(path) as database, Gold(gold, database, read_schema(path), tmp_path) as judge:
         assert (judge.tree is not None) == plain
+
+
+def test_new_columns_are_never_taken_for_golds(databases: Path, tmp_path: Path) -> None:
+    """Columns of gold that have been replaced are gone; new ones may come to lie where they lay."""
+    path = databases / "singers" / "singers.sqlite"
+    columns = ", ".join(f"name || {i}" for i in range(200))
+    sql = f"SELECT {columns} FROM singer"
+    with open_database(path) as database, Gold(sql, database, read_schema(path), tmp_path) as judge:
+        block = _Block(judge, 0)
+        assert len(block.own(block.tree)) == 200
+        for column, _ in block.own(block.tree):
+            column.replace(exp.Literal.number(1))
+        del column
+        new = exp.Tuple(expressions=[exp.column("other") for _ in range(2000)])
+        assert block.own(new) == []

@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_answers import SINGERS, WORKED
+from small_databases import SINGERS
+from test_answers import WORKED
 
 from prm.cli import _parser, main
 from prm.labeling.answers import label

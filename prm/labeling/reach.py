@@ -411,11 +411,12 @@ class _Block:
         self.select: exp.Select = list(self.tree.find_all(exp.Select))[index]
         self.known, self.schema = gold.known, gold.schema
         self.aliases = {node.alias_or_name.lower(): node.name.lower() for node in _sources(self.select)}
-        self.owners: dict[int, Place] = {}
+        self.owners: dict[int, Place] = {}  # by id(), so the columns are kept: …
+        self._kept: list[exp.Column] = []  # … a node that is gone leaves its id to a new one
         for column in self.select.find_all(exp.Column):
             owner = self._owner(column)
             if owner is not None:
-                self.owners[id(column)] = owner
+                self.add(column, owner)
         self.conditions = [
             part
             for clause in [
@@ -426,6 +427,11 @@ class _Block:
             for part in _conjuncts(clause)
         ]
         self.classes = self._equal_columns()
+
+    def add(self, column: exp.Column, place: Place) -> None:
+        """The column stands for a place of gold's SELECT."""
+        self.owners[id(column)] = place
+        self._kept.append(column)
 
     def _owner(self, column: exp.Column) -> Place | None:
         select = column.parent_select
@@ -615,7 +621,7 @@ def _graft(
                 raise _Impossible
             for column in gold.schema.table(block.aliases[alias]).columns:
                 node = exp.column(quoted(column.name), table=quoted(alias))
-                block.owners[id(node)] = (alias, column.name.lower())
+                block.add(node, (alias, column.name.lower()))
                 expanded.append(node)
         at = select.expressions.index(star)
         select.set("expressions", [*select.expressions[:at], *expanded, *select.expressions[at + 1 :]])
