@@ -24,7 +24,7 @@ from prm.errors import InputError
 from prm.sql import SQLError
 from prm.sql.database import MAX_SQL_BYTES, Database
 from prm.sql.database import open_database as open_any
-from prm.sql.pool import PATIENCE
+from prm.sql.pool import LONGEST_WAIT
 
 #: Every statement reaches a worker; what is remembered is the business of test_results.py.
 open_database = partial(open_any, cache=False)
@@ -328,7 +328,7 @@ def test_a_machine_that_is_busy_elsewhere_ends_no_statement_whose_steps_are_coun
         # One call that takes no steps is ended all the same.
         stuck = "SELECT instr(zeroblob(16000000), CAST(zeroblob(8000000) || x'01' AS BLOB))"
         start = time.monotonic()
-        assert kind_of(database, stuck) == "timeout" and time.monotonic() - start < 0.2 * PATIENCE
+        assert kind_of(database, stuck) == "timeout" and time.monotonic() - start < 0.2 * LONGEST_WAIT
 
 
 def test_worker_starts_with_the_first_statement_and_ends_with_the_block(path: Path) -> None:

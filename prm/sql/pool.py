@@ -43,7 +43,7 @@ MAX_MEMORY = 1 << 30  # bytes of address space of a worker
 OPEN_TIMEOUT = 60.0  # seconds to start a worker and to open a database
 AHEAD = 4  # statements that a worker holds: one runs, the others wait
 DEATHS = 10  # workers that may be killed while they run a statement …
-PATIENCE = 60  # times its timeout that a statement may take whose steps are counted
+LONGEST_WAIT = 60  # times its timeout that a statement may take whose steps are counted
 FAILURE = 5  # … and one that fails by itself, then or while it opens the database, counts for so many
 
 _HEADER = struct.Struct("!Q")
@@ -391,7 +391,7 @@ def _time_left(worker: WorkerProcess, statement: Statement) -> float:
     database, now = statement.database, worker.processor_time()
     if database.max_steps is None or now is None:
         return 0.0
-    if time.monotonic() > statement.since + PATIENCE * database.timeout:
+    if time.monotonic() > statement.since + LONGEST_WAIT * database.timeout:
         return 0.0
     if statement.used is None:
         statement.used = now
