@@ -308,22 +308,16 @@ def test_steps_end_the_same_statements_however_fast_the_machine_is(path: Path) -
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processor time of another process")
 def test_a_machine_that_is_busy_elsewhere_ends_no_statement_whose_steps_are_counted(path: Path) -> None:
-    """Its worker is stopped for longer than its time."""
-    sql = FOREVER.replace("FROM t)", "FROM t LIMIT 1000000)")
+    """Its worker is stopped for longer than its time, and then needs little of it."""
+    sql = FOREVER.replace("FROM t)", "FROM t LIMIT 10000)")
     with open_database(path, timeout=0.2, cache=False, max_steps=10**9) as database:
         database.execute("SELECT 1")
         (pid,) = database.pool.pids
-
-        def stop_for_a_while() -> None:
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.8)
-            os.kill(pid, signal.SIGCONT)
-
-        stopper = threading.Thread(target=stop_for_a_while)
-        stopper.start()
-        time.sleep(0.05)
-        assert database.execute(sql) == [(1_000_000,)]
-        stopper.join()
+        os.kill(pid, signal.SIGSTOP)
+        wake = threading.Timer(0.8, os.kill, (pid, signal.SIGCONT))
+        wake.start()
+        assert database.execute(sql) == [(10_000,)]
+        wake.join()
         assert database.pool.pids == [pid]
         # One call that takes no steps is ended all the same.
         stuck = "SELECT instr(zeroblob(16000000), CAST(zeroblob(8000000) || x'01' AS BLOB))"
