@@ -15,15 +15,17 @@ from transformers import AutoModelForTokenClassification
 from prm.errors import InputError
 from prm.inference.scoring import Scorer
 from prm.modeling import PRMHead, ProcessRewardConfig, ProcessRewardModel
+from prm.modeling.tree_attention import TreeMask
 from prm.traces.encoding import Encoder
 from prm.traces.trace import Step, Trace
-from prm.traces.tree import collate, merge
+from prm.traces.tree import collate, plan_forwards
 
 
 @pytest.fixture(scope="module")
 def batch(tokenizer, traces):
     encoded = Encoder(tokenizer).encode(traces, drop_long=False)
-    inputs = collate(merge(encoded), encoded, pad_id=2)
+    (trees,) = plan_forwards(encoded, max_tokens=None)
+    inputs = collate(trees, encoded, pad_id=2)
     del inputs["index"]
     return inputs
 
@@ -49,7 +51,7 @@ def test_logits_stand_at_step_ends_only(make_model, batch):
     assert output.logits.dtype == torch.float32
     hidden = model.backbone(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=TreeMask(batch["subtree_ends"].flatten()).as_argument(),
         position_ids=batch["position_ids"],
     ).last_hidden_state.flatten(0, 1)
     there = batch["step_ends"] >= 0
@@ -60,9 +62,7 @@ def test_logits_stand_at_step_ends_only(make_model, batch):
 
 def test_features_instead_of_tokens_give_the_same(make_model, batch):
     model = make_model("llama", backbone="frozen").eval()
-    states = model.features(
-        batch["input_ids"], batch["attention_mask"], batch["position_ids"], batch["step_ends"]
-    )
+    states = model.features(**{key: value for key, value in batch.items() if key != "labels"})
     assert not states.requires_grad
     from_states = model(step_features=states, labels=batch["labels"])
     from_tokens = model(**batch)
@@ -104,9 +104,7 @@ def test_the_head_is_float32_whatever_surrounds_it(make_model, batch):
     model = make_model("llama", backbone="frozen", dtype="bfloat16").eval()
     assert model.backbone.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in model.head.parameters())
-    states = model.features(
-        batch["input_ids"], batch["attention_mask"], batch["position_ids"], batch["step_ends"]
-    )
+    states = model.features(**{key: value for key, value in batch.items() if key != "labels"})
     exact = model.head(states)
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = model.head(states)

@@ -19,7 +19,7 @@ from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.traces.encoding import Encoder
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Trace
-from prm.traces.tree import collate, merge, pack
+from prm.traces.tree import collate, plan_forwards
 
 
 class Scorer:
@@ -95,19 +95,18 @@ class Scorer:
             return []
         encoded = self.encoder.encode(traces, drop_long=drop_long)
         kept = [i for i, one in enumerate(encoded) if one is not None]
-        by_question = sorted(kept, key=lambda i: encoded[i].question_key)
-        ordered = [encoded[i] for i in by_question]
-        trees = merge(ordered, max_tokens=self.max_tokens_per_batch, share=self.model.reads_trees)
+        ordered = [encoded[i] for i in kept]
+        share = self.model.reads_trees
         scores: list[list[float] | None] = [None] * len(traces)
         with tqdm(total=len(kept), desc="scoring", unit="trace", disable=not progress) as bar:
-            for forward in pack(trees, self.max_tokens_per_batch):
-                inputs = collate(forward, ordered, self.pad_id)
+            for forward in plan_forwards(ordered, max_tokens=self.max_tokens_per_batch, share=share):
+                inputs = collate(forward, ordered, self.pad_id, share=share)
                 index = inputs.pop("index").tolist()
                 del inputs["labels"]
                 logits = self.model(**{k: v.to(self.model.device) for k, v in inputs.items()}).logits.cpu()
                 for member, row in zip(index, logits, strict=True):
                     n = len(ordered[member].step_ends)
-                    scores[by_question[member]] = self.model.scores(row[:n]).tolist()
+                    scores[kept[member]] = self.model.scores(row[:n]).tolist()
                 bar.update(len(index))
         return scores
 

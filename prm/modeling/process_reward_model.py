@@ -5,7 +5,7 @@ Three decisions shape this file.
 *Logits at step ends only.* There is no vocabulary head and no logit at other tokens: `forward` takes the
 positions of the step ends as flat indices into the token batch and gives one logit for each step of each
 trace. A position may be named twice. That makes token trees free: traces which share a prefix share its
-tokens, and only `step_ends` knows.
+tokens, and only `step_ends` knows. Where it can, the backbone reads such trees (`tree_attention.py`).
 
 *A checkpoint holds what was trained, and nothing else.* Frozen backbone: the head. LoRA: adapter and head.
 Full: all. The base is named by id and revision. `head.safetensors` is always there, `adapter/` holds PEFT's
@@ -50,6 +50,7 @@ from transformers.utils import ModelOutput
 
 from prm.errors import InputError
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
+from prm.modeling.tree_attention import ATTENTION, TreeMask
 
 logger = logging.getLogger(__name__)
 
@@ -236,21 +237,8 @@ class ProcessRewardModel(PreTrainedModel):
 
     @property
     def reads_trees(self) -> bool:
-        """Whether the attention takes a tree mask as it is: full attention in every layer, by sdpa.
-
-        Models outside transformers' common attention interface (ALiBi, state-space layers) read the order of
-        the tokens from elsewhere than mask and positions, so they do not.
-        """
-        if not getattr(self.backbone, "_supports_attention_backend", False):
-            return False
-        config = self.backbone.config
-        layers = getattr(config, "layer_types", None)
-        full = (
-            all(kind == "full_attention" for kind in layers)
-            if layers
-            else not getattr(config, "sliding_window", None)
-        )
-        return full and config._attn_implementation == "sdpa"
+        """Whether `forward` takes `subtree_ends`: see `_read_trees`."""
+        return self.backbone.config._attn_implementation == ATTENTION
 
     def train(self, mode: bool = True) -> ProcessRewardModel:
         super().train(mode)
@@ -264,6 +252,7 @@ class ProcessRewardModel(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         step_ends: torch.Tensor | None = None,
+        subtree_ends: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         step_features: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
@@ -273,17 +262,24 @@ class ProcessRewardModel(PreTrainedModel):
 
         Args:
             input_ids: (rows, tokens).
-            attention_mask: (rows, tokens), or (rows, 1, tokens, tokens) for token trees; True or 1 = may be
-                seen.
+            attention_mask: (rows, tokens), 1 = may be seen, 0 = padding.
             position_ids: (rows, tokens); needed with trees, where the position is the depth.
             step_ends: (n_traces, n_steps) flat indices into `input_ids.view(-1)`; -1 = no such step.
+            subtree_ends: (1, tokens) in place of the mask, where the row holds token trees (see
+                `prm.traces.tree`) and the model `reads_trees`.
             labels: (n_traces, n_steps) in [0, 1]; -100 = counts in no loss.
             step_features: (n_traces, n_steps, hidden_size) instead of tokens, where the backbone is frozen
                 and its states at step ends are known already.
             num_items_in_batch, class_weights: see `prm.modeling.losses.step_loss`.
         """
         if step_features is None:
-            step_features = self.features(input_ids, attention_mask, position_ids, step_ends)
+            step_features = self.features(
+                input_ids=input_ids,
+                step_ends=step_ends,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                subtree_ends=subtree_ends,
+            )
         logits = self.head(step_features)
         loss = None
         if labels is not None:
@@ -298,14 +294,20 @@ class ProcessRewardModel(PreTrainedModel):
 
     def features(
         self,
+        *,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
         step_ends: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        subtree_ends: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Backbone states at step ends, (n_traces, n_steps, hidden_size); rows of `step_ends` -1 hold any
-        state.
+        """Backbone states at step ends, (n_traces, n_steps, hidden_size), from the inputs of `forward`; rows
+        of `step_ends` -1 hold any state.
         """
+        if subtree_ends is not None:
+            if not self.reads_trees:
+                raise ValueError("this backbone reads no token trees; collate with share=False")
+            attention_mask = TreeMask(subtree_ends.view(-1)).as_argument()
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.backbone != "frozen"):
             hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
@@ -339,6 +341,8 @@ class ProcessRewardModel(PreTrainedModel):
             base: a Hub id, a folder, or a loaded transformers model; of a model with a head of its own
                 (causal LM, token classification) the headless part is taken.
             backbone: frozen, lora, qlora or full; lora and qlora want `peft_config`.
+            attn_implementation: one of transformers'. By default the backbone reads token trees if it can
+                (`reads_trees`); any choice made here, "sdpa" too, gives each trace a row of its own.
             backbone_layers: keep only the first so many layers. The middle of a decoder often says more about
                 a step than its end, which is about the next token; and half the layers cost half the time.
             config: further fields of `ProcessRewardConfig` (`loss`, `head_hidden_size`, …).
@@ -381,6 +385,8 @@ class ProcessRewardModel(PreTrainedModel):
             "backbone_dtype": str(dtype if backbone == "qlora" else model.dtype).removeprefix("torch."),
             "score_kind": SCORE_KINDS[config.get("loss", "bce")],
         }
+        if attn_implementation is None:
+            _read_trees(model)
         if backbone == "frozen":
             model.requires_grad_(False)
         elif peft_config is not None:
@@ -455,6 +461,8 @@ class ProcessRewardModel(PreTrainedModel):
                 f"the checkpoint {folder} was trained on one with {config.hidden_size}; give that one as "
                 "base_model_name_or_path (--base-model)"
             )
+        if attn_implementation is None:
+            _read_trees(model)
         with _readable(folder):
             if config.backbone in ("lora", "qlora"):
                 from peft import PeftModel
@@ -656,6 +664,24 @@ def _worth_reporting(record: logging.LogRecord) -> bool:
     """Not the report of a load that only left weights over: every causal LM has a vocabulary head."""
     message = record.getMessage()
     return "LOAD REPORT" not in message or "MISSING" in message or "MISMATCH" in message
+
+
+def _read_trees(model: PreTrainedModel) -> None:
+    """Let the backbone's attention be `prm.modeling.tree_attention`, if that is all that tells it who sees
+    whom: full attention in every layer, of the common kind.
+
+    Models outside transformers' common attention interface (ALiBi, state-space layers) read the order of the
+    tokens from elsewhere than mask and positions; sliding windows count tokens in the row; and capped scores
+    are no softmax that blocks could be put together to.
+    """
+    config = model.config
+    kinds = getattr(config, "layer_types", None)
+    full = (
+        all(kind == "full_attention" for kind in kinds) if kinds else not getattr(config, "sliding_window", 0)
+    )
+    common = getattr(model, "_supports_attention_backend", False) and config._attn_implementation == "sdpa"
+    if full and common and not getattr(config, "attn_logit_softcapping", None):
+        model.set_attn_implementation(ATTENTION)
 
 
 def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:

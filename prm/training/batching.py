@@ -21,10 +21,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from prm.traces.encoding import EncodedTrace
 from prm.traces.trace import Trace
-from prm.traces.tree import collate, merge, pack
+from prm.traces.tree import collate, padded_labels, plan_forwards
 
 #: What a backbone reads of a forward.
-INPUTS = ("input_ids", "attention_mask", "position_ids", "step_ends")
+INPUTS = ("input_ids", "attention_mask", "position_ids", "step_ends", "subtree_ends")
+
+
+#: Traces of which a head reads the features at once where it is measured.
+FEATURE_BATCH = 256
 
 
 class EncodedTraces(Dataset):
@@ -104,33 +108,28 @@ class EpochLoader(DataLoader):
 class Forwards:
     """All forwards over a data set, each trace in one of them.
 
-    `forwards[k]` is put together when it is its turn (a tree mask is quadratic in its tokens); its `index`
-    numbers the traces as the data set does.
+    `forwards[k]` is put together when it is its turn; its `index` numbers the traces as the data set does.
     """
 
     def __init__(self, dataset: EncodedTraces, *, pad_id: int, max_tokens: int, share: bool) -> None:
-        self.dataset, self.pad_id = dataset, pad_id
-        # Neighbours share prefixes, and a data set need not hold the traces of a question together.
-        self.order = sorted(range(len(dataset)), key=lambda i: dataset.traces[i].question_key)
-        self.ordered = [dataset.traces[i] for i in self.order]
-        self.rows: list[Any]
+        self.dataset, self.pad_id, self.share = dataset, pad_id, share
+        self.planned: list[Any]
         if dataset.features is None:
-            self.rows = pack(merge(self.ordered, max_tokens=max_tokens, share=share), max_tokens)
+            self.planned = plan_forwards(dataset.traces, max_tokens=max_tokens, share=share)
         else:
-            self.rows = [range(k, min(k + 256, len(dataset))) for k in range(0, len(dataset), 256)]
+            n = len(dataset)
+            self.planned = [range(k, min(k + FEATURE_BATCH, n)) for k in range(0, n, FEATURE_BATCH)]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.planned)
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
-        members = torch.tensor(self.order)
-        if self.dataset.features is None:
-            forward = collate(self.rows[k], self.ordered, self.pad_id)
-        else:
-            features = [self.dataset.features[self.order[m]] for m in self.rows[k]]
-            forward = feature_batch([self.ordered[m] for m in self.rows[k]], features)
-            members = members[self.rows[k].start :]
-        return forward | {"index": members[forward["index"]]}
+        dataset = self.dataset
+        if dataset.features is None:
+            return collate(self.planned[k], dataset.traces, self.pad_id, share=self.share)
+        members = self.planned[k]
+        forward = feature_batch([dataset.traces[m] for m in members], [dataset.features[m] for m in members])
+        return forward | {"index": torch.tensor(members)}
 
 
 class ForwardCollator:
@@ -149,8 +148,8 @@ class ForwardCollator:
         if items[0][1] is not None:
             forwards = [feature_batch(traces, [feature for _, feature in items])]
         else:
-            trees = merge(traces, max_tokens=self.max_tokens, share=self.share)
-            forwards = [collate(rows, traces, self.pad_id) for rows in pack(trees, self.max_tokens)]
+            planned = plan_forwards(traces, max_tokens=self.max_tokens, share=self.share)
+            forwards = [collate(trees, traces, self.pad_id, share=self.share) for trees in planned]
         return {"forwards": forwards, "labels": torch.cat([f["labels"].flatten() for f in forwards])}
 
 
@@ -160,12 +159,8 @@ def feature_batch(
     """`step_features` (n_traces, n_steps, hidden_size), `labels` and `index`: the inputs of a head-only
     forward.
     """
-    labels = [
-        torch.tensor([-100.0 if label is None else float(label) for label in trace.labels])
-        for trace in traces
-    ]
     return {
         "step_features": torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True),
-        "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100.0),
+        "labels": padded_labels(traces),
         "index": torch.arange(len(traces)),
     }

@@ -51,7 +51,9 @@ def add_features(
         model.eval()
         for k in bar:
             inputs = forwards[k]
-            states = model.features(**{key: inputs[key].to(model.device) for key in INPUTS}).cpu()
+            states = model.features(
+                **{key: inputs[key].to(model.device) for key in INPUTS if key in inputs}
+            ).cpu()
             for member, row in zip(inputs["index"].tolist(), states, strict=True):
                 parts.append((member, row[: lengths[member]].clone()))
         if state.num_processes > 1:
