@@ -168,6 +168,13 @@ class PRMConfig(TrainingArguments):
     max_tokens_per_batch: int = field(
         default=4096, metadata={"help": "Tokens of one forward; splits a batch without changing its loss."}
     )
+    features_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the states of a frozen backbone are kept; runs that name one folder share them. "
+            "Default: features in output_dir."
+        },
+    )
     step_separator: str = field(
         default="\n", metadata={"help": "Text after each step; its last token is scored."}
     )

@@ -508,42 +508,6 @@ def test_a_frozen_backbone_runs_once(make_trainer, tmp_path):
     assert_same(trained(again), trained(cached))
 
 
-@pytest.mark.parametrize("harm", ["truncated", "emptied", "of other traces"])
-def test_a_broken_feature_file_is_made_anew(make_trainer, tmp_path, harm):
-    trainer = make_trainer("frozen")
-    trainer.get_train_dataloader()
-    (file,) = (tmp_path / "run" / "features").iterdir()
-    good = file.read_bytes()
-    if harm == "of other traces":
-        other = make_trainer("frozen", train=make_traces(3))
-        other.get_train_dataloader()
-        (new,) = [f for f in file.parent.iterdir() if f != file]
-        shutil.copy(new, file)
-    else:
-        file.write_bytes(good[: len(good) // 2] if harm == "truncated" else b"")
-    again = make_trainer("frozen")
-    calls = count_calls(again)
-    again.get_train_dataloader()
-    assert calls and file.read_bytes() == good
-    for one, other in zip(again.train_dataset.features, trainer.train_dataset.features, strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("change", ["weights", "traces", "separator"])
-def test_features_of_another_backbone_or_data_set_are_never_used(make_trainer, tmp_path, change):
-    make_trainer("frozen").get_train_dataloader()
-    options = {"traces": {"train": make_traces(8, seed=1)}, "separator": {"step_separator": "\n\n"}}.get(
-        change, {}
-    )
-    trainer = make_trainer("frozen", **options)
-    if change == "weights":
-        trainer.model.backbone.layers[1].mlp.up_proj.weight.data += 1
-    calls = count_calls(trainer)
-    trainer.get_train_dataloader()
-    assert calls
-    assert len(list((tmp_path / "run" / "features").iterdir())) == 2
-
-
 # The best checkpoint
 
 

@@ -1,10 +1,14 @@
-"""A frozen backbone runs once, not once an epoch.
+"""A frozen backbone reads each trace once: not once an epoch, and not once a run.
 
 What the head reads of a frozen backbone never changes, so the states at the step ends are computed once
-(through token trees, each process a share) and training, evaluation during training and resuming read them
-from then on. The file they are kept in is named by a fingerprint of everything they depend on: the base
-model, its dtype, and the token ids and step ends themselves. Another prompt, tokenizer or data set is another
-name; a stale file cannot be used.
+(through token trees, each process a share) and kept in shards: safetensors files that training maps into
+memory and reads from then on, any number of epochs, heads and losses long. Evaluation and resuming read them,
+too, and so do other runs that are given the same `features_dir`.
+
+A trace is found by its token ids and step ends, in the folder of a backbone that is named by a fingerprint of
+its configuration and all its weights. So another prompt, tokenizer, step separator or backbone finds nothing,
+and a new data set computes only what is new in it. Each shard carries a checksum; one that is broken or cut
+off is computed anew, and a run that was killed goes on behind its last whole shard.
 """
 
 from __future__ import annotations
@@ -12,85 +16,183 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from prm.errors import InputError
 from prm.modeling.process_reward_model import ProcessRewardModel
+from prm.traces.encoding import EncodedTrace
 from prm.training.batching import INPUTS, EncodedTraces, Forwards
 
+#: A shard is written when it has so many bytes, or so many seconds were worked for it.
+SHARD_BYTES, SHARD_SECONDS = 64 << 20, 60.0
+KEY_BYTES = 16
 
-@torch.no_grad()
-def add_features(
-    dataset: EncodedTraces,
-    model: ProcessRewardModel,
-    *,
-    folder: Path,
-    pad_id: int,
-    max_tokens: int,
-    share: bool,
-    progress: bool = True,
-) -> None:
-    """Set `dataset.features`: (n_steps, hidden_size) for each trace, in the backbone's dtype, on the CPU."""
-    if dataset.features is not None or not len(dataset):
-        return
-    state = PartialState()
-    file = folder / f"{_fingerprint(dataset, model)}.safetensors"
-    lengths = [len(trace.step_ends) for trace in dataset.traces]
-    flat = _read(file, rows=sum(lengths))
-    if flat is None:
-        forwards = Forwards(dataset, pad_id=pad_id, max_tokens=max_tokens, share=share)
-        parts: list[tuple[int, torch.Tensor]] = []
-        mine = range(state.process_index, len(forwards), state.num_processes)
-        bar = tqdm(mine, desc="features", unit="batch", disable=not (progress and state.is_main_process))
-        model.eval()
-        for k in bar:
+States = dict[bytes, torch.Tensor]  # (n_steps, hidden_size) of a trace, by its key
+
+
+class FeatureStore:
+    """The states of one frozen backbone in one folder.
+
+    Args:
+        folder: where shards are kept; several runs may share it, at the same time, too.
+        pad_id, max_tokens, share: how forwards are made, see `Forwards`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: ProcessRewardModel,
+        *,
+        pad_id: int,
+        max_tokens: int,
+        share: bool,
+        progress: bool = True,
+    ) -> None:
+        self.model = model
+        self.folder = folder / fingerprint(model)
+        self.pad_id, self.max_tokens, self.share, self.progress = pad_id, max_tokens, share, progress
+
+    def add_to(self, dataset: EncodedTraces) -> None:
+        """Set `dataset.features`: (n_steps, hidden_size) for each trace, in the backbone's dtype, on the CPU.
+
+        Every process must call it. What is not known yet is computed.
+        """
+        if dataset.features is not None or not len(dataset):
+            return
+        state = PartialState()
+        keys = [trace_key(trace) for trace in dataset.traces]
+        wanted = dict(zip(keys, dataset.traces, strict=True))
+        known = self._read(wanted)
+        state.wait_for_everyone()  # all look before one writes: they must agree on what is missing
+        missing = {key: trace for key, trace in wanted.items() if key not in known}
+        if missing:
+            self._compute(missing, rank=state.process_index, processes=state.num_processes)
+            state.wait_for_everyone()
+            known |= self._read(missing)
+            # Of processes that do not see each other's files, each needs all states for itself.
+            missing = {key: trace for key, trace in missing.items() if key not in known}
+            if missing:
+                self._compute(missing, rank=0, processes=1)
+                known |= self._read(missing)
+        dataset.features = [known[key] for key in keys]
+
+    @torch.no_grad()
+    def _compute(self, traces: dict[bytes, EncodedTrace], *, rank: int, processes: int) -> None:
+        keys = list(traces)
+        forwards = Forwards(
+            EncodedTraces(list(traces.values())),
+            pad_id=self.pad_id,
+            max_tokens=self.max_tokens,
+            share=self.share,
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"features_dir {self.folder} cannot be made ({error.strerror})") from error
+        self.model.eval()
+        states: States = {}
+        size, since = 0, time.monotonic()
+        mine = range(rank, len(forwards), processes)
+        for k in tqdm(mine, desc="features", unit="batch", disable=not (self.progress and rank == 0)):
             inputs = forwards[k]
-            states = model.features(
-                **{key: inputs[key].to(model.device) for key in INPUTS if key in inputs}
-            ).cpu()
-            for member, row in zip(inputs["index"].tolist(), states, strict=True):
-                parts.append((member, row[: lengths[member]].clone()))
-        if state.num_processes > 1:
-            parts = gather_object(parts)
-        flat = torch.cat([row for _, row in sorted(parts, key=lambda part: part[0])])
-        if state.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            save_file({"features": flat}, partial)
+            wanted = {name: inputs[name].to(self.model.device) for name in INPUTS if name in inputs}
+            rows = self.model.features(**wanted).cpu()
+            for member, row in zip(inputs["index"].tolist(), rows, strict=True):
+                key = keys[member]
+                states[key] = row[: len(traces[key].step_ends)]
+                size += states[key].nbytes
+            if size > SHARD_BYTES or time.monotonic() > since + SHARD_SECONDS:
+                self._write(states)
+                states, size, since = {}, 0, time.monotonic()
+        if states:
+            self._write(states)
+
+    def _write(self, states: States) -> None:
+        keys = b"".join(states)
+        tensors = {
+            "features": torch.cat(list(states.values())),
+            "keys": torch.from_numpy(np.frombuffer(keys, dtype=np.uint8).copy()).view(-1, KEY_BYTES),
+            "steps": torch.tensor([len(rows) for rows in states.values()]),
+        }
+        file = self.folder / f"{hashlib.blake2b(keys, digest_size=12).hexdigest()}.safetensors"
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        try:
+            save_file(tensors, partial, metadata={"checksum": _checksum(tensors)})
             os.replace(partial, file)
-    dataset.features = list(flat.split(lengths))
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"cannot keep features in {self.folder} ({error}); make room, or give another features_dir; "
+                "what is there already will not be computed again"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _read(self, wanted: dict[bytes, EncodedTrace]) -> States:
+        """What the shards have of the wanted traces, as views into mapped files."""
+        found: States = {}
+        for file in sorted(self.folder.glob("*.safetensors")):
+            found |= {key: rows for key, rows in _states(file) if key in wanted}
+        return found
 
 
-def _read(file: Path, *, rows: int) -> torch.Tensor | None:
-    """The features in `file`; None where there is none, or a broken one, which is then written anew."""
+def _states(file: Path) -> Iterator[tuple[bytes, torch.Tensor]]:
+    """The traces of a shard; none of a broken one."""
     try:
-        flat = load_file(file)["features"] if file.exists() else None
-    except (SafetensorError, KeyError, OSError):
-        return None
-    return flat if flat is not None and len(flat) == rows else None
+        with safe_open(file, framework="pt") as shard:
+            tensors = {name: shard.get_tensor(name) for name in ("features", "keys", "steps")}
+            whole = (shard.metadata() or {}).get("checksum") == _checksum(tensors)
+    except (SafetensorError, OSError):
+        return
+    if whole:
+        keys = (bytes(key) for key in tensors["keys"].numpy())
+        yield from zip(keys, tensors["features"].split(tensors["steps"].tolist()), strict=True)
 
 
-def _fingerprint(dataset: EncodedTraces, model: ProcessRewardModel) -> str:
-    digest = hashlib.sha256()
-    config = model.config
-    about = [
-        config.base_model_name_or_path,
-        config.base_model_revision,
-        config.base_config,
-        config.backbone_dtype,
-    ]
-    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    # Base models in local folders have no revision: a few of the weights tell one training state from
-    # another.
+def trace_key(trace: EncodedTrace) -> bytes:
+    """What the states of a trace depend on, besides the backbone: its tokens and where its steps end."""
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for numbers in (trace.step_ends, trace.input_ids):
+        digest.update(np.array([len(numbers), *numbers], dtype="<i8").tobytes())
+    return digest.digest()
+
+
+def fingerprint(model: ProcessRewardModel) -> str:
+    """A name for a backbone: its configuration and every one of its weights.
+
+    Some 2 GB a second are hashed; the weights of a base model in a local folder may change without its name.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    config = {
+        name: value for name, value in model.config.base_config.items() if name != "transformers_version"
+    }
+    digest.update(json.dumps([config, model.config.backbone_layers], sort_keys=True, default=str).encode())
     for name, weight in sorted(model.backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().flatten()[:16].float().cpu().numpy().tobytes())
-    for trace in dataset.traces:
-        digest.update(json.dumps([trace.input_ids, trace.step_ends]).encode())
-    return digest.hexdigest()[:32]
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def spread(rows: Sequence[torch.Tensor], most: int) -> torch.Tensor:
+    """Some `most` rows out of all, evenly spread, as one tensor."""
+    every = -(-sum(map(len, rows)) // most)
+    return torch.cat(list(rows[::every]))

@@ -58,7 +58,7 @@ from prm.training.batching import (
     QuestionBatches,
 )
 from prm.training.callbacks import PRMProgressCallback, PRMTensorBoardCallback
-from prm.training.features import add_features
+from prm.training.features import FeatureStore, spread
 
 #: Stands in a checkpoint folder from the first moment on, and at last is renamed to `COMPLETE_FILE`. A folder
 #: with the first is half a checkpoint and is cleared away, one with neither is not ours and is not touched.
@@ -66,6 +66,8 @@ INCOMPLETE_FILE, COMPLETE_FILE = "incomplete", "complete.json"
 
 #: How many training traces show the head the scale of its input where the backbone is not frozen.
 STANDARDISE_TRACES = 24
+#: How many states do it where it is frozen, and they are all there.
+STANDARDISE_STEPS = 50_000
 
 #: Fields of `PRMConfig` that the weights depend on; a run does not resume with another value in one of them.
 RUN_FIELDS = (
@@ -142,6 +144,7 @@ class PRMTrainer(Trainer):
         self.pad_id = processing_class.pad_token_id if processing_class.pad_token_id is not None else 0
         self.share_prefixes = model.reads_trees
         self.class_weights: tuple[float, float] | None = None
+        self._store: FeatureStore | None = None
         # Kept out of Trainer's reach: it would treat a bare list as a torch data set of finished examples.
         train, evals = None, None
         if train_dataset is not None:
@@ -192,16 +195,18 @@ class PRMTrainer(Trainer):
         return EncodedTraces([encoded[k] for k in kept], [traces[k] for k in kept])
 
     def _add_features(self, dataset: EncodedTraces) -> None:
-        if self.model.config.backbone == "frozen":
-            add_features(
-                dataset,
+        if self._prm.config.backbone != "frozen":
+            return
+        if self._store is None:
+            self._store = FeatureStore(
+                Path(self.args.features_dir or Path(self.args.output_dir) / "features"),
                 self._prm,
-                folder=Path(self.args.output_dir) / "features",
                 pad_id=self.pad_id,
                 max_tokens=self.args.max_tokens_per_batch,
                 share=self.share_prefixes,
                 progress=not self.args.disable_tqdm,
             )
+        self._store.add_to(dataset)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
@@ -546,7 +551,7 @@ class PRMTrainer(Trainer):
         """Show the head the scale of its input: all frozen features, or those of a sample before training."""
         self._add_features(self.train_dataset)
         if self.train_dataset.features is not None:
-            self._prm.head.standardise(torch.cat(self.train_dataset.features))
+            self._prm.head.standardise(spread(self.train_dataset.features, STANDARDISE_STEPS))
             return
         if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up: they run inside its engine only
             return
