@@ -1,7 +1,8 @@
 """Scores for traces: `Scorer` in Python, `prm score` on the command line.
 
 A trace's scores depend on its prompt and its own steps alone: neither on what else is in its batch (traces
-that share a prefix share its computation, which changes nothing) nor on its later steps.
+that share a prefix share its computation, which changes nothing) nor on its later steps. Answers that are
+still being written are scored step by step with `Scorer.start`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from prm.inference.branches import Branch, Branches
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.traces.encoding import Encoder
 from prm.traces.formats import load_traces, write_traces
@@ -36,7 +38,11 @@ class Scorer:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_tokens_per_batch: int = 8192,
+        cache_bytes: int = 2 << 30,
     ) -> None:
+        """`max_tokens_per_batch` bounds one forward of `score`, `cache_bytes` the keys and values that the
+        branches of `start` keep in memory.
+        """
         config = model.config
         self.model = model.eval()
         self.max_tokens_per_batch = max_tokens_per_batch
@@ -49,6 +55,7 @@ class Scorer:
             prompt_version=config.prompt_version,
             longest=model.longest,
         )
+        self.branches = Branches(self.model, self.encoder, pad_id=self.pad_id, cache_bytes=cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -59,6 +66,7 @@ class Scorer:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         max_tokens_per_batch: int = 8192,
+        cache_bytes: int = 2 << 30,
         **kwargs: Any,
     ) -> Scorer:
         """Load a checkpoint folder or Hub id onto `device`: the accelerator where there is one, else the CPU.
@@ -76,7 +84,17 @@ class Scorer:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         if model.config.backbone != "qlora":  # bitsandbytes places its own weights
             model.to(device)
-        return cls(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch)
+        return cls(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, cache_bytes=cache_bytes)
+
+    def start(self, prompt: Trace) -> Branch:
+        """Begin an answer that is scored while it is written (see `prm.inference.branches`): the question and
+        schema of `prompt`, and the steps that it has already.
+        """
+        return self.branches.start(prompt)
+
+    def extend(self, steps: Sequence[tuple[Branch, str]]) -> list[float]:
+        """Add a step to each of several branches, in one forward; the score of each."""
+        return self.branches.extend(steps)
 
     @torch.inference_mode()
     def score(

@@ -126,15 +126,18 @@ class Encoder:
         return encoded
 
     def _encode(self, trace: Trace) -> EncodedTrace:
-        ids = list(self._prompt_ids(trace))
+        ids = list(self.prompt_ids(trace))
         ends = []
         for step in trace.steps:
-            ids += self._ids(step.text)
-            ids += self._separator
+            ids += self.step_ids(step.text)
             ends.append(len(ids) - 1)
         return EncodedTrace(ids, ends, trace.labels, trace.question_key)
 
-    def _prompt_ids(self, trace: Trace) -> list[int]:
+    def step_ids(self, text: str) -> list[int]:
+        """The tokens of a step, its separator included."""
+        return self._ids(text) + self._separator
+
+    def prompt_ids(self, trace: Trace) -> list[int]:
         """The prompt, cut by question alone to the room it has; remembered, as a question has many traces."""
         text = prompt_text(trace)
         verbatim = isinstance(trace.extra.get("prompt"), str)
@@ -156,6 +159,8 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         if text not in self._pieces:
+            if len(self._pieces) > 10_000:
+                self._pieces.clear()
             self._tokenize([text])
         return self._pieces[text]
 
