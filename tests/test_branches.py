@@ -73,7 +73,8 @@ def test_a_search_has_the_same_scores_whatever_memory_it_has(make_model, tokeniz
     enough = Scorer(make_model("qwen3"), tokenizer)
     least = count_tokens(enough)
     guided(enough, seed)
-    assert (sum(read) > sum(least)) == (cache_bytes < 1 << 30)
+    assert sum(read) == sum(least) if cache_bytes == 1 << 30 else sum(read) >= sum(least)
+    assert cache_bytes > 30_000 or sum(read) > sum(least)
     for branch in branches:
         assert branch.scores == pytest.approx(whole(scorer, branch), abs=1e-5)
 

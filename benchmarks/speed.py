@@ -1,0 +1,505 @@
+"""How fast: training, features, scoring and guided scoring, beside plain rows and the hardware's limit.
+
+    python benchmarks/speed.py [--quick] [--root SPIDER_FOLDER] --json FILE [--plot docs/speed.png]
+        [--peer "trl-env/bin/python trl_prm_peer.py"]
+
+Every figure is measured in a process of its own, the two sides of a row one right after the other.
+
+* *Ours* is the toolkit as it is: token trees, kept features, branches.
+* *plain* is what a careful user would write: one sequence a trace, by transformers' sdpa, in batches sorted
+  by length; a frozen backbone runs in every epoch; each prefix is scored anew. Same model, data, precision.
+* *TRL* is its last PRMTrainer, by a peer script with the command line of `benchmarks/trl_peer.py` (and
+  `--mode frozen`), in an interpreter that has it. In bfloat16 it keeps float32 weights under autocast, as it
+  is used; ours and plain keep bfloat16 weights.
+* The *limit* is the number of distinct tokens by the best rate at which this backbone reads any plain batch
+  here (forward, or with LoRA forward and backward): what computes every token once cannot be faster.
+
+Without `--root` the starter corpus is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prm.traces.formats import load_traces, write_traces
+from prm.traces.trace import Step, Trace
+
+MODEL = "models/smollm2-135m"
+#: As in the Makefile: memory that is given back and asked for again costs more than arithmetic.
+MALLOC = {
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+}
+BATCH = 8  # traces of an optimiser step, ours and TRL's
+PREFIXES = {"steps": 8, "branches": 4}
+COLUMNS = (
+    "work", "against", "dtype", "prompt tokens", "traces a question", "s", "other s", "ratio", "of limit",
+    "peak MiB", "other MiB",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer traces and shapes; within 15 minutes")
+    parser.add_argument("--root", help="Spider folder; default: the starter corpus")
+    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--plot", type=Path, help="picture of the growth (needs matplotlib)")
+    parser.add_argument("--peer", help="command of the TRL peer: its interpreter and script")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one measurement, in this process
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(json.loads(args.measure))))
+        return
+    if args.json is None:
+        parser.error("--json FILE is missing")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        rows = list(bench.quick_rows() if args.quick else bench.all_rows())
+    report = {"machine": machine(), "model": args.model, "rows": rows}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        plot(rows, args.plot)
+
+
+class Bench:
+    """The measurements of one call of the benchmark."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        self.rates: dict[tuple[str, str], float] = {}
+        self.questions = built(args.root, folder, limit=60 if args.quick else 300)
+        print("|", " | ".join(COLUMNS), "|\n" + "|---" * len(COLUMNS) + "|", flush=True)
+
+    def quick_rows(self) -> Iterator[dict[str, Any]]:
+        for dtype in ("float32", "bfloat16"):
+            yield from self.race("scoring", dtype, questions=2, traces=16, prompt=500)
+            yield from self.race("incremental", dtype, questions=2, traces=1, prompt=500)
+            yield from self.race("lora", dtype, questions=3, traces=8)
+            yield from self.race("frozen", dtype, questions=3, traces=8)
+
+    def all_rows(self) -> Iterator[dict[str, Any]]:
+        for dtype in ("float32", "bfloat16"):
+            yield from self.race("lora", dtype, questions=12, traces=8)
+            yield from self.race("frozen", dtype, questions=12, traces=8)
+            for prompt in (500, 1000):
+                yield from self.race("scoring", dtype, questions=6, traces=16, prompt=prompt)
+            yield from self.race("incremental", dtype, questions=4, traces=1, prompt=500)
+        for traces in (1, 2, 4, 8, 16, 32):
+            questions = {1: 32, 2: 16, 4: 12, 8: 8, 16: 4, 32: 2}[traces]
+            yield from self.race("scoring", "float32", questions=questions, traces=traces, prompt=500)
+        for prompt in (200, 1000, 2000, 4000):
+            yield from self.race("scoring", "float32", questions=2, traces=8, prompt=prompt)
+        for traces in (1, 2, 4, 16):
+            yield from self.race("lora", "bfloat16", questions=max(2, 32 // traces), traces=traces)
+
+    def race(
+        self, work: str, dtype: str, *, questions: int, traces: int, prompt: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of one work: against plain, and against TRL where it does such work."""
+        data = self.folder / f"{work}-{questions}-{traces}-{prompt}.jsonl"
+        if not data.exists():
+            write_traces(self.choose(work, questions, traces, prompt), data)
+        spec = {"work": work, "dtype": dtype, "model": self.args.model, "data": str(data), "rows": False}
+        ours, plain = self.run(spec), self.run(spec | {"rows": True})
+        kind = "lora" if work == "lora" else "forward"
+        if (kind, dtype) not in self.rates:
+            rate = self.run({"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model})
+            self.rates[kind, dtype] = rate["tokens_per_second"]
+        row = {
+            "work": work,
+            "against": "plain",
+            "dtype": dtype,
+            "prompt_tokens": ours["prompt_tokens"],
+            "traces_per_question": traces,
+            "traces": ours["traces"],
+            "tokens": ours["tokens"],
+            "distinct_tokens": ours["distinct_tokens"],
+            "seconds": ours["seconds"],
+            "other_seconds": plain["seconds"],
+            "limit_seconds": ours["distinct_tokens"] / self.rates[kind, dtype],
+            "peak_mib": ours["peak_mib"],
+            "other_peak_mib": plain["peak_mib"],
+        }
+        yield finished(row)
+        if self.args.peer and work in ("lora", "frozen") and traces == BATCH:
+            peer = self.peer(work, dtype, data)
+            yield finished(row | {"against": "TRL", **peer})
+
+    def choose(self, work: str, questions: int, traces: int, prompt: int | None) -> list[Trace]:
+        """So many traces of so many questions, under prompts of at least `prompt` tokens."""
+        wanted = [group for group in self.questions if len(group) >= traces]
+        # The schemas of the largest row are those of the smallest, too: questions are taken in one order.
+        chosen = [trace for group in wanted[:questions] for trace in group[:traces]]
+        if len(chosen) < questions * traces:
+            raise SystemExit(f"only {len(wanted)} questions have {traces} traces; build more")
+        if work == "incremental":
+            chosen = [replace(trace, steps=steps_to_take(self.questions, trace)) for trace in chosen]
+        return chosen if prompt is None else lengthened(chosen, self.questions, prompt, self.args.model)
+
+    def run(self, spec: dict[str, Any]) -> dict[str, Any]:
+        command = [sys.executable, __file__, "--measure", json.dumps(spec)]
+        done = subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | MALLOC,
+        )
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def peer(self, work: str, dtype: str, data: Path) -> dict[str, Any]:
+        """What TRL's trainer takes for the same rows: same prompt text, batch, epochs, precision."""
+        with_prompts = data.with_suffix(".prompts.jsonl")
+        if not with_prompts.exists():
+            from prm.traces.prompting import prompt_text
+
+            rows = [trace.to_dict() | {"prompt": prompt_text(trace)} for trace in load_traces(data)]
+            with_prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        words = {
+            "model": self.args.model, "train": with_prompts, "prompt-field": "prompt", "mode": work,
+            "lr": 1e-4, "epochs": epochs(work), "batch": BATCH, "max-length": 8192,
+        }  # fmt: skip
+        command = [*shlex.split(self.args.peer), *(w for k, v in words.items() for w in (f"--{k}", str(v)))]
+        command += ["--fp32"] if dtype == "float32" else []
+        # The peak is that of the peer's own process.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        done = subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | MALLOC,
+        )
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        seconds = json.loads(done.stdout.strip().splitlines()[-1])["train_s"]
+        return {"other_seconds": seconds, "other_peak_mib": round(peak / 1024) if peak > before else None}
+
+
+def finished(row: dict[str, Any]) -> dict[str, Any]:
+    row |= {
+        "ratio": row["other_seconds"] / row["seconds"],
+        "share_of_limit": row["limit_seconds"] / row["seconds"],
+    }
+    row = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+    cells = [
+        row["work"], row["against"], row["dtype"], row["prompt_tokens"], row["traces_per_question"],
+        f"{row['seconds']:.1f}", f"{row['other_seconds']:.1f}", f"{row['ratio']:.1f}x",
+        f"{row['share_of_limit']:.0%}", row["peak_mib"], row["other_peak_mib"],
+    ]  # fmt: skip
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
+    return row
+
+
+def epochs(work: str) -> int:
+    return 5 if work == "frozen" else 1
+
+
+# --- data ---
+
+
+def built(root: str | None, folder: Path, limit: int) -> list[list[Trace]]:
+    """Traces of each question, in a seeded order of the questions; up to 32 of each."""
+    if root is None:
+        root = str(folder / "corpus")
+        subprocess.run([sys.executable, "examples/starter/make.py", "--output", root], check=True)
+    output = folder / "built.jsonl"
+    words = ["--layout", "spider", "--root", root, "--split", "train", "--output", str(output)]
+    words += [
+        "--right-per-question",
+        "8",
+        "--wrong-per-question",
+        "32",
+        "--limit",
+        str(limit),
+        "--workers",
+        "2",
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "prm.cli", "build", *words],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    groups: dict[str, list[Trace]] = {}
+    for trace in load_traces(output):
+        groups.setdefault(trace.question_key, []).append(trace)
+    questions = list(groups.values())
+    random.Random(0).shuffle(questions)
+    for group in questions:
+        random.Random(0).shuffle(group)  # right and wrong ones, near and far ones
+    return questions
+
+
+def lengthened(
+    traces: Sequence[Trace], questions: Sequence[list[Trace]], tokens: int, model: str
+) -> list[Trace]:
+    """Schemas with tables of other databases, until a prompt has so many tokens, as warehouses have them; of
+    schemas that are too long the last tables go."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    others = list(dict.fromkeys(line for group in questions for line in (group[0].schema or "").splitlines()))
+    longer: dict[str, str] = {}
+    for trace in traces:
+        if trace.schema in longer:
+            continue
+        lines = list(dict.fromkeys([*(trace.schema or "").splitlines(), *others]))
+        size, kept = 0, []
+        for line in lines:
+            size += len(tokenizer(line + "\n")["input_ids"])
+            kept.append(line)
+            if size >= tokens:
+                break
+        longer[trace.schema or ""] = "\n".join(kept)
+    return [replace(trace, schema=longer[trace.schema or ""]) for trace in traces]
+
+
+def steps_to_take(questions: Sequence[list[Trace]], trace: Trace) -> list[Step]:
+    """Steps for a search over this question: those of its traces, then of others, each once."""
+    group = next(g for g in questions if g[0].question_key == trace.question_key)
+    texts = dict.fromkeys(step.text for t in [*group, *(g[0] for g in questions)] for step in t.steps)
+    return [Step(text) for text in list(texts)[: PREFIXES["steps"] * PREFIXES["branches"]]]
+
+
+# --- one measurement, in a process of its own ---
+
+
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    torch.manual_seed(0)
+    if spec["work"] == "rate":
+        return best_rate(spec)
+    traces = load_traces(spec["data"])
+    works: dict[str, Callable[..., tuple[float, int, int]]] = {
+        "scoring": scoring, "incremental": incremental, "lora": training, "frozen": training
+    }  # fmt: skip
+    seconds, tokens, distinct = works[spec["work"]](spec, traces)
+    encoder = scorer_of(spec | {"rows": True}, load=False)
+    prompts = [len(encoder.prompt_ids(trace)) for trace in traces]
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "distinct_tokens": distinct,
+        "traces": len(traces),
+        "prompt_tokens": round(sum(prompts) / len(prompts)),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def model_of(spec: dict[str, Any], backbone: str = "frozen") -> Any:
+    from peft import LoraConfig
+
+    from prm.modeling import ProcessRewardModel
+
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if backbone == "lora" else None
+    return ProcessRewardModel.from_backbone(
+        spec["model"],
+        backbone=backbone,
+        dtype=spec["dtype"],
+        peft_config=lora,
+        attn_implementation="sdpa" if spec.get("rows") else None,
+        max_trace_length=8192,
+        max_completion_length=2048,
+    )
+
+
+def scorer_of(spec: dict[str, Any], load: bool = True) -> Any:
+    """A `Scorer`, or its `Encoder` alone."""
+    from transformers import AutoTokenizer
+
+    from prm.inference.scoring import Scorer
+    from prm.traces.encoding import Encoder
+
+    tokenizer = AutoTokenizer.from_pretrained(spec["model"])
+    if not load:
+        return Encoder(tokenizer, max_length=8192, max_completion_length=2048)
+    return Scorer(model_of(spec), tokenizer, max_tokens_per_batch=4096)
+
+
+def count(encoded: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tuple[int, int]:
+    """(tokens, distinct tokens within each part)."""
+    from prm.traces.tree import plan_forwards
+
+    trees = (plan_forwards(part, max_tokens=None) for part in parts)
+    return sum(len(e.input_ids) for e in encoded), sum(
+        len(t) for forwards in trees for f in forwards for t in f
+    )
+
+
+def scoring(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:
+    scorer = scorer_of(spec)
+    scorer.score(traces[:2])
+    start = time.perf_counter()
+    scorer.score(traces)
+    seconds = time.perf_counter() - start
+    encoded = scorer.encoder.encode(traces, drop_long=False)
+    return seconds, *count(encoded, [encoded])
+
+
+def incremental(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:
+    """A beam search: each branch takes a step, then the better half is forked over the worse half."""
+    scorer, n = scorer_of(spec), PREFIXES["branches"]
+    scorer.score([replace(traces[0], steps=traces[0].steps[:1])])
+    prefixes: list[Trace] = []
+    start = time.perf_counter()
+    for trace in traces:
+        steps = iter(trace.steps)
+        if spec["rows"]:
+            answers: list[list[Step]] = [[] for _ in range(n)]
+            for _ in range(PREFIXES["steps"]):
+                answers = [[*answer, next(steps)] for answer in answers]
+                wanted = [replace(trace, steps=answer) for answer in answers]
+                scorer.score(wanted)
+                prefixes += wanted
+                answers = [*answers[: n // 2], *answers[: n // 2]]
+        else:
+            branches = [scorer.start(replace(trace, steps=[]))]
+            branches += [branches[0].fork() for _ in range(n - 1)]
+            for _ in range(PREFIXES["steps"]):
+                scorer.extend([(branch, next(steps).text) for branch in branches])
+                prefixes += [replace(trace, steps=[Step(s) for s in branch.steps]) for branch in branches]
+                for branch in branches[n // 2 :]:
+                    branch.drop()
+                branches = [*branches[: n // 2], *(branch.fork() for branch in branches[: n // 2])]
+    seconds = time.perf_counter() - start
+    encoded = scorer.encoder.encode(prefixes, drop_long=False)
+    size = len(prefixes) // len(traces)
+    return seconds, *count(encoded, [encoded[k : k + size] for k in range(0, len(encoded), size)])
+
+
+def training(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:
+    import torch
+    from transformers import AutoTokenizer
+
+    from prm.recipe import PRMConfig
+    from prm.training.trainer import PRMTrainer
+
+    class EveryEpoch(PRMTrainer):
+        """A frozen backbone that runs in every epoch."""
+
+        def _add_features(self, dataset: Any) -> None:
+            pass
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = (EveryEpoch if spec["rows"] else PRMTrainer)(
+            model_of(spec, spec["work"]),
+            PRMConfig(
+                output_dir=folder,
+                num_train_epochs=epochs(spec["work"]),
+                per_device_train_batch_size=BATCH,
+                learning_rate=1e-4,
+                max_length=8192,
+                max_completion_length=2048,
+                bf16=spec["dtype"] == "bfloat16",
+                use_cpu=not torch.accelerator.is_available(),
+                report_to="none",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                seed=0,
+            ),
+            train_dataset=traces,
+            processing_class=AutoTokenizer.from_pretrained(spec["model"]),
+        )
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    encoded = trainer.train_dataset.traces
+    groups: dict[str, list[Any]] = {}
+    for one in encoded:
+        groups.setdefault(one.question_key, []).append(one)
+    # Weights change from step to step, so that only a frozen backbone can share across steps.
+    parts = [encoded] if spec["work"] == "frozen" else list(groups.values())
+    return seconds, *count(encoded, parts)
+
+
+def best_rate(spec: dict[str, Any]) -> dict[str, Any]:
+    """Tokens a second of the best of several plain batches, best of three each."""
+    import torch
+
+    backbone = "lora" if spec["kind"] == "lora" else "frozen"
+    model = model_of(spec | {"rows": True}, backbone)
+    best = 0.0
+    for rows, tokens in ((16, 64), (8, 128), (16, 128), (8, 256)):
+        inputs = {
+            "input_ids": torch.randint(100, 40_000, (rows, tokens)),
+            "attention_mask": torch.ones(rows, tokens, dtype=torch.long),
+            "step_ends": torch.arange(1, rows + 1).unsqueeze(1) * tokens - 1,
+            "labels": torch.ones(rows, 1),
+        }
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
+                if spec["kind"] == "lora":
+                    model.train()(**inputs).loss.backward()
+                else:
+                    with torch.inference_mode():
+                        model.eval()(**inputs)
+            best = max(best, rows * tokens / (time.perf_counter() - start))
+    return {"tokens_per_second": best}
+
+
+def machine() -> str:
+    names = [
+        line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return f"{os.cpu_count()} cores of {names[0].strip() if names else platform.processor()}"
+
+
+def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """How many times as fast as plain, by traces a question and by the length of the prompt."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise SystemExit("--plot needs matplotlib: pip install matplotlib") from None
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for axis, x, label, fixed, values in (
+        (left, "traces_per_question", "traces a question", "prompt_tokens", lambda v: 300 < v < 700),
+        (right, "prompt_tokens", "tokens of the prompt", "traces_per_question", lambda v: v == 8),
+    ):
+        for work, dtype in (("scoring", "float32"), ("lora", "bfloat16")):
+            points = sorted(
+                {
+                    (row[x], row["ratio"])
+                    for row in rows
+                    if (row["work"], row["dtype"], row["against"]) == (work, dtype, "plain")
+                    and values(row[fixed])
+                }
+            )
+            if len(points) > 2:
+                axis.plot(*zip(*points, strict=True), marker="o", label=f"{work}, {dtype}")
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel(label)
+        axis.axhline(1, color="grey", linewidth=0.8)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    left.set_ylabel("times as fast as one sequence a trace")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
