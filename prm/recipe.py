@@ -59,7 +59,10 @@ class ModelConfig:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "sdpa, eager, flash_attention_2 …; only sdpa reads token trees."},
+        metadata={
+            "help": "Default: token trees, where the backbone can read them. sdpa, eager, flash_attention_2 …: "
+            "one row a trace."
+        },
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that the model's repository brings."}

@@ -143,7 +143,7 @@ def test_both_readmes_have_the_same_code_and_structure():
     assert f"]({chinese})" in read(english) and f"]({english})" in read(chinese)
 
 
-def test_python_example_runs(make_model, tokenizer, tmp_path, capsys):
+def test_python_examples_run(make_model, tokenizer, tmp_path, capsys):
     make_model("llama", backbone="full", max_trace_length=2048).save_pretrained(tmp_path / "checkpoint")
     tokenizer.save_pretrained(tmp_path / "checkpoint")
     corpus = subprocess.run(
@@ -151,15 +151,17 @@ def test_python_example_runs(make_model, tokenizer, tmp_path, capsys):
         capture_output=True, text=True,
     )  # fmt: skip
     assert corpus.returncode == 0, corpus.stderr
-    (code,) = blocks("README.md", "python")
-    assert len(code.splitlines()) <= 10
-    for path in ("checkpoint", "corpus"):
-        assert f"runs/quickstart/{path}" in code
-        code = code.replace(f"runs/quickstart/{path}", str(tmp_path / path))
-    exec(compile(code, "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    scored = [line for line in lines if re.match(r"[01]\.\d{3}  From ", line)]
-    assert len(scored) == 2
+
+    def printed(code):
+        assert len(code.splitlines()) <= 10 and "runs/quickstart/checkpoint" in code
+        for path in ("checkpoint", "corpus"):
+            code = code.replace(f"runs/quickstart/{path}", str(tmp_path / path))
+        exec(compile(code, "README.md", "exec"), {})
+        return capsys.readouterr().out.splitlines()
+
+    scores, branches = blocks("README.md", "python")
+    assert len([line for line in printed(scores) if re.match(r"[01]\.\d{3}  From ", line)]) == 2
+    assert [len(re.findall(r"[01]\.\d+", line)) for line in printed(branches)] == [1, 2]
 
 
 @pytest.mark.parametrize("name", [*READMES, "docs/results.md"])
