@@ -60,8 +60,8 @@ class ModelConfig:
     attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "Default: token trees, where the backbone can read them. sdpa, eager, flash_attention_2 …: "
-            "one row a trace."
+            "help": "Default: token trees, where the backbone can read them. sdpa, eager, "
+            "flash_attention_2 …: one row a trace."
         },
     )
     trust_remote_code: bool = field(

@@ -555,8 +555,13 @@ class PRMTrainer(Trainer):
             return
         if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up: they run inside its engine only
             return
-        every = -(-len(self.train_dataset) // STANDARDISE_TRACES)
-        sample = EncodedTraces(self.train_dataset.traces[::every])
+        questions: dict[str, list[EncodedTrace]] = {}
+        for trace in self.train_dataset.traces:
+            questions.setdefault(trace.question_key, []).append(trace)
+        # Whole questions, for their traces share a prompt; but several, for their states are alike.
+        wanted = max(4, round(STANDARDISE_TRACES * len(questions) / len(self.train_dataset)))
+        chosen = list(questions.values())[:: max(1, len(questions) // wanted)][:wanted]
+        sample = EncodedTraces([trace for traces in chosen for trace in traces])
         forwards = Forwards(
             sample, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
         )
