@@ -24,18 +24,15 @@ SHOWN = ("step_auc", "f1", "first_error_acc")
 def metrics(layers: int, seed: int, folder: Path, *, standardised: bool) -> dict[str, float]:
     """Test metrics of one run; done already, they are read."""
     run = folder / f"{layers}-layers-{seed}{'' if standardised else '-raw'}"
-    features = folder / f"features-{layers}"
     if not (run / "eval" / "metrics.json").exists():
-        run.mkdir(parents=True, exist_ok=True)
-        features.mkdir(exist_ok=True)
-        link = run / "features"
-        if not link.is_symlink():
-            link.symlink_to(features.resolve())
         standardise = PRMHead.standardise
         if not standardised:
             PRMHead.standardise = lambda self, states: None
         try:
-            words = {"backbone_layers": layers, "seed": seed, "output_dir": run, "report_to": "none"}
+            words = {
+                "backbone_layers": layers, "seed": seed, "output_dir": run, "report_to": "none",
+                "features_dir": folder / "features",
+            }  # fmt: skip
             train([RECIPE, *(word for key, value in words.items() for word in (f"--{key}", str(value)))])
         finally:
             PRMHead.standardise = standardise
