@@ -2,9 +2,9 @@
 
     make quickstart && python benchmarks/trees.py [--seeds 0 1 2] [--traces 240]
 
-The loss and gradients of a step are the same up to rounding (tests/test_tree.py), but rounding grows over many
-steps. So the two are trained side by side from the same seeds; prints test metrics, mean and deviation over
-the seeds, and the seconds that each took.
+The loss and gradients of a step are the same up to rounding (tests/test_tree.py), but rounding grows over
+many steps. So the two are trained side by side from the same seeds; prints test metrics, mean and deviation
+over the seeds, and the seconds that each took.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def result(kind: str, seed: int, traces: int, folder: Path) -> dict[str, Any]:
     if not (run / "eval" / "metrics.json").exists():
         data = Path("runs/quickstart/data")
         words = {
-            "model_name_or_path": "models/smollm2-135m", "backbone_layers": 12, "train_data": data / "train.jsonl",
-            "eval_data": data / "dev.jsonl", "test_data": data / "test.jsonl", "max_train_traces": traces,
+            "model_name_or_path": "models/smollm2-135m", "backbone_layers": 12,
+            "train_data": data / "train.jsonl", "eval_data": data / "dev.jsonl", "test_data": data / "test.jsonl", "max_train_traces": traces,
             "max_length": 512, "max_completion_length": 352, "per_device_train_batch_size": 8,
             "num_train_epochs": 1, "eval_strategy": "no", "save_strategy": "no",
             "load_best_model_at_end": "false", "report_to": "none", "seed": seed, "output_dir": run,
