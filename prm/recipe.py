@@ -196,8 +196,9 @@ class PRMConfig(TrainingArguments):
             ("per_device_train_batch_size", 1),
             ("gradient_accumulation_steps", 1),
         ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is None or value < least:
+                raise InputError(f"{name} must be at least {least}, not {value}")
         if not 0 <= self.learning_rate < math.inf:  # NaN, too
             raise InputError(f"learning_rate must be a number from 0 up, not {self.learning_rate}")
         defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
