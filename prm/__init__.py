@@ -7,6 +7,7 @@ that need no torch (`prm.sql`, `prm.traces`, `prm.labeling.build`, `prm.evaluati
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from prm.traces.trace import Step as Step
     from prm.traces.trace import Trace as Trace
     from prm.training.trainer import PRMTrainer as PRMTrainer
+
+
+# Without the optional `kernels` package bitsandbytes says so on import, to everyone who has it installed.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ interrupted; 1 anything else.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -566,6 +567,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        what = error.filename or "the output"
+        print(
+            f"prm: {what} cannot be written ({error.strerror}); make room and run the same command again",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("prm: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

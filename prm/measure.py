@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from prm.errors import InputError
 from prm.evaluation.report import (
     BASELINES,
+    check_labelled,
     check_threshold_options,
     choose_threshold,
     counts_words,
@@ -67,6 +68,9 @@ def evaluate_model(
     dev = (
         load_traces(list(threshold_data), labels=labels, on_bad_rows=on_bad_rows) if threshold_data else None
     )
+    check_labelled(traces, ", ".join(data))
+    if dev is not None:
+        check_labelled(dev, ", ".join(threshold_data or []))
     options = {
         "revision": revision,
         "dtype": dtype,

@@ -27,6 +27,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from prm.errors import InputError
+from prm.evaluation.metrics import RATES, STEP_METRICS
 
 
 @dataclass
@@ -206,8 +207,9 @@ class PRMConfig(TrainingArguments):
             ("per_device_train_batch_size", 1),
             ("gradient_accumulation_steps", 1),
         ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is None or value < least:
+                raise InputError(f"{name} must be at least {least}, not {value}")
         if not 0 <= self.learning_rate < math.inf:  # NaN, too
             raise InputError(f"learning_rate must be a number from 0 up, not {self.learning_rate}")
         defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
@@ -284,6 +286,7 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
         )
         if args.eval_strategy != "no" and not data.eval_data:
             raise InputError("eval_strategy needs eval_data: give traces, or eval_strategy: no")
+        _check_metric(args.metric_for_best_model)
         return model, data, args
     except (ValueError, TypeError, ImportError, argparse.ArgumentError) as error:
         message = _plain(" ".join(str(error).split()))
@@ -361,6 +364,15 @@ def _check_key(key: str, file: str | None = None, line: int | None = None) -> No
         near = difflib.get_close_matches(key, _types(), n=1, cutoff=0.5)
         message = f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         raise InputError(message, file=file, line=line)
+
+
+def _check_metric(name: str | None) -> None:
+    """Else a typing error would show at the first evaluation, hours later."""
+    known = ("loss", *RATES, *STEP_METRICS)
+    if name is not None and name.removeprefix("eval_") not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise InputError(f"metric_for_best_model: there is no metric {name!r}; {hint}")
 
 
 def _typed(value: Any) -> Any:

@@ -11,7 +11,6 @@ the same command again after an interruption and it goes on from the last comple
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import random
 import sys
@@ -27,8 +26,6 @@ from prm.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
-    # Without the optional `kernels` package bitsandbytes says so on import, to everyone who has it installed.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from accelerate import PartialState
 
     run(argv)
@@ -48,6 +45,7 @@ def run(argv: Sequence[str]) -> None:
     if not sys.stderr.isatty():
         disable_progress_bar()
 
+    from prm.evaluation.report import check_labelled
     from prm.recipe import read_recipe
     from prm.traces.overlap import refuse_overlap
 
@@ -71,6 +69,9 @@ def run(argv: Sequence[str]) -> None:
         train = _load(data.train_data, data)
         dev = _load(data.eval_data, data)
         test = _load(data.test_data, data)
+    for name, traces in (("eval_data", dev), ("test_data", test)):
+        if traces:
+            check_labelled(traces, name)
     if data.max_train_traces is not None:
         train = choose_questions(train, data.max_train_traces, seed=args.seed)
     if not data.allow_overlap:

@@ -577,9 +577,27 @@ def test_arguments_that_cannot_be_meant(spider, tmp_path, monkeypatch, capsys, a
     assert says in capsys.readouterr().err and not list(tmp_path.glob("traces*"))
 
 
+def test_gold_that_reads_what_no_prompt_shows(tmp_path):
+    """A view is in no schema text: its steps would look like those that invent a table."""
+    with sqlite3.connect(make_database(tmp_path / "d.sqlite")) as connection:
+        connection.execute("CREATE VIEW novels AS SELECT * FROM book WHERE genre = 'novel'")
+    queries = [
+        "SELECT count(*) FROM novels",
+        "WITH n AS (SELECT title FROM book WHERE genre = 'novel') SELECT count(*) FROM main.author, N",
+        "SELECT title FROM book WHERE pages IN (SELECT value FROM json_each('[100, 200, 300]')) OR pages > 1",
+    ]
+    rows = [json.dumps({"question": q, "sql": q, "database": "d.sqlite"}) for q in queries]
+    (tmp_path / "q.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    summary = build("table", tmp_path / "q.jsonl", None, tmp_path / "t.jsonl")
+    assert summary["skipped"] == {"gold_unseen": 1} and summary["questions_with_traces"] == 2
+
+
 def test_a_csv_needs_its_columns(tmp_path):
     (tmp_path / "mine.csv").write_text("question,sql\nq,SELECT 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"mine\.csv:1: the first line must name the column 'database'"):
+        read_questions("table", tmp_path / "mine.csv", None)
+    (tmp_path / "mine.csv").write_text("question,sql,database,sql\nq,SELECT 1,d,SELECT 2\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"mine\.csv:1: the first line names the column 'sql' twice"):
         read_questions("table", tmp_path / "mine.csv", None)
 
 

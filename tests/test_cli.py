@@ -182,6 +182,23 @@ def test_other_bad_input(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "o.jsonl").exists()
 
 
+def test_a_full_disk_is_said_in_one_line(tmp_path):
+    """As where a file may not grow any further: nothing half-written stays."""
+    write_traces([Trace("q", [Step("a" * 1000)]) for _ in range(300)], tmp_path / "t.jsonl")
+    code = (
+        "import resource, signal, sys\nfrom prm.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\nsys.exit(main(sys.argv[1:]))"
+    )
+    convert = ["convert", "--from", "auto", "--input", tmp_path / "t.jsonl", "--output", tmp_path / "u.jsonl"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, convert)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "prm: the output cannot be written (File too large); make room and run the same command again\n"
+    )
+    assert os.listdir(tmp_path) == ["t.jsonl"]
+
+
 def test_a_hub_id_without_network_is_bad_input():
     status, _, err = prm("inspect", "nobody/nothing", HF_HUB_OFFLINE="1")
     assert status == 2

@@ -244,6 +244,15 @@ def test_steps(query):
     assert [step.sql for step in decompose(query, TABLES)] == STEPS[query]
 
 
+def test_names_of_other_scripts_are_bare():
+    """As everywhere else: a name quoted here and bare in a changed step would tell right from wrong."""
+    steps = decompose("SELECT 姓名 FROM 学生 WHERE 年龄 > (SELECT AVG(年龄) FROM 学生)")
+    assert [step.sql for step in steps] == [
+        "avg_年龄_of_学生 AS (SELECT AVG(年龄) AS avg_年龄 FROM 学生)",
+        "SELECT 姓名 FROM 学生 WHERE 年龄 > (SELECT avg_年龄 FROM avg_年龄_of_学生)",
+    ]
+
+
 #: queries that must come out equal, whatever their steps; the comment says what is at stake
 EQUAL = [
     "SELECT * FROM singer",

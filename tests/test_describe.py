@@ -189,6 +189,12 @@ def test_nothing_is_left_out(sql):
     assert not re.search(r"[<>=+*/%|]", re.sub(r"'[^']*'", "", text)), "an operator's sign instead of a word"
 
 
+@pytest.mark.parametrize("limit", ["LIMIT -1 OFFSET 2", "OFFSET 2"])
+def test_rows_are_skipped_without_a_limit(limit):
+    """SQLite has no OFFSET alone: it is written as LIMIT -1, which keeps all rows and not "the first -1"."""
+    assert describe(parse(f"SELECT a FROM t {limit}")) == "From t; return a; skip the first 2 rows."
+
+
 #: trees that say different things: within a row all sentences must differ
 DIFFERENT = [
     [f"SELECT a FROM t WHERE a {sign} 1" for sign in ("=", "<>", "<", "<=", ">", ">=", "IS", "IS NOT",

@@ -676,6 +676,7 @@ def test_datasets_of_trl_and_of_native_columns(tmp_path):
     assert traces[0].extra == {"prompt": "p\n"}
     assert load_traces(trl.with_format("numpy")) == traces
     assert load_traces(trl.to_iterable_dataset()) == traces
+    assert load_traces(trl.to_iterable_dataset().with_format("torch")) == traces
 
     full = Trace("q", [Step("a", 1, sql="S"), Step("b", 0, error="join")], db_id="d", extra={"k": "v"})
     bare = Trace("r", [Step("c")], extra={"k": "w"})

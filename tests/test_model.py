@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -279,6 +280,14 @@ def test_a_loaded_adapter_is_trainable_on_request_only(make_model, tmp_path):
         model = ProcessRewardModel.from_pretrained(tmp_path, is_trainable=wanted)
         learns = [p.requires_grad for name, p in model.named_parameters() if "lora" in name]
         assert len(learns) == 2 * 7 * 2 and all(value == wanted for value in learns)
+
+
+def test_loading_an_adapter_says_nothing(make_model, tmp_path):
+    """Libraries warn each other of their next versions: no business of whoever loads a checkpoint."""
+    make_model(backbone="lora").save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ProcessRewardModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("backbone", ["frozen", "lora", "qlora", "full"])

@@ -127,6 +127,14 @@ def test_no_file_at_all():
         ),
         ("dataloader_drop_last: true", "dataloader_drop_last has no effect here; drop the line"),
         ("train_sampling_strategy: group_by_length", "train_sampling_strategy has no effect here; drop"),
+        (
+            "metric_for_best_model: step_acu",
+            "recipe.yaml:4: metric_for_best_model: there is no metric 'step_acu'; did you mean 'step_auc'?",
+        ),
+        (
+            "metric_for_best_model: zzz",
+            "there is no metric 'zzz'; there are loss, first_error_acc, error_acc",
+        ),
         ("save_only_model: true", "save_only_model would leave no optimizer, so a run that is interrupted"),
     ],
 )

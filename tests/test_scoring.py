@@ -324,7 +324,7 @@ def test_prm_evaluate_gives_what_scoring_first_gives(checkpoint, traces, tmp_pat
     [
         (["--threshold", "0.5", "--threshold-data", "{t}"], "both set the threshold; give one of them"),
         (["--rule", "most-likely", "--threshold", "0.5"], "--rule most-likely uses no threshold"),
-        (["--threshold-data", "{u}"], "{u}: no trace has a label to choose a threshold by"),
+        (["--threshold-data", "{u}"], "{u}: no trace has a label, so there is nothing to measure"),
         (["--all-checkpoints"], "no complete checkpoint-* folders; --all-checkpoints wants the run folder"),
         (["--predictions", "{t}"], "wants either --model with --data, or --predictions"),
     ],
@@ -338,6 +338,17 @@ def test_bad_usage_of_prm_evaluate(checkpoint, traces, tmp_path, capsys, more, m
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("prm: ")]
     assert message.format(**names) in line
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("option", ["--data", "--threshold-data"])
+def test_unlabelled_data_is_refused_before_it_is_scored(traces, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(Scorer, "from_pretrained", lambda *_, **__: pytest.fail("scored first"))
+    write_traces(traces, tmp_path / "t.jsonl")
+    write_traces([Trace("q", [Step("a")])], tmp_path / "u.jsonl")
+    data = {"--data": "t.jsonl", "--threshold-data": "t.jsonl"} | {option: "u.jsonl"}
+    words = [word for key, name in data.items() for word in (key, str(tmp_path / name))]
+    assert main(["evaluate", "--model", "m", *words, "--output", str(tmp_path / "o")]) == 2
+    assert f"{tmp_path / 'u.jsonl'}: no trace has a label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,8 @@ def test_choose_questions():
         ({"model_name_or_path": "{no_tokenizer}"}, "cannot load the tokenizer"),
         ({"report_to": "clearml"}, "this training cannot be set up: ClearMLCallback requires"),
         ({"optim": "galore_adamw", "optim_target_modules": "all-linear"}, "galore"),
+        ({"eval_data": "{unlabelled}"}, "eval_data: no trace has a label, so there is nothing to measure"),
+        ({"test_data": "{unlabelled}"}, "test_data: no trace has a label, so there is nothing to measure"),
         ({"output_dir": "{file}"}, "cannot be made (File exists)"),
         ({"output_dir": "{file}/run"}, "cannot be made (Not a directory)"),
     ],
@@ -288,7 +290,12 @@ def test_bad_settings_end_with_2_and_one_line(recipe, tmp_path, tiny_model_dir, 
     """Before anything is computed or written."""
     (tmp_path / "file").write_text("")
     shutil.copytree(tiny_model_dir(), tmp_path / "base", ignore=shutil.ignore_patterns("tok*"))
-    places = {"file": tmp_path / "file", "no_tokenizer": tmp_path / "base"}
+    write_traces([Trace("How many?", [Step("Count."), Step("Done.")])], tmp_path / "unlabelled.jsonl")
+    places = {
+        "file": tmp_path / "file",
+        "no_tokenizer": tmp_path / "base",
+        "unlabelled": tmp_path / "unlabelled.jsonl",
+    }
     changes = {k: v.format(**places) if isinstance(v, str) else v for k, v in changes.items()}
     file = recipe(**changes)
     capsys.readouterr()

@@ -349,6 +349,8 @@ def test_wrong_arguments(tiny_model_dir, tmp_path, make_model):
         PRMTrainer(make_model(), args, peft_config=LoraConfig())
     with pytest.raises(InputError, match="loss must be bce or first_error"):
         PRMConfig(output_dir=str(tmp_path), loss="mse")
+    with pytest.raises(InputError, match="max_length must be at least 2, not None"):
+        PRMConfig(output_dir=str(tmp_path), use_cpu=True, max_length=None)
     with pytest.raises(InputError, match="bf16_full_eval has no effect here; set dtype: bfloat16"):
         PRMConfig(output_dir=str(tmp_path), use_cpu=True, bf16_full_eval=True)
 
@@ -472,6 +474,15 @@ def test_predict_and_evaluate_outside_training(make_trainer):
         assert metrics[f"eval_{key}"] == pytest.approx(whole[key], abs=1e-4), key
     unlabelled = trainer.predict([Trace("q", [Step("a"), Step("b")])])
     assert unlabelled.predictions.shape == (1, 2) and unlabelled.metrics["test_f1"] is None
+
+
+def test_nothing_to_measure(make_trainer):
+    """Said at once, not by numpy at the first evaluation."""
+    for empty in ([], Dataset.from_dict(TRL_ROWS).select([]), {"a": make_traces(1), "b": []}):
+        with pytest.raises(InputError, match="to be measured holds no traces"):
+            make_trainer(dev=empty)
+    with pytest.raises(InputError, match="to be measured holds no traces"):
+        make_trainer().predict([])
 
 
 # A frozen backbone

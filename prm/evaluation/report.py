@@ -192,10 +192,17 @@ def check_threshold_options(
         raise InputError("--rule most-likely uses no threshold; leave out --threshold and --threshold-data")
 
 
+def check_labelled(traces: Sequence[Trace], name: str) -> None:
+    """For callers whose scores are still to be computed: refuse what could not be measured then."""
+    if all(label is None for trace in traces for label in trace.labels):
+        raise InputError(
+            f"{name}: no trace has a label, so there is nothing to measure; give labelled traces"
+        )
+
+
 def choose_threshold(dev: Sequence[Trace], files: Sequence[str]) -> tuple[float, str]:
     """The best threshold on scored dev traces, and in words how it was chosen."""
-    if not any(label is not None for trace in dev for label in trace.labels):
-        raise InputError("no trace has a label to choose a threshold by", file=str(files[0]))
+    check_labelled(dev, ", ".join(files))
     threshold, f1 = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
     return threshold, f"best {'f1' if f1 is not None else 'first_error_acc'} on {', '.join(files)}"
 

@@ -36,6 +36,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from sqlglot import exp
 
 from prm.errors import InputError
 from prm.labeling.cards import build_card
@@ -69,6 +70,7 @@ SKIP_REASONS = GOLD_FAULTS | {
     "not_translated": "gold SQL cannot be translated into the dialect in which it is taken apart",
     "translation_differs": "the translation of gold gives another result",
     "not_decomposed": "gold SQL cannot be cut into steps",
+    "gold_unseen": "gold SQL reads a view or a virtual table, and prompts show tables alone",
     "chain_fails": "the chain of steps does not run",
     "chain_differs": "the chain of steps gives another result than gold",
 }
@@ -324,7 +326,10 @@ def right_chain(question: Question, place: _Workplace) -> tuple[Chain, Rows]:
         steps = decompose(_inner_sql(question.sql, gold, ordered, place), place.columns)
     except DecomposeError:
         raise _Skip("not_decomposed") from None
-    chain = written(respelled([Link(*parse_fragment(step.sql)) for step in steps], place.known))
+    links = [Link(*parse_fragment(step.sql)) for step in steps]
+    if _unseen(links, place):
+        raise _Skip("gold_unseen")
+    chain = written(respelled(links, place.known))
     try:
         rows = place.run_steps(chain.fragments)
     except SQLError:
@@ -332,6 +337,15 @@ def right_chain(question: Question, place: _Workplace) -> tuple[Chain, Rows]:
     if not same_answer(gold, rows, ordered=ordered):
         raise _Skip("chain_differs")
     return chain, gold
+
+
+def _unseen(links: list[Link], place: _Workplace) -> bool:
+    """Whether steps read what the prompt does not show: whoever judges them would take it for invented."""
+    named = {link.name.lower() for link in links if link.name} | {table.lower() for table in place.columns}
+    trees = [link.tree for link in links]
+    named |= {cte.alias.lower() for tree in trees for cte in tree.find_all(exp.CTE)}
+    read = {table.name.lower() for tree in trees for table in tree.find_all(exp.Table)}
+    return bool(read - named - {""})  # a table-valued function has no name
 
 
 def _steps(chain: Chain, style: str, translator: Translator) -> list[Step]:

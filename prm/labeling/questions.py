@@ -194,7 +194,15 @@ def _rows_of(file: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, Any
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
-                missing = set(needed) - set(reader.fieldnames or ())
+                names = list(reader.fieldnames or ())
+                missing = set(needed) - set(names)
+                twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+                if twice:  # the second would win without a word
+                    raise InputError(
+                        f"the first line names the column {twice[0]!r} twice; keep one",
+                        file=str(file),
+                        line=1,
+                    )
                 if missing:
                     raise InputError(
                         f"the first line must name the column {sorted(missing)[0]!r}", file=str(file), line=1

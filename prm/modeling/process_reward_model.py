@@ -467,8 +467,11 @@ class ProcessRewardModel(PreTrainedModel):
             if config.backbone in ("lora", "qlora"):
                 from peft import PeftModel
 
-                with warnings.catch_warnings():  # PEFT would go on with a random weight
+                with warnings.catch_warnings():
+                    # PEFT would go on with a random weight …
                     warnings.filterwarnings("error", message="Found missing adapter keys")
+                    # … and transformers warns it of a later version: no business of whoever loads a model.
+                    warnings.filterwarnings("ignore", category=FutureWarning)
                     model = PeftModel.from_pretrained(
                         model, folder / ADAPTER_FOLDER, is_trainable=is_trainable
                     )

@@ -173,11 +173,14 @@ def _tail(query: exp.Expression) -> str:
     if query.args.get("order"):
         text += "; sort " + _order(query.args["order"])
     limit, offset = query.args.get("limit"), query.args.get("offset")
-    if limit:
-        count = _operand(limit.args.get("expression") or limit.args.get("count"))
+    count = _operand(limit.args.get("expression") or limit.args.get("count")) if limit else "-1"
+    kept = not count.startswith("-")  # SQLite writes OFFSET alone as LIMIT -1 OFFSET n
+    if kept:
         text += f"; keep only the first {count} row{'' if count == '1' else 's'}"
     if offset:
-        text += f"{' ' if limit else '; '}after skipping {_operand(offset.expression)}"
+        skipped = _operand(offset.expression)
+        rows = f"row{'' if skipped == '1' else 's'}"
+        text += f" after skipping {skipped}" if kept else f"; skip the first {skipped} {rows}"
     return text
 
 

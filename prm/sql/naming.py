@@ -204,7 +204,9 @@ def slug(name: str, default: str = "value") -> str:
 
 
 def needs_quotes(name: str) -> bool:
-    return name.lower() in KEYWORDS or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
+    # By the letters of any script, as `tables.quote` has it: were only some traces to quote "avg_年龄", it
+    # would tell which are right.
+    return name.lower() in KEYWORDS or not re.fullmatch(r"[^\W\d]\w*", name)
 
 
 def identifier(name: str) -> exp.Identifier:

@@ -387,8 +387,7 @@ def _dataset_rows(dataset: Any) -> Rows:
         raise InputError(
             f"traces are read from files, folders, Hub ids and data sets, not from {type(dataset).__name__}"
         )
-    if isinstance(dataset, datasets.Dataset):
-        dataset = dataset.with_format(None)  # plain Python values, even where torch tensors are set
+    dataset = dataset.with_format(None)  # plain Python values, even where torch tensors are set
     for number, row in enumerate(dataset, start=1):
         yield number, _from_columns(row)
 

@@ -187,9 +187,9 @@ class PRMTrainer(Trainer):
         """Traces to be measured. What the backbone cannot read is dropped, and a warning says how many.
 
         Raises:
-            InputError: the backbone can read none of them.
+            InputError: there are none, or the backbone can read none of them.
         """
-        traces = list(_traces(data))
+        traces = _some_traces(data)
         encoded = self.encoder.encode(traces, drop_long=True)
         kept = [k for k, one in enumerate(encoded) if one is not None]
         return EncodedTraces([encoded[k] for k in kept], [traces[k] for k in kept])
@@ -248,7 +248,7 @@ class PRMTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Data) -> Forwards:  # type: ignore[override]
         """Of every trace: predictions are told apart by their place in the data set."""
-        traces = list(_traces(test_dataset))
+        traces = _some_traces(test_dataset)
         return self.get_eval_dataloader(EncodedTraces(self.encoder.encode(traces, drop_long=False), traces))
 
     # ---- loss
@@ -772,6 +772,13 @@ def _traces(data: Data) -> list[Trace]:
     if isinstance(data, list) and all(isinstance(trace, Trace) for trace in data):
         return data
     return traces_from_dataset(data)
+
+
+def _some_traces(data: Data) -> list[Trace]:
+    traces = _traces(data)
+    if not traces:
+        raise InputError("a data set to be measured holds no traces; give some, or leave it out")
+    return traces
 
 
 def _lora_settings(model: ProcessRewardModel) -> dict[str, Any]:
