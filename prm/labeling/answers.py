@@ -45,6 +45,7 @@ from sqlglot import exp
 
 from prm.errors import InputError
 from prm.labeling.cards import label_card
+from prm.labeling.choices import OPEN, left_open
 from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, LastUsed, check_reachable, gold_fault
 from prm.labeling.provenance import command, fingerprint, made_by, output_file, source_kind, versions
 from prm.labeling.questions import find_database
@@ -68,8 +69,7 @@ SKIP_REASONS = GOLD_FAULTS | {
     "answer_crashed": "the answer ends the process that runs it",
     "unexpected": "an error that nobody foresaw",
     "undecided": UNDECIDED,
-    "typed": "the answer differs from gold only in whether numbers are text",
-    "tied": "the answer may be another choice among rows that gold leaves to chance (ties, bare columns)",
+    **OPEN,
 }
 EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
 MAX_DECOMPOSED = 20_000  # characters; parsing longer statements takes minutes
@@ -409,26 +409,11 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
             return Verdict(pieces, [1] * len(pieces), "equal")
         if same.on != "database":
             source = same.on
-        elif gold.choices.allow(rows):
-            raise _Skip("tied")
-        elif _with_numbers(rows) != rows or _with_numbers(gold.rows) != gold.rows:
-            with contextlib.suppress(Undecided):
-                if results_equal(_with_numbers(gold.rows), _with_numbers(rows), ordered=gold.ordered):
-                    raise _Skip("typed")
+        elif reason := left_open(gold.choices, rows, ordered=gold.ordered):
+            raise _Skip(reason)
     pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
     labels, evidence = _first_error(pieces, rows is not None, gold, place)
     return Verdict(pieces, labels, evidence, source)
-
-
-def _with_numbers(rows: Rows) -> list[tuple]:
-    """The rows, with what is a number written as text as that number."""
-
-    def number(value: object) -> object:
-        return (
-            float(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,15}(\.\d+)?", value) else value
-        )
-
-    return [tuple(map(number, row)) for row in rows]
 
 
 def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> tuple[list[int | None], str]:

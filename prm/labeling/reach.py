@@ -48,14 +48,12 @@ from typing import Any
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from prm.labeling.choices import Choices
 from prm.sql.compare import Undecided, results_equal
 from prm.sql.database import Database, Rows, SQLError, open_steadily
 from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
-from prm.sql.inline import inlined
 from prm.sql.schema import Schema
 from prm.sql.tables import quote
 from prm.sql.variants import Suite, Verdict, neighbours
@@ -296,33 +294,8 @@ class Gold:
             self.suite.distil(neighbours(sql, database.path))
         self.known = _tables(schema)
         self._unique: dict[tuple[str, str], bool] = {}
-        try:
-            written: Tree | None = sqlglot.parse_one(sql, dialect="sqlite")
-        except (SqlglotError, RecursionError):
-            written = None
-        written = written if isinstance(written, exp.Query) else None
-        self.tree = written
-        if written is not None and self.rows:
-            self._use_plain_form()
-        self.choices = Choices(database, self.tree or written, self.rows)
-
-    def _use_plain_form(self) -> None:
-        """Take gold without its CTEs and derived tables for its tree, where it is still gold: by its rows
-        on the database (or by what ties with them, for two forms of gold may break ties in two ways) and on
-        all variants. Nothing is grafted into CTEs: where it is not, they leave gold without a tree."""
-        written, with_ctes = self.tree, self.tree.find(exp.CTE) is not None
-        derived = any(isinstance(s.parent, (exp.From, exp.Join)) for s in written.find_all(exp.Subquery))
-        if not (with_ctes or derived):
-            return
-        self.tree = inlined(written, self.schema)
-        if self.tree is not None:
-            verdict = self.same(to_sql(self.tree))
-            tied = verdict.equal is False and verdict.on == "database"
-            if tied and Choices(self.database, self.tree, self.rows).counted:
-                verdict = self.suite.verdict_on_variants(to_sql(self.tree))
-            if verdict.equal:
-                return
-        self.tree = None if with_ctes else written
+        self.choices = Choices.of(self.suite, schema)
+        self.tree = self.choices.plain if self.rows else None
 
     def same(self, sql: str) -> Verdict:
         """Whether a statement gives gold's result on the database and on all variants, and where it does not:
