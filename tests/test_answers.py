@@ -20,7 +20,7 @@ import pytest
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.answers import EVIDENCE, SKIP_REASONS, _Place, _Skip, label, label_answer
-from prm.labeling.reach import Gold
+from prm.labeling.gold import Gold
 from prm.sql.database import DatabasePool
 from prm.traces.formats import load_traces
 from prm.traces.trace import returning_label

@@ -47,9 +47,11 @@ from prm.errors import InputError
 from prm.labeling.cards import label_card
 from prm.labeling.choices import OPEN, left_open
 from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, LastUsed, check_reachable, gold_fault
+from prm.labeling.gold import Gold
+from prm.labeling.holdings import Holding, holdings
 from prm.labeling.provenance import command, fingerprint, made_by, output_file, source_kind, versions
 from prm.labeling.questions import find_database
-from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
+from prm.labeling.reach import is_subtracted, judge
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import Undecided, results_equal
