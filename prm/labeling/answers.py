@@ -31,7 +31,6 @@ import contextlib
 import itertools
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,6 +58,7 @@ from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
 from prm.sql.schema import read_schema, schema_text
+from prm.sql.scratch import ScratchFolder
 from prm.traces.formats import Tally, rows_of
 from prm.traces.trace import Step, Trace
 
@@ -357,7 +357,7 @@ class _Place:
     def __init__(self, path: Path, timeout: float, pool: DatabasePool) -> None:
         self.timeout = timeout
         self.schema = read_schema(path)
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = ScratchFolder()
         self.database = open_steadily(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema))

@@ -37,7 +37,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from prm import __version__
@@ -66,6 +65,7 @@ from prm.labeling.provenance import output_file, relabelled
 from prm.labeling.questions import Question, find_database
 from prm.sql.database import DatabasePool, SQLError, open_steadily
 from prm.sql.schema import read_schema, schema_text
+from prm.sql.scratch import ScratchFolder
 from prm.sql.variants import FEW, Suite
 from prm.traces.answer import split_answer
 from prm.traces.trace import Label, Step, Trace
@@ -303,7 +303,7 @@ def _run(
     with (
         Journal(f"{output}.journal", "rollout", settings, paid=True) as journal,
         DatabasePool(1) as pool,
-        TemporaryDirectory(prefix="prm-variants-") as folder,
+        ScratchFolder() as folder,
     ):
         run = _Rollouts(Answers(journal, policy), plan, pool, folder, sampled)
         run.all(works)
@@ -335,7 +335,7 @@ class _Prefix:
 class _Rollouts:
     """One run: rounds of requests over a window of questions, until no question wants more."""
 
-    def __init__(self, answers: Answers, plan: Plan, pool: DatabasePool, folder: str, sampled: bool) -> None:
+    def __init__(self, answers: Answers, plan: Plan, pool: DatabasePool, folder: Path, sampled: bool) -> None:
         self.answers, self.plan, self.folder, self.sampled = answers, plan, folder, sampled
         self.open = partial(open_steadily, timeout=plan.timeout, pool=pool)
         self.labelled: list[tuple[tuple[int, ...], Trace]] = []  # with their place in the output

@@ -33,7 +33,6 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +57,7 @@ from prm.sql.database import (
 )
 from prm.sql.decompose import DecomposeError, assemble, parse_fragment
 from prm.sql.describe import describe
+from prm.sql.scratch import ScratchFolder
 from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
 from prm.traces.inspection import inspect
@@ -520,12 +520,10 @@ class _Runner:
         return verdicts
 
     def _on_variant(self, batch: _Batch, name: str) -> list[_Verdict]:
-        with TemporaryDirectory(prefix="prm-variant-") as folder:
+        with ScratchFolder() as folder:
             gold_sql = batch.answers[0].gold_sql
             try:
-                database, gold, ordered = open_variant(
-                    Path(batch.path), gold_sql, name, Path(folder), self.timeout
-                )
+                database, gold, ordered = open_variant(Path(batch.path), gold_sql, name, folder, self.timeout)
             except InputError as error:
                 return [(answer, "answer", str(error), None) for answer in batch.answers]
             with database:
