@@ -31,7 +31,7 @@ from prm.sql.database import Database, Rows, SQLError
 from prm.sql.decompose import to_sql
 from prm.sql.inline import inlined
 from prm.sql.schema import Schema
-from prm.sql.variants import CHANCE, Suite, Unusable, order_counts, order_key
+from prm.sql.variants import CHANCE, Suite, Unusable, group_keys, order_counts, order_key
 
 #: Why a result that is not gold's may be right all the same: an answer with it has no label.
 OPEN = {
@@ -202,8 +202,8 @@ class Choices:
         nested = [query for query in whole.find_all(exp.Query) if query is not whole]
         if any(query.args.get("limit") or query.args.get("group") for query in nested):
             return None
-        group, having = whole.args.get("group"), whole.args.get("having")
-        keys = {to_sql(key).lower() for key in group.expressions} if group else set()
+        having = whole.args.get("having")
+        keys = {to_sql(key).lower() for key in group_keys(whole)}
         if any(e.is_star for e in whole.selects) or (having is not None and not _is_settled(having, keys)):
             return None
         rows = whole.copy()
@@ -247,7 +247,9 @@ def _plain(written: exp.Query, gold: Suite, schema: Schema) -> exp.Query | None:
 def _is_settled(node: exp.Expression, keys: set[str]) -> bool:
     """Whether all columns of a part of a grouped SELECT are keys, or inside aggregates."""
     return all(
-        column.find_ancestor(exp.AggFunc) or to_sql(column).lower() in keys or to_sql(node).lower() in keys
+        column.find_ancestor(exp.AggFunc, exp.Filter)
+        or to_sql(column).lower() in keys
+        or to_sql(node).lower() in keys
         for column in node.find_all(exp.Column)
     )
 

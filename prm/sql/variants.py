@@ -10,7 +10,8 @@ suites of Zhong, Yu and Klein, "Semantic Evaluation for Text-to-SQL with Distill
         suite.verdict(sql)  # equal, different (and where), or undecided
 
 **What is kept.** The tables are made by the original's own statements; a row that breaks a NOT NULL, UNIQUE,
-PRIMARY KEY or CHECK constraint does not get in, and rows whose foreign key leads nowhere go out. Foreign keys
+PRIMARY KEY or CHECK constraint does not get in, and rows whose foreign key leads nowhere go out (but where it
+leads to a table without any rows: then it is kept in the original neither). Foreign keys
 that nobody declared, but that the data obeys and gold joins on or the names tell, are kept as well: otherwise
 a join that cannot lose rows would seem to. A value is one of its column, or a constant of gold or a near miss
 of it, of the same type. A column of numbers without negative ones gets none, a column of few values (a flag)
@@ -380,6 +381,14 @@ def order_key(key: exp.Expression, query: exp.Query) -> exp.Expression:
     return found.unalias() if isinstance(query, exp.Select) else found
 
 
+def group_keys(select: exp.Select) -> list[exp.Expression]:
+    """What a SELECT groups by: the terms of its GROUP BY, and what they mean where they count a column out or
+    name it by its alias."""
+    group = select.args.get("group")
+    written = group.expressions if group is not None else []
+    return [*written, *(order_key(key, select) for key in written)]
+
+
 #: What calls something that may change without the data.
 CHANCE = re.compile(
     r"\b(?:random|randomblob|group_concat|string_agg|json_group_\w+|changes|total_changes|last_insert_rowid|"
@@ -431,13 +440,14 @@ def _settle_bare_columns(select: exp.Select, last: bool) -> None:
     clauses = [*select.expressions, *(select.args[k] for k in ("having", "order") if select.args.get(k))]
     if group is None and not any(aggregates(p, select) for p in select.expressions):
         return
-    keys = {to_sql(key).lower() for key in group.expressions} if group else set()
-    names = {key.name.lower() for key in group.expressions if isinstance(key, exp.Column)} if group else set()
+    keys = group_keys(select)
+    names = {key.name.lower() for key in keys if isinstance(key, exp.Column)}
+    keys = {to_sql(key).lower() for key in keys}
     aliases = {p.alias.lower() for p in select.expressions if isinstance(p, exp.Alias)}
     names |= {"1", *aliases}
     for clause in clauses:
         for column in list(clause.find_all(exp.Column)):
-            inside = column.find_ancestor(exp.AggFunc, exp.Window)
+            inside = column.find_ancestor(exp.AggFunc, exp.Filter, exp.Window)
             if column.parent_select is not select or (inside and inside.parent_select is select):
                 continue
             around = column
