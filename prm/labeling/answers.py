@@ -435,8 +435,16 @@ def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> 
     earlier = [i for i in at if i < failing]
     held = dict(zip(at, holdings([(pieces[i].name, pieces[i].tree) for i in at], place.schema), strict=True))
     subtracted = _subtracted([pieces[i] for i in at])
+    scalars = [i for i in earlier if (h := held[i]) is not None and h.scalar]
     found = {
-        i: judge(gold, prefixes[i], held[i], pieces[i].name.strip('"').lower() in subtracted) for i in earlier
+        i: judge(
+            gold,
+            prefixes[i],
+            held[i],
+            subtracted=pieces[i].name.strip('"').lower() in subtracted,
+            beside=any(j != i for j in scalars),
+        )
+        for i in earlier
     }
     fine, evidence = -1, "unknown"
     for i in earlier:

@@ -40,6 +40,11 @@ class Holding:
     step: bool = True  # False: a table of the database
     single: bool = True  # one SELECT, not a set operation
 
+    @property
+    def scalar(self) -> bool:
+        """Whether it is one value, that of an aggregate."""
+        return self.aggregated and self.keys == 0 and len(self.columns) == 1
+
 
 def holdings(steps: Sequence[tuple[str, Tree | None]], schema: Schema) -> list[Holding | None]:
     """What each (name, tree) of a chain holds; None where the tree is not understood."""

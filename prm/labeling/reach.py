@@ -37,10 +37,11 @@ from prm.labeling.lost import columns_lost, is_read_elsewhere, other_scalar, oth
 MAX_GRAFTS = 48  # ways to put one step into gold that are tried
 
 
-def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> str:
+def judge(gold: Gold, prefix: str, held: Holding | None, *, subtracted: bool, beside: bool) -> str:
     """Give "completed", "matched", "lost" or "unknown" for the last step of `prefix` (`WITH …, name AS (…)`).
 
-    `subtracted`: a later step uses it for what it does not want.
+    `subtracted`: a later step uses it for what it does not want; `beside`: it is a single value, and another
+    step is one, too. Two counts may be those of two parts, to be added up.
     """
     if gold.tree is None or held is None or held.name.lower() in gold.known or not held.columns:
         return "unknown"
@@ -61,8 +62,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
                 return "completed"
             if not distinct and reached is not None:
                 fitted.append((i, cover))
-    scalar = held.aggregated and held.keys == 0 and len(held.columns) == 1
-    if scalar:
+    if held.scalar:
         for i, _ in blocks:
             tree = superlative(gold, i, held)
             if tree is not None and gold.same(with_prefix(prefix, tree)).equal:
@@ -77,8 +77,8 @@ def judge(gold: Gold, prefix: str, held: Holding | None, subtracted: bool) -> st
         covers = [(i, cover) for i, cover in covers if i in alike]
     if not covers or is_read_elsewhere(gold, {i for i, _ in blocks}, held):
         return "unknown"
-    if scalar:
-        return "lost" if other_scalar(gold, prefix, blocks, held) else "unknown"
+    if held.scalar:
+        return "lost" if not beside and other_scalar(gold, prefix, blocks, held) else "unknown"
     nested_limit = any(q.args.get("limit") for q in gold.tree.find_all(exp.Query) if q is not gold.tree)
     compared = False
     for i, cover in covers:
