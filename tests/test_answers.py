@@ -179,7 +179,8 @@ WORKED = {
             "old AS (SELECT COUNT(*) AS n FROM singer WHERE age > 40)",
             "SELECT n FROM young UNION SELECT n FROM old",
         ],
-        [None, None, 0], "unknown",
+        [None, None, 0],
+        "unknown",
     ),
     "what gold subtracts may be subtracted in another way": (
         "SELECT name FROM singer WHERE singer_id NOT IN (SELECT singer_id FROM appearance WHERE fee > 100)",

@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from prm.sql.compare import Undecided, part_of, results_equal
 from prm.sql.database import Database, Rows, SQLError
-from prm.sql.decompose import to_sql
+from prm.sql.decompose import statements, to_sql
 from prm.sql.inline import inlined
 from prm.sql.schema import Schema
 from prm.sql.variants import CHANCE, Suite, Unusable, group_keys, order_counts, order_key
@@ -80,10 +79,10 @@ class Choices:
     def of(cls, gold: Suite, schema: Schema) -> Choices:
         """What the gold of a suite leaves open on the database itself."""
         try:
-            written: exp.Expression | None = sqlglot.parse_one(gold.gold_sql, dialect="sqlite")
+            trees = statements(gold.gold_sql)
         except (SqlglotError, RecursionError):
-            written = None
-        if not isinstance(written, exp.Query):
+            trees = []
+        if len(trees) != 1 or not isinstance(written := trees[0], exp.Query):
             return cls(gold.database, None, gold.gold)
         plain = _plain(written, gold, schema) if gold.gold else written
         choices = cls(gold.database, plain or written, gold.gold)

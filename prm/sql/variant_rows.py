@@ -32,11 +32,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from prm.sql.database import database_uri
+from prm.sql.decompose import statements
 from prm.sql.schema import Schema, read_schema
 
 #: Kinds of variants; variant INDEX is of the kind at INDEX modulo their number.
@@ -56,7 +56,7 @@ class Unusable(Exception):
 def parsed(sql: str) -> exp.Expression:
     """Gold's tree. Raises: Unusable."""
     try:
-        trees = [tree for tree in sqlglot.parse(sql, read="sqlite") if tree is not None]
+        trees = statements(sql)
     except (SqlglotError, RecursionError) as error:
         raise Unusable(f"gold is not understood: {error}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):

@@ -415,6 +415,8 @@ def _turned(gold_sql: str, width: int) -> tuple[str, str] | None:
 
 def _settled(tree: exp.Expression, width: int, last: bool) -> exp.Expression:
     """Ties go to the lowest rows (`last`: the highest), bare columns of groups to the lowest value."""
+    for select in tree.find_all(exp.Select):
+        _spell_windows(select)
     for query in list(tree.find_all(exp.Query)):
         if isinstance(query, exp.Select):
             _settle_bare_columns(query, last)
@@ -458,6 +460,22 @@ def _settle_bare_columns(select: exp.Select, last: bool) -> None:
             column.replace((exp.Max if last else exp.Min)(this=column.copy()))
     if any(isinstance(p, exp.Star) or p.is_star for p in select.expressions):
         raise Unusable("all columns of a group")
+
+
+def _spell_windows(select: exp.Select) -> None:
+    """`OVER w` with what the WINDOW clause says of w."""
+    named = {window.name.lower(): window for window in select.args.get("windows") or []}
+    if not named:
+        return
+    for window in list(select.find_all(exp.Window)):
+        meant = named.get(window.alias.lower())
+        if meant is not None and window is not meant and window.parent_select is select:
+            for part in ("partition_by", "order", "spec"):
+                found = meant.args.get(part)
+                copy = [node.copy() for node in found] if isinstance(found, list) else found and found.copy()
+                window.set(part, copy)
+            window.set("alias", None)
+    select.set("windows", None)
 
 
 def _settle_window(window: exp.Window, last: bool) -> None:
