@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 
 from prm.sql import SQLError, open_database
@@ -33,8 +34,9 @@ def measure(root: Path, gold: str, db_id: str, answers: list[dict], counts: Coun
     path = root / "database" / db_id / f"{db_id}.sqlite"
     texts = list(dict.fromkeys(answer["sql"] for answer in answers))
     with tempfile.TemporaryDirectory() as folder, open_database(path) as database:
+        opener = partial(open_database, pool=database.pool)  # one worker reads all variants
         try:
-            suite = Suite(database, gold, folder=folder, opener=open_database)
+            suite = Suite(database, gold, folder=folder, opener=opener)
         except SQLError:
             counts["gold fails"] += 1
             return []
@@ -60,7 +62,7 @@ def measure(root: Path, gold: str, db_id: str, answers: list[dict], counts: Coun
         equal = [sql for sql in texts if last[sql].on != "database"]
         by_kind = {}
         for kind in KINDS:
-            with Suite(database, gold, folder=folder, opener=open_database) as alone:
+            with Suite(database, gold, folder=folder, opener=opener) as alone:
                 by_kind[kind] = set(equal) - set(alone.distil(equal, kinds=[kind], patience=CANDIDATES))
     found = []
     for answer in answers:

@@ -20,7 +20,7 @@ import pytest
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.answers import EVIDENCE, SKIP_REASONS, _Place, _Skip, label, label_answer
-from prm.labeling.reach import Gold
+from prm.labeling.gold import Gold
 from prm.sql.database import DatabasePool
 from prm.traces.formats import load_traces
 from prm.traces.trace import returning_label
@@ -171,6 +171,16 @@ WORKED = {
         ],
         [0, 0],
         "lost",
+    ),
+    "the counts of two parts could be added up": (
+        "SELECT COUNT(*) FROM singer WHERE age < 25 OR age > 40",
+        [
+            "young AS (SELECT COUNT(*) AS n FROM singer WHERE age < 25)",
+            "old AS (SELECT COUNT(*) AS n FROM singer WHERE age > 40)",
+            "SELECT n FROM young UNION SELECT n FROM old",
+        ],
+        [None, None, 0],
+        "unknown",
     ),
     "what gold subtracts may be subtracted in another way": (
         "SELECT name FROM singer WHERE singer_id NOT IN (SELECT singer_id FROM appearance WHERE fee > 100)",

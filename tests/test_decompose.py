@@ -686,6 +686,12 @@ def test_what_is_no_query_is_refused(sql):
         decompose(sql, TABLES)
 
 
+@pytest.mark.parametrize("end", [";", "; -- done", ";\n/* that is it */", " -- done\n;"])
+def test_a_comment_behind_the_end_is_no_statement(end):
+    query = "SELECT name FROM singer WHERE age > 20"
+    assert decompose(query + end) == decompose(query)
+
+
 def test_assemble():
     assert assemble(["SELECT 1"]) == "SELECT 1"
     assert assemble(["a AS (SELECT 1)", "b AS (SELECT 2)", "SELECT * FROM a, b"]) == (

@@ -312,12 +312,55 @@ def test_the_output_keeps_the_order_of_the_input(zoo):
             True,
         ),
         ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT 5", False),  # by accident
-        ("SELECT weight FROM animal WHERE name = 'Tom'", "SELECT '5.0'", False),
     ],
 )
 def test_what_counts_as_right(zoo, gold, sql, right):
     made, _, _ = rolled(zoo, [answer_of(("Name.", sql), id="x", gold_sql=gold)], Plan())
     assert made["x"].labels == [int(right)]
+
+
+FIRST = "SELECT name FROM animal WHERE species = 'cat' ORDER BY species LIMIT 1"
+
+
+@pytest.mark.parametrize(
+    ("gold", "other", "wrong"),
+    [
+        (FIRST, FIRST.replace("species LIMIT", "name LIMIT"), FIRST.replace("'cat'", "'dog'")),
+        (
+            "SELECT name FROM animal ORDER BY species",
+            "SELECT name FROM animal ORDER BY species, name DESC",
+            "SELECT name FROM animal ORDER BY species DESC",
+        ),
+        (
+            "WITH a AS (SELECT name, species FROM animal) SELECT name FROM a ORDER BY species",
+            "SELECT name FROM animal ORDER BY species, name DESC",
+            "SELECT name FROM animal ORDER BY species DESC",
+        ),
+        (
+            "SELECT species, name FROM animal GROUP BY species",
+            "SELECT species, MIN(name) FROM animal GROUP BY species",
+            "SELECT species, COUNT(*) FROM animal GROUP BY species",
+        ),
+    ],
+)
+def test_another_choice_among_those_that_gold_leaves_open_is_no_error(zoo, gold, other, wrong):
+    """As `prm label` judges: neither an error nor gold's result, so it says nothing of its prefix."""
+    table = {prefix_of(CATS): [gold, other, wrong, other]}
+    traces = [
+        answer_of(CATS, ("All.", sql), id=name, gold_sql=gold)
+        for name, sql in {"other": other, "wrong": wrong}.items()
+    ]
+    made, statistics, _ = rolled(zoo, traces, Plan(rollouts=4, label="soft"), in_turn(table))
+    assert statistics["outcomes"] == {"right": 1, "wrong": 1, "tied": 2}
+    assert list(made) == ["wrong"] and made["wrong"].labels == [0.5, 0]
+    assert statistics["skipped"] == {"tied": 1}
+
+
+def test_numbers_as_text_are_no_error(zoo):
+    gold = "SELECT weight FROM animal WHERE name = 'Tom'"
+    traces = [answer_of(("It.", sql), id=sql, gold_sql=gold) for sql in ("SELECT '5.0'", "SELECT '6.0'")]
+    made, statistics, _ = rolled(zoo, traces, Plan())
+    assert list(made) == ["SELECT '6.0'"] and statistics["skipped"] == {"typed": 1}
 
 
 def test_equal_by_accident_is_wrong(zoo):

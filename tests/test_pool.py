@@ -14,7 +14,7 @@ import pytest
 
 from prm.sql import SQLError
 from prm.sql import open_database as open_any
-from prm.sql.pool import DatabasePool
+from prm.sql.pool import AHEAD, MOST_AHEAD, DatabasePool
 from prm.sql.worker import CONNECTIONS
 
 open_database = partial(open_any, cache=False)
@@ -52,6 +52,18 @@ def test_every_answer_comes_to_its_statement(paths: list[Path], workers: int) ->
             assert isinstance(result, SQLError) and "no such table: pets" in str(result)
         else:
             assert result == [(d, i, "0" * (i % 7 * 80_000))]
+
+
+def test_a_worker_holds_many_quick_statements_but_few_slow_ones(paths: list[Path]) -> None:
+    """Those behind a slow statement would wait for it, though another worker is idle."""
+    count = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t LIMIT {}) SELECT count(*) FROM t"
+    with DatabasePool(1) as pool:
+        database, (worker,) = open_database(paths[0], pool=pool), pool._workers
+        assert worker.ahead == AHEAD
+        pool.execute_all([(database, f"SELECT {i}") for i in range(2000)])
+        assert AHEAD < worker.ahead <= MOST_AHEAD
+        pool.execute_all([(database, count.format(300_000 + i)) for i in range(MOST_AHEAD + 10)])
+        assert worker.ahead == AHEAD
 
 
 def test_nothing_to_do(paths: list[Path]) -> None:

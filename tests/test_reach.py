@@ -8,7 +8,8 @@ import pytest
 from sqlglot import exp
 from test_answers import WORKED, labelled
 
-from prm.labeling.reach import Gold, _Block
+from prm.labeling.blocks import Block
+from prm.labeling.gold import Gold
 from prm.sql import open_database, read_schema
 from prm.sql.decompose import assemble, decompose
 
@@ -240,7 +241,7 @@ def test_new_columns_are_never_taken_for_golds(databases: Path, tmp_path: Path) 
     columns = ", ".join(f"name || {i}" for i in range(200))
     sql = f"SELECT {columns} FROM singer"
     with open_database(path) as database, Gold(sql, database, read_schema(path), tmp_path) as judge:
-        block = _Block(judge, 0)
+        block = Block(judge, 0)
         assert len(block.own(block.tree)) == 200
         for column, _ in block.own(block.tree):
             column.replace(exp.Literal.number(1))

@@ -310,6 +310,52 @@ def test_broken_foreign_keys_of_the_original_are_mended(tmp_path: Path) -> None:
         assert suite.verdict(wrong).equal is False
 
 
+def test_a_foreign_key_into_a_table_without_rows_empties_nothing(tmp_path: Path) -> None:
+    """As of a database whose dump was cut off: no row of `film` can keep it, in the original or elsewhere."""
+    database = make_database(
+        tmp_path / "films.sqlite",
+        "CREATE TABLE language(id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE film(id INTEGER PRIMARY KEY, title TEXT, minutes INT, language INT REFERENCES language(id));"
+        "INSERT INTO film VALUES (1, 'One', 90, 1), (2, 'Two', 100, 1), (3, 'Three', 120, 2);",
+    )
+    gold, wrong = "SELECT title FROM film WHERE minutes > 95", "SELECT title FROM film WHERE minutes > 90"
+    with open_database(database) as opened, Suite(opened, gold, folder=tmp_path) as suite:
+        assert suite.verdict(wrong).equal
+        suite.distil([wrong])
+        assert suite.verdict(wrong).equal is False
+
+
+#: Gold that groups by what a name or a number stands for; the column of an aggregate's FILTER is no bare one;
+#: and what else people write that is nothing special.
+SPELLED = [
+    ("SELECT COALESCE(country, '?') AS c, COUNT(*) FROM singer GROUP BY c", "COUNT(rating)"),
+    ("SELECT UPPER(country), COUNT(*) FROM singer GROUP BY 1", "COUNT(rating)"),
+    ("SELECT age / 10 AS decade, COUNT(*) AS n FROM singer GROUP BY decade ORDER BY n DESC, decade", "COUNT(rating)"),
+    ("SELECT country, COUNT(*) FILTER (WHERE age > 20) FROM singer GROUP BY country", "COUNT(rating) FILTER (WHERE age > 19)"),
+    ("SELECT country, COUNT(*) AS n FROM singer GROUP BY country HAVING n >= 2", "COUNT(rating)"),
+    ("SELECT country, COUNT(*) FROM singer GROUP BY country; -- by country", "COUNT(rating)"),
+    ("SELECT name, COUNT(*) OVER w FROM singer WINDOW w AS (PARTITION BY country)", "COUNT(rating)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "count"), SPELLED)
+def test_everyday_gold_has_variants(gold: str, count: str, music: Path, tmp_path: Path) -> None:
+    old = gold[gold.index("COUNT") : gold.index(" FROM")].partition(" AS ")[0].removesuffix(" OVER w")
+    with open_database(music) as opened, Suite(opened, gold, folder=tmp_path) as suite:
+        suite.distil([gold.replace(old, count)])
+        assert len(suite.variants) >= 4
+        assert suite.verdict(gold.replace(old, count)).equal is False
+
+
+def test_groups_of_a_size_that_is_asked_for_by_name(music: Path, tmp_path: Path) -> None:
+    """Sizes around the number come about whether the count is spelled out or named."""
+    gold = "SELECT stadium_id, COUNT(*) AS n FROM concert GROUP BY stadium_id HAVING n > 3"
+    with open_database(music) as opened, Suite(opened, gold, folder=tmp_path) as suite:
+        wrong = gold.replace("n > 3", "n >= 3")
+        suite.distil([wrong])
+        assert suite.verdict(wrong).equal is False
+
+
 def test_a_big_database_costs_no_more_than_a_small_one(tmp_path: Path) -> None:
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000)"
     database = make_database(

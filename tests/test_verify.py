@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from functools import partial
 
 import pytest
@@ -13,8 +14,9 @@ from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
 from prm.labeling.questions import find_database, locate_database
-from prm.labeling.verify import check_traces, verify
+from prm.labeling.verify import CHECKS, check_traces, verify
 from prm.sql.database import open_database
+from prm.sql.decompose import assemble
 from prm.sql.variants import Suite
 from prm.traces.formats import located_traces
 
@@ -54,6 +56,10 @@ def first(rows, wanted):
     return next(i for i, row in enumerate(rows) if wanted([s["label"] for s in row["steps"]], row))
 
 
+def labels_of(row):
+    return [step["label"] for step in row["steps"]]
+
+
 def late(labels, row):
     """A wrong trace whose error is not at its first step, and has steps behind it or not."""
     return 0 in labels and labels[0] == 1
@@ -72,9 +78,11 @@ def test_what_is_built_holds(root, rows, checked):
     assert violations == [] and len(rows) > 40
     assert findings.checked == {
         "labels": len(rows),
+        "whole": len(rows),
         "once": len(rows),
         "parent": wrong,
         "assembly": len(rows),
+        "text": len(rows),
         "answer": len(rows),
     }
     assert not any(findings.unchecked.values())
@@ -89,27 +97,27 @@ def rises(rows):
 def changes_a_step_before_the_error(rows):
     i = first(rows, late)
     rows[i]["steps"][0]["text"] += " Indeed."
-    return i, ["parent"]
+    return i, ["parent", "text"]
 
 
 def changes_the_sql_before_the_error(rows):
     i = first(rows, late)
     rows[i]["steps"][0]["sql"] = "other" + rows[i]["steps"][0]["sql"]
-    return i, ["assembly", "parent"]
+    return i, ["assembly", "parent", "text"]
 
 
 def does_not_differ_in_text_at_the_error(rows):
     i = first(rows, late)
     at = [step["label"] for step in rows[i]["steps"]].index(0)
     rows[i]["steps"][at]["text"] = right_of(rows, i)["steps"][at]["text"]
-    return i, ["parent"]
+    return i, ["parent", "text"]
 
 
 def does_not_differ_in_sql_at_the_error(rows):
     i = first(rows, lambda labels, row: labels.index(0) == len(labels) - 1 if 0 in labels else False)
     rows[i]["steps"][-1]["sql"] = right_of(rows, i)["steps"][-1]["sql"]
     rows[i]["sql"] = right_of(rows, i)["sql"]
-    return i, ["answer", "parent"]
+    return i, ["answer", "parent", "text"]
 
 
 def says_wrong_too_late(rows):
@@ -133,11 +141,16 @@ def sql_is_not_the_steps(rows):
     return i, ["assembly"]
 
 
+def no_longer_a_parent(rows, i):
+    """Leave out what was made from row `i`, which would be named, too."""
+    rows[:] = [row for row in rows if row.get("parent") != rows[i]["id"]]
+    return []
+
+
 def right_is_called_wrong(rows):
     i = first(rows, lambda labels, row: 0 not in labels)
     rows[i]["steps"][-1]["label"] = 0
-    # Its children are without a right trace now, which cannot be checked and is no violation.
-    return i, ["answer"]
+    return i, ["answer", *no_longer_a_parent(rows, i)]
 
 
 def wrong_is_called_right(rows):
@@ -150,13 +163,20 @@ def wrong_is_called_right(rows):
 def right_does_not_run(rows):
     i = first(rows, lambda labels, row: 0 not in labels and len(labels) == 1)
     rows[i]["sql"] = rows[i]["steps"][0]["sql"] = "SELECT nothing FROM nowhere"
-    return i, ["answer"]
+    return i, ["answer", "text", *no_longer_a_parent(rows, i)]
 
 
 def gold_does_not_run(rows):
     i = first(rows, lambda labels, row: 0 in labels)
     rows[i]["gold_sql"] = "SELECT nothing FROM nowhere"
-    return i, ["answer"]
+    return i, ["answer", "parent"]
+
+
+def gold_is_another(rows):
+    """Which the wrong answer differs from as well."""
+    i = first(rows, lambda labels, row: 0 in labels)
+    rows[i]["gold_sql"] = "SELECT 'another', 1, 2, 3, 4"
+    return i, ["parent"]
 
 
 def stands_there_twice(rows):
@@ -167,13 +187,88 @@ def stands_there_twice(rows):
 def is_of_another_group(rows):
     i = first(rows, lambda labels, row: 0 in labels and row.get("parent"))
     rows[i]["group"] = "another"
-    return i, ["parent"]
+    return i, ["parent", "whole"]
+
+
+def right_one_is_of_another_group(rows):
+    i = first(rows, lambda labels, row: 0 not in labels and row["id"].endswith("-0"))
+    no_longer_a_parent(rows, i)
+    rows[i]["group"] = "another"
+    return i, ["whole"]
+
+
+def right_trace_is_gone(rows):
+    """With all that was made from it but one."""
+    i = first(rows, lambda labels, row: 0 in labels)
+    orphan, parent = rows[i], rows[i]["parent"]
+    rows[:] = [r for r in rows if r is orphan or parent not in (r["id"], r.get("parent"))]
+    return rows.index(orphan), ["parent"]
+
+
+def id_stands_there_twice(rows):
+    """With another text, so it is no copy."""
+    i = first(rows, lambda labels, row: 0 in labels)
+    j = next(j for j in range(i + 1, len(rows)) if rows[j].get("parent") == rows[i]["parent"])
+    rows[j]["id"] = rows[i]["id"]
+    return j, ["once"]
+
+
+def sql_of_two_steps_is_swapped(rows):
+    """Which are independent: the whole runs as before, but each says what the other does."""
+    i = first(rows, lambda labels, row: len(labels) > 2 and 0 not in labels)
+    no_longer_a_parent(rows, i)
+    one, two = rows[i]["steps"][:2]
+    one["sql"], two["sql"] = two["sql"], one["sql"]
+    rows[i]["sql"] = assemble([step["sql"] for step in rows[i]["steps"]])
+    return i, ["text"]
+
+
+def sql_is_that_of_the_next(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    rows[i]["sql"] = next(row["sql"] for row in rows if row["sql"] != rows[i]["sql"] and 0 in labels_of(row))
+    return i, ["assembly"]
+
+
+def a_sentence_says_something_else(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    at = labels_of(rows[i]).index(0)
+    rows[i]["steps"][at]["text"] = "Nothing of the kind.\n" + rows[i]["steps"][at]["sql"]
+    return i, ["text"]
+
+
+def has_a_step_without_label(rows):
+    i = first(rows, lambda labels, row: labels[0] == 1 and 0 in labels)
+    rows[i]["steps"][0]["label"] = None
+    return i, ["whole"]
+
+
+def source_is_another(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    rows[i]["label_source"] = "human"
+    return i, ["whole"]
+
+
+def variant_is_another(rows):
+    i = first(rows, lambda labels, row: 0 in labels)
+    rows[i]["label_source"] = "variant:0:3:0badcafe"
+    return i, ["answer"]
+
+
+def order_is_another(rows):
+    i = first(rows, lambda labels, row: 0 not in labels and "ORDER BY" in row["gold_sql"])
+    no_longer_a_parent(rows, i)
+    step = rows[i]["steps"][-1]
+    turned = re.sub(r"(ORDER BY [\w.]+)( DESC)?", lambda m: m[1] + ("" if m[2] else " DESC"), step["sql"])
+    assert turned != step["sql"]
+    step["sql"] = turned
+    rows[i]["sql"] = assemble([step["sql"] for step in rows[i]["steps"]])
+    return i, ["answer", "text"]
 
 
 def differs_in_white_space_of_a_literal(rows):
     i = first(rows, lambda labels, row: 0 in labels and len(labels) == 1)
     rows[i]["steps"][0]["sql"], rows[i]["sql"] = "SELECT 'a  b', 1, 2, 3", "SELECT 'a b', 1, 2, 3"
-    return i, ["assembly"]
+    return i, ["assembly", "text"]
 
 
 def is_no_trace(rows):
@@ -187,7 +282,10 @@ def is_no_trace(rows):
         rises, changes_a_step_before_the_error, changes_the_sql_before_the_error,
         does_not_differ_in_text_at_the_error, does_not_differ_in_sql_at_the_error, says_wrong_too_late,
         asks_something_else, sql_is_not_the_steps, right_is_called_wrong, wrong_is_called_right,
-        right_does_not_run, gold_does_not_run, stands_there_twice, is_of_another_group,
+        right_does_not_run, gold_does_not_run, gold_is_another, stands_there_twice, is_of_another_group,
+        right_one_is_of_another_group, right_trace_is_gone, id_stands_there_twice,
+        sql_of_two_steps_is_swapped, sql_is_that_of_the_next, a_sentence_says_something_else,
+        has_a_step_without_label, source_is_another, variant_is_another, order_is_another,
         differs_in_white_space_of_a_literal, is_no_trace,
     ],
 )  # fmt: skip
@@ -286,8 +384,9 @@ def test_real_answers_need_no_right_trace_that_they_were_made_from(checked):
     wrong = answer("SELECT born FROM author", 0, gold="SELECT name FROM author", group="g")
     wrong["steps"].insert(0, {"text": "b", "label": 1})
     assert checked([right, wrong])[0] == []
-    (found,) = checked([right, wrong | {"made_by": "prm build 0.1.0"}])[0]
-    assert found[:2] == (2, "parent") and "step 0 differs from the right trace in line 1" in found[2]
+    built = checked([right, wrong | {"made_by": "prm build 0.1.0"}])[0]
+    (found,) = [violation for violation in built if violation[1] == "parent"]
+    assert found[0] == 2 and "step 0 differs from the right trace in line 1" in found[2]
 
 
 def test_the_parent_decides_among_several_right_traces(rows, checked):
@@ -296,6 +395,8 @@ def test_the_parent_decides_among_several_right_traces(rows, checked):
     other = copy.deepcopy(parent) | {"id": "other"}
     other["steps"][0]["text"] += " In other words."
     rows = [row for row in rows if row["group"] != parent["group"]] + [other, parent, rows[i]]
+    for row in rows[-3:]:
+        row["made_by"] = "hand"
     rows[-1].pop("parent", None)
     assert checked(rows)[0] == []
     assert checked([*rows[:-1], rows[-1] | {"parent": parent["id"]}])[0] == []
@@ -303,6 +404,60 @@ def test_the_parent_decides_among_several_right_traces(rows, checked):
     assert found[:2] == (len(rows), "parent")
     _, findings = checked([*rows[:-1], rows[-1] | {"parent": "lost"}])
     assert findings.unchecked["parent"] == {"its right trace is not in the files": 1}
+
+
+CONSENSUS = {"label_source": "consensus", "made_by": "prm consensus 0.1.0"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "makers", "is_checked"),
+    [
+        (["judge", "execution"], None, True),
+        (["judge", "monte-carlo"], ["prm judge 0.1.0", "prm rollout 0.1.0, seed 0"], True),
+        (["judge", "monte-carlo"], None, False),  # of somebody who need not have run the answer
+        (["judge", "judge"], ["prm judge 0.1.0", "prm judge 0.1.0"], False),
+    ],
+)
+def test_last_labels_on_which_sources_agree(checked, sources, makers, is_checked):
+    """One of them comes from running the answer, and can be asked again."""
+    agreed = CONSENSUS | {"consensus": sources} | ({"consensus_made_by": makers} if makers else {})
+    gold = "SELECT name FROM author"
+    right, wrong = answer(gold, 1, gold=gold), answer("SELECT born FROM author", 0, gold=gold)
+    violations, findings = checked([right | agreed, wrong | agreed])
+    assert violations == [] and findings.checked["answer"] == (2 if is_checked else 0)
+    right["steps"][0]["label"], wrong["steps"][0]["label"] = 0, 1
+    violations, _ = checked([right | agreed, wrong | agreed])
+    assert [(line, check) for line, check, _ in violations] == ([(1, "answer"), (2, "answer")] * is_checked)
+
+
+def test_what_sources_agree_on_is_asked_on_the_variant_that_one_of_them_names(root, checked):
+    gold, sql = "SELECT name FROM author WHERE born > 1950", "SELECT name FROM author WHERE born > 1951"
+    path = root / "database" / "library" / "library.sqlite"
+    with open_database(path) as database, Suite(database, gold, folder=root) as suite:
+        suite.distil([sql])
+        named = suite.verdict(sql).on
+    agreed = CONSENSUS | {"consensus": ["judge", f"monte-carlo:{named}"]}
+    assert checked([answer(sql, 0, gold=gold) | agreed])[0] == []
+    (found,) = checked([answer(sql, 1, gold=gold) | agreed])[0]
+    assert f"is not gold's on {named}" in found[2]
+
+
+def test_missing_labels_leave_open_where_a_wrong_trace_leaves_the_right_one(rows, checked):
+    """As `prm consensus --keep steps` writes them: the error is in one of the steps up to the first 0."""
+    i = first(rows, lambda labels, row: labels.count(0) > 1)
+    family = [copy.deepcopy(right_of(rows, i)), rows[i]]
+    for row in family:
+        row |= CONSENSUS | {"consensus": ["judge", "execution"]}
+    family[0]["steps"][0]["label"] = None  # and the right one is right by its last label
+    at = labels_of(family[1]).index(0)
+    family[1]["steps"][at]["label"] = None
+    violations, findings = checked(family)
+    assert violations == [] and findings.checked["parent"] == 1
+    family[1]["steps"] = family[0]["steps"][:at] + family[1]["steps"][at:]
+    for k in (at, at + 1):
+        if k < len(family[0]["steps"]):
+            family[1]["steps"][k] = family[0]["steps"][k] | {"label": None if k == at else 0}
+    assert "parent" in [check for _, check, _ in checked(family)[0]]
 
 
 def test_white_space_is_no_difference(rows, checked):
@@ -315,7 +470,7 @@ def test_order_of_lines_and_workers_change_nothing(rows, checked):
     for spoil in (changes_a_step_before_the_error, wrong_is_called_right, is_no_trace):
         spoil(rows)
     one, two = checked(rows), checked(rows, workers=2)
-    assert one[0] == two[0] and len(one[0]) == 3
+    assert one[0] == two[0] and len(one[0]) == 4
     assert one[1].to_dict() == two[1].to_dict()
     backwards, _ = checked(rows[::-1])
     assert sorted((len(rows) + 1 - line, check) for line, check, _ in backwards) == [
@@ -368,9 +523,9 @@ def test_the_command_says_where_and_ends_with_2(root, rows, tmp_path, capsys):
     assert told["traces"] == len(rows) - 1
 
     assert main(["inspect", "--databases", str(root / "database"), str(root / "traces.jsonl")]) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[-8:]]
     assert shown[0] == ["check", "traces", "violations", "not", "checkable"]
-    assert [line[0] for line in shown[1:]] == ["labels", "once", "parent", "assembly", "answer"]
+    assert [line[0] for line in shown[1:]] == list(CHECKS)
     assert all(line[2:] == ["0", "0"] for line in shown[1:])
 
 

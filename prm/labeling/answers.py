@@ -31,7 +31,6 @@ import contextlib
 import itertools
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,10 +44,13 @@ from sqlglot import exp
 
 from prm.errors import InputError
 from prm.labeling.cards import label_card
+from prm.labeling.choices import OPEN, left_open
 from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, LastUsed, check_reachable, gold_fault
+from prm.labeling.gold import Gold
+from prm.labeling.holdings import Holding, holdings
 from prm.labeling.provenance import command, fingerprint, made_by, output_file, source_kind, versions
 from prm.labeling.questions import find_database
-from prm.labeling.reach import Gold, Holding, holdings, is_subtracted, judge
+from prm.labeling.reach import is_subtracted, judge
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import Undecided, results_equal
@@ -56,6 +58,7 @@ from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
 from prm.sql.describe import describe
 from prm.sql.schema import read_schema, schema_text
+from prm.sql.scratch import ScratchFolder
 from prm.traces.formats import Tally, rows_of
 from prm.traces.trace import Step, Trace
 
@@ -68,8 +71,7 @@ SKIP_REASONS = GOLD_FAULTS | {
     "answer_crashed": "the answer ends the process that runs it",
     "unexpected": "an error that nobody foresaw",
     "undecided": UNDECIDED,
-    "typed": "the answer differs from gold only in whether numbers are text",
-    "tied": "the answer may be another choice among rows that gold leaves to chance (ties, bare columns)",
+    **OPEN,
 }
 EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
 MAX_DECOMPOSED = 20_000  # characters; parsing longer statements takes minutes
@@ -355,7 +357,7 @@ class _Place:
     def __init__(self, path: Path, timeout: float, pool: DatabasePool) -> None:
         self.timeout = timeout
         self.schema = read_schema(path)
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = ScratchFolder()
         self.database = open_steadily(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema))
@@ -409,26 +411,11 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
             return Verdict(pieces, [1] * len(pieces), "equal")
         if same.on != "database":
             source = same.on
-        elif gold.choices.allow(rows):
-            raise _Skip("tied")
-        elif _with_numbers(rows) != rows or _with_numbers(gold.rows) != gold.rows:
-            with contextlib.suppress(Undecided):
-                if results_equal(_with_numbers(gold.rows), _with_numbers(rows), ordered=gold.ordered):
-                    raise _Skip("typed")
+        elif reason := left_open(gold.choices, rows, ordered=gold.ordered):
+            raise _Skip(reason)
     pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
     labels, evidence = _first_error(pieces, rows is not None, gold, place)
     return Verdict(pieces, labels, evidence, source)
-
-
-def _with_numbers(rows: Rows) -> list[tuple]:
-    """The rows, with what is a number written as text as that number."""
-
-    def number(value: object) -> object:
-        return (
-            float(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,15}(\.\d+)?", value) else value
-        )
-
-    return [tuple(map(number, row)) for row in rows]
 
 
 def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> tuple[list[int | None], str]:
@@ -448,8 +435,16 @@ def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> 
     earlier = [i for i in at if i < failing]
     held = dict(zip(at, holdings([(pieces[i].name, pieces[i].tree) for i in at], place.schema), strict=True))
     subtracted = _subtracted([pieces[i] for i in at])
+    scalars = [i for i in earlier if (h := held[i]) is not None and h.scalar]
     found = {
-        i: judge(gold, prefixes[i], held[i], pieces[i].name.strip('"').lower() in subtracted) for i in earlier
+        i: judge(
+            gold,
+            prefixes[i],
+            held[i],
+            subtracted=pieces[i].name.strip('"').lower() in subtracted,
+            beside=any(j != i for j in scalars),
+        )
+        for i in earlier
     }
     fine, evidence = -1, "unknown"
     for i in earlier:

@@ -31,7 +31,6 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -61,6 +60,7 @@ from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragmen
 from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
 from prm.sql.schema import read_schema, schema_text
+from prm.sql.scratch import ScratchFolder
 from prm.sql.tables import quote
 from prm.sql.variants import FEW, Suite
 from prm.traces.trace import Step, Trace
@@ -392,7 +392,7 @@ class _Worker:
         self.job = job
         self.made_by = made_by("build", job.seed)
         self.pool = DatabasePool(1)
-        self.folder = TemporaryDirectory(prefix="prm-build-")
+        self.folder = ScratchFolder()
         self.places = LastUsed(
             partial(_Workplace, timeout=job.timeout, pool=self.pool, folder=self.folder.name)
         )

@@ -17,26 +17,77 @@ On variants of the database nothing of this arises (`prm.sql.variants`).
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
-from prm.sql.compare import Undecided, part_of
+from prm.sql.compare import Undecided, part_of, results_equal
 from prm.sql.database import Database, Rows, SQLError
-from prm.sql.decompose import to_sql
-from prm.sql.variants import CHANCE, Unusable, order_counts, order_key
+from prm.sql.decompose import statements, to_sql
+from prm.sql.inline import inlined
+from prm.sql.schema import Schema
+from prm.sql.variants import CHANCE, Suite, Unusable, group_keys, order_counts, order_key
 
+#: Why a result that is not gold's may be right all the same: an answer with it has no label.
+OPEN = {
+    "tied": "the answer may be another choice among rows that gold leaves to chance (ties, bare columns)",
+    "typed": "the answer differs from gold only in whether numbers are text",
+}
 _MAX_PERMUTED = 7  # columns whose orders are tried
+
+
+def left_open(choices: Choices, rows: Rows, *, ordered: bool) -> str | None:
+    """The key of `OPEN` for rows that are not gold's on the database; None where they are wrong for certain.
+    `ordered`: gold orders its rows."""
+    if choices.allow(rows):
+        return "tied"
+    mine, golds = _with_numbers(rows), _with_numbers(choices.rows)
+    if mine != rows or golds != choices.rows:
+        try:
+            return "typed" if results_equal(golds, mine, ordered=ordered) else None
+        except Undecided:
+            return None
+    return None
+
+
+def _with_numbers(rows: Rows) -> list[tuple]:
+    """The rows, with what is a number written as text as that number."""
+
+    def number(value: object) -> object:
+        return (
+            float(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,15}(\.\d+)?", value) else value
+        )
+
+    return [tuple(map(number, row)) for row in rows]
 
 
 class Choices:
     """The results that `query` leaves open on a database; `rows` is what it gives. A `query` of None is not
     understood: it may leave everything open."""
 
+    #: The query without CTEs and derived tables; None where that cannot be said.
+    plain: exp.Query | None = None
+
     def __init__(self, database: Database, query: exp.Expression | None, rows: Rows) -> None:
         self.database, self.query, self.rows = database, query, rows
+
+    @classmethod
+    def of(cls, gold: Suite, schema: Schema) -> Choices:
+        """What the gold of a suite leaves open on the database itself."""
+        try:
+            trees = statements(gold.gold_sql)
+        except (SqlglotError, RecursionError):
+            trees = []
+        if len(trees) != 1 or not isinstance(written := trees[0], exp.Query):
+            return cls(gold.database, None, gold.gold)
+        plain = _plain(written, gold, schema) if gold.gold else written
+        choices = cls(gold.database, plain or written, gold.gold)
+        choices.plain = plain
+        return choices
 
     @cached_property
     def whole(self) -> exp.Query | None:
@@ -150,8 +201,8 @@ class Choices:
         nested = [query for query in whole.find_all(exp.Query) if query is not whole]
         if any(query.args.get("limit") or query.args.get("group") for query in nested):
             return None
-        group, having = whole.args.get("group"), whole.args.get("having")
-        keys = {to_sql(key).lower() for key in group.expressions} if group else set()
+        having = whole.args.get("having")
+        keys = {to_sql(key).lower() for key in group_keys(whole)}
         if any(e.is_star for e in whole.selects) or (having is not None and not _is_settled(having, keys)):
             return None
         rows = whole.copy()
@@ -173,10 +224,31 @@ class Choices:
         return found
 
 
+def _plain(written: exp.Query, gold: Suite, schema: Schema) -> exp.Query | None:
+    """Gold without its CTEs and derived tables, where it is still gold: by its rows on the database (or by
+    what ties with them, for two forms of gold may break ties in two ways) and on all variants. Where it is
+    not, derived tables stay; of gold in CTEs there is then no such form."""
+    with_ctes = written.find(exp.CTE) is not None
+    derived = any(isinstance(s.parent, (exp.From, exp.Join)) for s in written.find_all(exp.Subquery))
+    if not (with_ctes or derived):
+        return written
+    plain = inlined(written, schema)
+    if plain is not None:
+        verdict = gold.verdict(to_sql(plain))
+        tied = verdict.equal is False and verdict.on == "database"
+        if tied and Choices(gold.database, plain, gold.gold).counted:
+            verdict = gold.verdict_on_variants(to_sql(plain))
+        if verdict.equal:
+            return plain
+    return None if with_ctes else written
+
+
 def _is_settled(node: exp.Expression, keys: set[str]) -> bool:
     """Whether all columns of a part of a grouped SELECT are keys, or inside aggregates."""
     return all(
-        column.find_ancestor(exp.AggFunc) or to_sql(column).lower() in keys or to_sql(node).lower() in keys
+        column.find_ancestor(exp.AggFunc, exp.Filter)
+        or to_sql(column).lower() in keys
+        or to_sql(node).lower() in keys
         for column in node.find_all(exp.Column)
     )
 

@@ -28,7 +28,7 @@ from prm.labeling.asking import Answers, Record, digest, seed_of
 from prm.labeling.cards import consensus_card, judge_card, write_labelled
 from prm.labeling.journal import Journal
 from prm.labeling.progress import progress
-from prm.labeling.provenance import made_by, output_file, relabelled
+from prm.labeling.provenance import made_by, origins, output_file, relabelled
 from prm.labeling.questions import find_database
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.converters import native_rows
@@ -279,11 +279,14 @@ def consensus(
                 replace(
                     trace,
                     steps=[replace(s, label=label) for s, label in zip(trace.steps, labels, strict=True)],
+                    sql=trace.sql if trace.sql is not None else other.sql,
+                    gold_sql=trace.gold_sql if trace.gold_sql is not None else other.gold_sql,
                     label_source="consensus",
                     label_scheme=None,
                     extra=trace.extra
                     | {
-                        "consensus": [trace.label_source, other.label_source],
+                        "consensus": [source for t in (trace, other) for source, _ in origins(t)],
+                        "consensus_made_by": [maker for t in (trace, other) for _, maker in origins(t)],
                         "made_by": made_by("consensus"),
                     },
                 )

@@ -9,6 +9,8 @@ A result that equals gold's on the database may do so by accident. So the first 
 variants of the database made (`prm.sql.variants`, one of each kind in `FEW`, some 5 to 20 ms a question), and
 what differs from gold on one of them is wrong. Where an answer's own last label rests on that, its
 `label_source` is `monte-carlo:` and the variant's name, so that `prm inspect --databases` can ask it again.
+And one that differs from gold's may be right all the same, where gold leaves it to chance
+(`prm.labeling.choices`): such a rollout says nothing of its prefix, and such an answer is left out.
 
 What the numbers say of each other is used, so that no label contradicts another:
 - a prefix from which a longer prefix of the same answer goes on to a right end can reach it, too. So where
@@ -35,7 +37,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from prm import __version__
@@ -56,6 +57,7 @@ from prm.inference.policies import (
 )
 from prm.labeling.asking import Answers, Record, digest, seed_of
 from prm.labeling.cards import rollout_card, write_labelled, write_statistics
+from prm.labeling.choices import OPEN, Choices, left_open
 from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, check_reachable, gold_fault
 from prm.labeling.journal import Journal
 from prm.labeling.progress import progress
@@ -63,6 +65,7 @@ from prm.labeling.provenance import output_file, relabelled
 from prm.labeling.questions import Question, find_database
 from prm.sql.database import DatabasePool, SQLError, open_steadily
 from prm.sql.schema import read_schema, schema_text
+from prm.sql.scratch import ScratchFolder
 from prm.sql.variants import FEW, Suite
 from prm.traces.answer import split_answer
 from prm.traces.trace import Label, Step, Trace
@@ -78,14 +81,17 @@ OUTCOMES = {
     "no_answer": "no whole statement in the text",
     "starts_over": "the prefix was written anew",
     "undecided": "gold's result, but not compared on all variants of the database",
+    "tied": "another choice, it may be, among rows that gold leaves to chance",
+    "typed": "gold's result but for whether numbers are text",
 }
 #: Outcomes that say nothing of the prefix, and are not counted among its rollouts.
-_SAY_NOTHING = ("starts_over", "undecided", "crashed")
+_SAY_NOTHING = ("starts_over", "undecided", "crashed", *OPEN)
 #: Why an answer gives no trace.
 SKIPPED = GOLD_FAULTS | {
     "no_sql": "the answer holds no SQL that could be run",
     "undecided": UNDECIDED,
     "crashed": "the answer ends the process that runs it",
+    **OPEN,
 }
 
 
@@ -217,6 +223,7 @@ class _Work:
     database: Path | str
     answers: list[_Answer] = field(default_factory=list)
     gold: Suite | None = None  # its rows, and variants; once the question is under way
+    choices: Choices | None = None  # what it leaves open; of SQLite's databases
     compared_on_variants: bool = False
     known: dict[str, Estimate] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)  # by SQL: samples repeat each other
@@ -290,12 +297,13 @@ def _run(
         "seed": plan.seed,
         "prompt": PROMPT_FORM_VERSION,
         "sql_timeout": plan.timeout,
-        "variants": list(FEW),  # outcomes are remembered, too
+        "variants": list(FEW),  # outcomes are remembered, too …
+        "left_open": sorted(OPEN),  # … with what says nothing
     }
     with (
         Journal(f"{output}.journal", "rollout", settings, paid=True) as journal,
         DatabasePool(1) as pool,
-        TemporaryDirectory(prefix="prm-variants-") as folder,
+        ScratchFolder() as folder,
     ):
         run = _Rollouts(Answers(journal, policy), plan, pool, folder, sampled)
         run.all(works)
@@ -327,7 +335,7 @@ class _Prefix:
 class _Rollouts:
     """One run: rounds of requests over a window of questions, until no question wants more."""
 
-    def __init__(self, answers: Answers, plan: Plan, pool: DatabasePool, folder: str, sampled: bool) -> None:
+    def __init__(self, answers: Answers, plan: Plan, pool: DatabasePool, folder: Path, sampled: bool) -> None:
         self.answers, self.plan, self.folder, self.sampled = answers, plan, folder, sampled
         self.open = partial(open_steadily, timeout=plan.timeout, pool=pool)
         self.labelled: list[tuple[tuple[int, ...], Trace]] = []  # with their place in the output
@@ -378,8 +386,11 @@ class _Rollouts:
             self.skipped[reason or "gold_empty"] += 1 if self.sampled else len(work.answers)
             work.answers = []
             return False
+        schema = read_schema(work.database)
+        if database.dialect == "sqlite":
+            work.choices = Choices.of(work.gold, schema)
         if work.about.schema is None:
-            work.about.schema = schema_text(read_schema(work.database), work.about.question)
+            work.about.schema = schema_text(schema, work.about.question)
         given, work.answers = work.answers, []
         for answer in given:
             sql = _whole_sql(answer.trace)
@@ -506,7 +517,7 @@ class _Rollouts:
         gold = work.gold
         assert gold is not None
         try:
-            gold.database.execute(sql)
+            rows = gold.database.execute(sql)
         except SQLError as error:
             check_reachable(error, gold.database)
             kinds = {"error": "error", "refused": "error", "crashed": "crashed"}
@@ -518,12 +529,17 @@ class _Rollouts:
             verdict = gold.verdict(sql)
         if verdict.equal is None:
             return "undecided"
-        return "right" if verdict.equal else "wrong" if verdict.on == "database" else verdict.on
+        if verdict.equal:
+            return "right"
+        if verdict.on != "database":
+            return verdict.on
+        reason = None if work.choices is None else left_open(work.choices, rows, ordered=gold.ordered)
+        return reason or "wrong"
 
     def _finish(self, work: _Work) -> None:
         if work.gold is not None:
             work.gold.close()
-        plan, work.gold, work.outcomes = self.plan, None, {}
+        plan, work.gold, work.choices, work.outcomes = self.plan, None, None, {}
         for answer in work.answers:
             trace, known = answer.trace, _known(work, answer)
             labels = labels_of(len(trace.steps), answer.right, known, plan)

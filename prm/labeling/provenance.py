@@ -7,7 +7,8 @@ in the data card beside the file (`prm.labeling.cards`): options, statistics, li
 A `label_source` may say more behind a colon, the name of a variant: the answer has gold's result on the
 database itself and another one on that variant of it, so its last label is 0. `variant:SEED:INDEX:DIGEST` is
 of `prm label`, `monte-carlo:variant:SEED:INDEX:DIGEST` of `prm rollout`, where the labels before the last
-come from rollouts.
+come from rollouts. Of a `consensus`, the sources that agree stand in `consensus`, and what made their labels
+in `consensus_made_by`.
 """
 
 from __future__ import annotations
@@ -44,12 +45,26 @@ SOURCES = {
 
 
 #: What a trace says of the labels that it has.
-_OF_LABELS = ("label_evidence", "variants", "parent")
+_OF_LABELS = ("label_evidence", "variants", "parent", "consensus", "consensus_made_by")
 
 
 def source_kind(label_source: str | None) -> str:
     """A `label_source` without the name of a variant's seed, index and digest."""
     return re.sub(r":-?\d.*", "", label_source or "not given")
+
+
+def origins(trace: Trace) -> list[tuple[str | None, str | None]]:
+    """The `label_source` and `made_by` of a trace's labels: of each of the sources where several agree."""
+    if trace.label_source != "consensus" or not isinstance(trace.extra.get("consensus"), list):
+        return [(trace.label_source, trace.extra.get("made_by"))]
+    sources = trace.extra["consensus"]
+    makers = trace.extra.get("consensus_made_by")
+    if not isinstance(makers, list) or len(makers) != len(sources):
+        makers = [None] * len(sources)
+    return [
+        (None if source is None else str(source), maker)
+        for source, maker in zip(sources, makers, strict=True)
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -4,11 +4,16 @@
 every answer and its gold again and checks, in each trace that has what it takes,
 
 - labels:   once wrong, a trace never returns to right;
-- once:     no trace stands there twice, under the same `id`;
+- whole:    what `prm build` made (`made_by`) has all that it makes, and an `id` of its group;
+- once:     no trace stands there twice, under the same `id`; of `prm build` no `id` twice in a file;
 - parent:   a wrong trace is, before its first error, word for word the right one it was made from, asks the
             same of the same schema in the same group, and differs from it at the error, in its text and in
-            its SQL. One that does not tell what it was made from (a real answer) is not checkable;
+            its SQL (where labels are missing before the first 0: somewhere there). One that does not tell
+            what it was made from (a real answer) is not checkable, nor one whose right trace is not in the
+            files, unless `prm build` made it, which writes both into one file;
 - assembly: the steps' SQL put together is `sql` (white space aside, but for that in quotes);
+- text:     what a step of `prm build` says is its SQL, or the sentence for it, or both (sentences are checked
+            of SQLite, where this version has written them);
 - answer:   the rows of `sql` differ from gold's exactly when the last label is 0 (in order where gold
             orders), on the trace's database, or on the variant of it that the trace names. SQL that does not
             run is another answer; gold that does not run is an error of the file. What outlives --timeout
@@ -25,19 +30,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from prm.errors import InputError
+from prm.labeling.build import STYLES
 from prm.labeling.chains import same_answer
 from prm.labeling.pool import each_finished
 from prm.labeling.progress import progress
+from prm.labeling.provenance import made_by, origins
 from prm.labeling.questions import database_at, locate_database
 from prm.sql.compare import Undecided, is_ordered
 from prm.sql.database import (
@@ -49,13 +55,15 @@ from prm.sql.database import (
     open_database,
     without_password,
 )
-from prm.sql.decompose import assemble
+from prm.sql.decompose import DecomposeError, assemble, parse_fragment
+from prm.sql.describe import describe
+from prm.sql.scratch import ScratchFolder
 from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
 from prm.traces.inspection import inspect
 from prm.traces.trace import ReturningLabel, Trace
 
-CHECKS = ("labels", "once", "parent", "assembly", "answer")
+CHECKS = ("labels", "whole", "once", "parent", "assembly", "text", "answer")
 _BATCH = 64  # answers to one database that a worker takes at once
 _SHOWN = 60  # characters of a text in a message
 
@@ -169,8 +177,7 @@ def check_traces(
     Raises:
         InputError: a database cannot be reached.
     """
-    findings, kinship = Findings(), _Kinship()
-    seen: dict[int, tuple[str, int]] = {}  # hash of a trace -> where it stands
+    findings, kinship, seen = Findings(), _Kinship(), _Seen()
 
     def read(advance: Callable[[int], None]) -> Iterator[_Batch]:
         """Check what takes no database on the way; hand out the rest, by database."""
@@ -184,7 +191,7 @@ def check_traces(
                 advance(1)
                 continue
             _check_alone(file, line, trace, findings)
-            _check_once(file, line, trace, seen, findings)
+            seen.check(file, line, trace, findings)
             kinship.add(file, line, trace)
             reason = _why_not(trace)
             if reason is None:
@@ -197,10 +204,16 @@ def check_traces(
                     reason = "a variant of a database that is no SQLite file"
             if reason is not None:
                 findings.unchecked["answer"][reason] += 1
+                findings.unchecked["text"][reason] += 1
                 advance(1)
                 continue
             errors = tuple(step.error for step in trace.steps if step.error is not None)
-            answer = _Answer(file, line, trace.gold_sql, trace.sql, trace.labels[-1] == 1, errors)
+            style = str(trace.extra.get("style")) if _is_built(trace) else None
+            told = tuple((step.text, step.sql or "") for step in trace.steps) if style else ()
+            answer = _Answer(
+                file, line, trace.gold_sql, trace.sql, trace.labels[-1] == 1, errors, style, told,
+                _is_of_our_version(trace),
+            )  # fmt: skip
             variant = variant_of(trace)  # made for one gold query
             where = (path, variant, None if variant is None else trace.gold_sql)
             waiting.setdefault(where, []).append(answer)
@@ -211,14 +224,14 @@ def check_traces(
 
     with progress("traces", total) as advance:
         for verdicts in each_finished(partial(_Runner, timeout), read(advance), workers):
-            for answer, message, reason in verdicts:
+            for answer, check, message, reason in verdicts:
                 if reason is not None:
-                    findings.unchecked["answer"][reason] += 1
+                    findings.unchecked[check][reason] += 1
                     continue
-                findings.checked["answer"] += 1
+                findings.checked[check] += 1
                 if message is not None:
-                    findings.violations.append(Violation(answer.file, answer.line, "answer", message))
-            advance(len(verdicts))
+                    findings.violations.append(Violation(answer.file, answer.line, check, message))
+            advance(len({id(answer) for answer, *_ in verdicts}))
     kinship.check(findings)
     findings.violations.sort()
     return findings
@@ -243,6 +256,12 @@ def _check_alone(file: str, line: int, trace: Trace, findings: Findings) -> None
         findings.unchecked["labels"]["no labels"] += 1
     else:  # the reader has refused those that rise
         findings.checked["labels"] += 1
+    if _is_built(trace):
+        findings.checked["whole"] += 1
+        if fault := _fault_of_built(trace):
+            findings.violations.append(Violation(file, line, "whole", fault))
+    else:
+        findings.unchecked["whole"]["not made by prm build"] += 1
     fragments = [step.sql for step in trace.steps]
     if trace.sql is None or None in fragments:
         findings.unchecked["assembly"]["no sql of the steps or the whole"] += 1
@@ -256,17 +275,54 @@ def _check_alone(file: str, line: int, trace: Trace, findings: Findings) -> None
         findings.violations.append(Violation(file, line, "assembly", message))
 
 
-def _check_once(
-    file: str, line: int, trace: Trace, seen: dict[int, tuple[str, int]], findings: Findings
-) -> None:
-    if trace.id is None:  # two models, or one twice, may give the same answer
-        findings.unchecked["once"]["no id"] += 1
-        return
-    findings.checked["once"] += 1
-    first = seen.setdefault(hash(json.dumps(trace.to_dict(), sort_keys=True)), (file, line))
-    if first != (file, line):
-        message = f"the trace of {first[0]}:{first[1]} once more (id {_short(trace.id)})"
-        findings.violations.append(Violation(file, line, "once", message))
+class _Seen:
+    """Where each trace stands, for what stands there twice."""
+
+    def __init__(self) -> None:
+        self.traces: dict[int, tuple[str, int]] = {}  # by the hash of a trace
+        self.ids: dict[int, int] = {}  # lines of built ones, by the hash of file and id
+
+    def check(self, file: str, line: int, trace: Trace, findings: Findings) -> None:
+        if trace.id is None:  # two models, or one twice, may give the same answer
+            findings.unchecked["once"]["no id"] += 1
+            return
+        findings.checked["once"] += 1
+        first = self.traces.setdefault(hash(json.dumps(trace.to_dict(), sort_keys=True)), (file, line))
+        named = self.ids.setdefault(hash((file, trace.id)), line) if _is_built(trace) else line
+        if first != (file, line):
+            message = f"the trace of {first[0]}:{first[1]} once more (id {_short(trace.id)})"
+            findings.violations.append(Violation(file, line, "once", message))
+        elif named != line:
+            message = f"has the id of line {named} ({_short(trace.id)})"
+            findings.violations.append(Violation(file, line, "once", message))
+
+
+def _is_built(trace: Trace) -> bool:
+    return str(trace.extra.get("made_by", "")).startswith("prm build")
+
+
+def _is_of_our_version(trace: Trace) -> bool:
+    """Whether what made the trace would write the same sentences as this code."""
+    told, ours = re.sub(r", seed -?\d+", "", str(trace.extra.get("made_by"))), made_by("build")
+    return told.partition(", SQLite")[0] == ours.partition(", SQLite")[0]
+
+
+def _fault_of_built(trace: Trace) -> str | None:
+    """What a trace of `prm build` lacks or has, as no such trace does."""
+    for name in ("id", "group", "db_id", "sql", "gold_sql"):
+        if getattr(trace, name) is None:
+            return f"has no {name}"
+    if trace.id.rpartition("-")[0] != trace.group:
+        return f"the id {_short(trace.id)} is not of the group {_short(trace.group)}"
+    if any(step.sql is None or step.label not in (0, 1) for step in trace.steps):
+        return "a step has no SQL, or a label that is neither 0 nor 1"
+    if trace.label_source != "execution" and not (trace.label_source or "").startswith("variant:"):
+        return f"its label_source is {trace.label_source}, neither execution nor a variant"
+    if trace.label_scheme is not None:
+        return "has labels that judge their step alone"
+    if trace.extra.get("style") not in STYLES:
+        return "its style is none"
+    return None
 
 
 def _why_not(trace: Trace) -> str | None:
@@ -277,11 +333,16 @@ def _why_not(trace: Trace) -> str | None:
         return "labels that judge their step alone"
     if trace.labels[-1] not in (0, 1):
         return "a last label that is neither 0 nor 1"
-    source = trace.label_source
-    by_execution = source is None or "execution" in source or "variant" in source
-    if not by_execution and not str(trace.extra.get("made_by", "")).startswith("prm rollout"):
-        return f"labels not by execution ({source})"
+    if not any(map(_by_execution, *zip(*origins(trace), strict=True))):
+        return f"labels not by execution ({trace.label_source})"
     return None
+
+
+def _by_execution(source: str | None, maker: str | None) -> bool:
+    """Whether a last label comes from running the answer: that of `prm rollout` does, too."""
+    if source is None or "execution" in source or "variant" in source:
+        return True
+    return str(maker).startswith("prm rollout")
 
 
 def _made_from_right(trace: Trace) -> bool:
@@ -289,7 +350,7 @@ def _made_from_right(trace: Trace) -> bool:
     error has a name, or `prm build` made it. A real answer shares no step with anybody's."""
     made_by = str(trace.extra.get("made_by", ""))
     named = trace.steps[trace.first_error].error is not None and not made_by.startswith("prm label")
-    return trace.group is not None and (named or made_by.startswith("prm build"))
+    return trace.group is not None and (named or _is_built(trace))
 
 
 class _Kinship:
@@ -301,16 +362,19 @@ class _Kinship:
 
     def add(self, file: str, line: int, trace: Trace) -> None:
         at = trace.first_error
-        if trace.label_scheme == "step" or (at < 0 and set(trace.labels) != {1}):
+        if trace.label_scheme == "step" or (at < 0 and trace.labels[-1] != 1):
             return
+        right = [i for i, label in enumerate(trace.labels[:at]) if label is not None]
         parent = trace.extra.get("parent")
         kin = _Kin(
             file,
             line,
+            right[-1] + 1 if right else 0,
             at,
-            hash((trace.question, trace.db_id, trace.schema, trace.evidence, trace.group)),
+            hash((trace.question, trace.db_id, trace.schema, trace.evidence, trace.group, trace.gold_sql)),
             tuple((hash(step.text), None if step.sql is None else hash(step.sql)) for step in trace.steps),
             ("id", str(parent)) if parent is not None else ("group", trace.group),
+            _is_built(trace),
         )
         if at >= 0:
             self.wrong.append(kin if parent is not None or _made_from_right(trace) else None)
@@ -325,10 +389,14 @@ class _Kinship:
                 findings.unchecked["parent"]["it does not tell what it was made from"] += 1
                 continue
             candidates = self.right.get(kin.of)
-            if not candidates:
+            if not candidates and not kin.built:
                 findings.unchecked["parent"]["its right trace is not in the files"] += 1
                 continue
             findings.checked["parent"] += 1
+            if not candidates:
+                message = f"no right trace with the {kin.of[0]} {_short(kin.of[1])} is in the files"
+                findings.violations.append(Violation(kin.file, kin.line, "parent", message))
+                continue
             faults = [kin.fault(right) for right in candidates]
             if None not in faults:
                 # Of several right ones it was made from the one that it follows longest.
@@ -338,34 +406,42 @@ class _Kinship:
 
 @dataclass(frozen=True, slots=True)
 class _Kin:
-    """A trace as far as its relatives go: hashes of what is asked and of each step's text and SQL."""
+    """A trace as far as its relatives go: hashes of what is asked and of each step's text and SQL. The first
+    `right` steps are labelled right; that is all before `first_error`, but for missing labels."""
 
     file: str
     line: int
+    right: int
     first_error: int
     asked: int
     steps: tuple[tuple[int, int | None], ...]
     of: tuple[str, str]
+    built: bool
 
     def fault(self, right: _Kin) -> tuple[int, str] | None:
         """How far this wrong trace can have been made from `right`, and why no further; None: it can."""
         where = f"the right trace in line {right.line}"
         if self.asked != right.asked:
-            return -1, f"its question, database, schema, evidence or group is not that of {where}"
-        for i in range(self.first_error):
+            return -1, f"its question, database, schema, evidence, group or gold is not that of {where}"
+        for i in range(self.right):
             if i >= len(right.steps) or self.steps[i] != right.steps[i]:
                 return (
                     i,
                     f"step {i} differs from {where}, though the first error is at step {self.first_error}",
                 )
-        if self.first_error < len(right.steps):
-            mine, other = self.steps[self.first_error], right.steps[self.first_error]
-            if mine[0] == other[0] or (mine[1] == other[1] and mine[1] is not None):
-                what = "text" if mine[0] == other[0] else "SQL"
-                return (
-                    self.first_error,
-                    f"step {self.first_error}, its first error, has the same {what} as {where}",
-                )
+        if self.first_error >= len(right.steps):
+            return None
+        mine, other = self.steps[self.first_error], right.steps[self.first_error]
+        same_sql = mine[1] == other[1] and mine[1] is not None
+        if self.right < self.first_error:
+            if mine == other and self.steps[: self.first_error] == right.steps[: self.first_error]:
+                return self.first_error, f"no step up to its first 0 differs from {where}"
+        elif mine[0] == other[0] or same_sql:
+            what = "text" if mine[0] == other[0] else "SQL"
+            return (
+                self.first_error,
+                f"step {self.first_error}, its first error, has the same {what} as {where}",
+            )
         return None
 
 
@@ -373,9 +449,14 @@ class _Kin:
 
 
 def variant_of(trace: Trace) -> str | None:
-    """The name of the variant on which a trace claims to be labelled; None: on the database itself."""
-    _, variant, name = (trace.label_source or "").partition("variant")
-    return variant + name if variant else None
+    """The name of the variant on which a trace claims to be labelled; None: on the database itself. Of
+    several sources that agree, each that names one has seen the answer differ from gold there; one will do.
+    """
+    for source, _ in origins(trace):
+        _, variant, name = (source or "").partition("variant")
+        if variant:
+            return variant + name
+    return None
 
 
 def open_variant(
@@ -400,6 +481,9 @@ class _Answer:
     sql: str
     right: bool  # says its last label
     errors: tuple[str, ...]  # kinds of its errors
+    style: str | None  # of the steps that `prm build` wrote; of other traces None
+    told: tuple[tuple[str, str], ...]  # text and SQL of those steps
+    same_version: bool  # as ours
 
 
 @dataclass(frozen=True)
@@ -409,8 +493,8 @@ class _Batch:
     answers: list[_Answer]
 
 
-#: The answer; what is violated, if anything; why it could not be checked, if so.
-_Verdict = tuple[_Answer, str | None, str | None]
+#: The answer; what is checked; what is violated, if anything; why it could not be checked, if so.
+_Verdict = tuple[_Answer, str, str | None, str | None]
 
 
 class _Runner:
@@ -420,6 +504,11 @@ class _Runner:
         self.timeout, self.pool = timeout, DatabasePool(1)
 
     def __call__(self, batch: _Batch) -> list[_Verdict]:
+        is_sqlite = isinstance(batch.path, Path)
+        texts = [(answer, "text", *_judge_text(answer, is_sqlite)) for answer in batch.answers]
+        return texts + self._answers(batch)
+
+    def _answers(self, batch: _Batch) -> list[_Verdict]:
         if batch.variant is not None:
             return self._on_variant(batch, batch.variant)
         database = open_database(batch.path, timeout=self.timeout, pool=self.pool)
@@ -427,21 +516,20 @@ class _Runner:
         by_gold = sorted(batch.answers, key=lambda answer: answer.gold_sql)
         for gold_sql, answers in groupby(by_gold, key=lambda answer: answer.gold_sql):
             gold, ordered = _rows(database, gold_sql), is_ordered(gold_sql)
-            verdicts += [(a, *_judge(a, gold, _rows(database, a.sql), ordered)) for a in answers]
+            verdicts += [(a, "answer", *_judge(a, gold, _rows(database, a.sql), ordered)) for a in answers]
         return verdicts
 
     def _on_variant(self, batch: _Batch, name: str) -> list[_Verdict]:
-        with TemporaryDirectory(prefix="prm-variant-") as folder:
+        with ScratchFolder() as folder:
             gold_sql = batch.answers[0].gold_sql
             try:
-                database, gold, ordered = open_variant(
-                    Path(batch.path), gold_sql, name, Path(folder), self.timeout
-                )
+                database, gold, ordered = open_variant(Path(batch.path), gold_sql, name, folder, self.timeout)
             except InputError as error:
-                return [(answer, str(error), None) for answer in batch.answers]
+                return [(answer, "answer", str(error), None) for answer in batch.answers]
             with database:
                 return [
-                    (a, *_judge(a, gold, _rows(database, a.sql), ordered, on=name)) for a in batch.answers
+                    (a, "answer", *_judge(a, gold, _rows(database, a.sql), ordered, on=name))
+                    for a in batch.answers
                 ]
 
     def close(self) -> None:
@@ -463,6 +551,32 @@ _LIMITS = {
     "too_large": "gives too many rows",
     "crashed": "ends the process that runs it",
 }
+
+
+def _judge_text(answer: _Answer, is_sqlite: bool) -> tuple[str | None, str | None]:
+    """What a step says beside its SQL: (what is violated, why it cannot be told)."""
+    if answer.style not in STYLES:
+        return None, "not made by prm build"
+    with_sentence = is_sqlite and answer.same_version
+    for i, (text, sql) in enumerate(answer.told):
+        if with_sentence:
+            holds = text == STYLES[answer.style].format(_sentence(sql), sql)
+        else:
+            holds = text.endswith(sql) or answer.style == "english"
+        if not holds:
+            return f"the text of step {i} is not that of its SQL: {_short(text)}", None
+    if not with_sentence and answer.style == "english":
+        return None, "sentences of another version or dialect"
+    return None, None
+
+
+@lru_cache(maxsize=4096)
+def _sentence(fragment: str) -> str:
+    try:
+        name, tree = parse_fragment(fragment)
+        return describe(tree, name or None)
+    except (DecomposeError, RecursionError):
+        return ""
 
 
 def _judge(

@@ -91,10 +91,10 @@ def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
         DecomposeError: `sql` is not one SELECT statement, or the parser cannot read it.
     """
     try:
-        statements = [tree for tree in _parsed(sql) if tree is not None]
-        if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+        trees = _parsed(sql)
+        if len(trees) != 1 or not isinstance(trees[0], exp.Query):
             raise DecomposeError("not one SELECT statement")
-        root = statements[0]
+        root = trees[0]
         if any(not select.expressions for select in root.find_all(exp.Select)):
             raise DecomposeError("a SELECT that returns nothing")
         for node in root.walk():
@@ -111,9 +111,15 @@ def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
         raise DecomposeError("the query is nested too deeply") from None
 
 
-def _parsed(sql: str) -> list[exp.Expression | None]:
+def statements(sql: str, dialect: str = "sqlite") -> list[exp.Expression]:
+    """The statements of a text. A semicolon at the end begins none, nor does a comment behind it."""
+    trees = sqlglot.parse(sql, dialect=dialect)
+    return [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
+
+
+def _parsed(sql: str) -> list[exp.Expression]:
     try:
-        return sqlglot.parse(sql, dialect="sqlite")
+        return statements(sql)
     except RecursionError:
         raise DecomposeError("the query is nested too deeply") from None
     except Exception as error:  # on nonsense the parser fails in ways of its own, not with SqlglotError alone

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import re
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
 
-from prm.sql.decompose import DecomposeError, parse_fragment, to_sql
+from prm.sql.decompose import DecomposeError, parse_fragment, statements, to_sql
 from prm.sql.schema import Schema
 from prm.sql.tables import quote
 
@@ -55,7 +54,7 @@ class Translator:
         if self.dialect == "sqlite":
             return sql
         try:
-            trees = [tree for tree in sqlglot.parse(sql, dialect=self.dialect) if tree is not None]
+            trees = statements(sql, self.dialect)
             if len(trees) != 1 or not isinstance(trees[0], exp.Query):
                 raise TranslationError("not one query")
             return trees[0].sql(dialect="sqlite", unsupported_level=ErrorLevel.RAISE, comments=False)

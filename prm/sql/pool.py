@@ -5,8 +5,11 @@ as `'aaa…' LIKE '%a%a%a%a%b'` nor while a statement is prepared. So statements
 (`worker.py`), which read and do nothing else, and a worker whose statement outlives its time is killed and
 replaced. The detour costs some 20 µs a statement, and 20 ms where a worker has to be started.
 
-A worker gets its next statement before it has answered the last one (`AHEAD`), so that it need not wait for
-this process in between; since it answers in order, the oldest unanswered statement is the one that runs.
+A worker gets its next statements before it has answered the last one, so that it need not wait for this
+process in between; since it answers in order, the oldest unanswered statement is the one that runs. How many
+it holds goes by its pace: work for some two naps (`NAP`), in which this process sleeps while all workers have
+enough, so that it neither wakes up for every answer nor takes a core away from them (most statements take
+less than a tenth of a nap). Slow statements do not pile up behind each other: of those it holds `AHEAD`.
 When a worker dies, that one is blamed and repeated: once if the process failed by itself, more often if it
 was killed from outside (`kill -9`, a system short of memory), which may say nothing of the statement. Those
 behind it go back to the queue. No threads are used here: whoever wants answers waits for them, in one `poll`
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
 MAX_SQL_BYTES = 100_000
 MAX_MEMORY = 1 << 30  # bytes of address space of a worker
 OPEN_TIMEOUT = 60.0  # seconds to start a worker and to open a database
-AHEAD = 4  # statements that a worker holds: one runs, the others wait
+AHEAD = 4  # statements that a worker holds at least: one runs, the others wait
+MOST_AHEAD = 64
+NAP = 0.001  # seconds
 DEATHS = 10  # workers that may be killed while they run a statement …
 LONGEST_WAIT = 60  # times its timeout that a statement may take whose steps are counted
 FAILURE = 5  # … and one that fails by itself, then or while it opens the database, counts for so many
@@ -108,6 +113,7 @@ class WorkerProcess:
         self.waiting: deque[Statement] = deque()
         self.deadline = 0.0  # of the statement that runs
         self.opened: set[Any] = set()  # addresses of the databases that it has opened
+        self.ahead = AHEAD  # statements that it may hold
         self._incoming = bytearray()
         self._outgoing = bytearray()
 
@@ -148,15 +154,15 @@ class WorkerProcess:
                 stdout=subprocess.DEVNULL,
             )
         paths = [path for path in sys.path if os.path.isabs(path) and os.path.isdir(path)]
-        self.send((MAX_MEMORY, MAX_SQL_BYTES, paths))
+        self.put((MAX_MEMORY, MAX_SQL_BYTES, paths))
 
-    def send(self, message: Any) -> None:
-        """Send what can be sent at once, and keep the rest for `flush`."""
+    def put(self, message: Any) -> None:
+        """Lay a message in for `flush`."""
         data = marshal.dumps(message)
         self._outgoing += _HEADER.pack(len(data)) + data
-        self.flush()
 
     def flush(self) -> None:
+        """Send what can be sent at once."""
         with contextlib.suppress(BlockingIOError, ConnectionError):  # a lost link shows in `receive`
             while self._outgoing:
                 del self._outgoing[: self.link.send(self._outgoing)]
@@ -304,6 +310,8 @@ def _run(todo: deque[Statement], workers: Sequence[WorkerProcess]) -> None:
         busy = {worker.link.fileno(): worker for worker in workers if worker.waiting}
         if not busy:
             return
+        if todo and all(2 * len(worker.waiting) > worker.ahead for worker in workers):
+            time.sleep(NAP)
         poll = select.poll()
         for number, worker in busy.items():
             poll.register(number, worker.events)
@@ -321,15 +329,18 @@ def _run(todo: deque[Statement], workers: Sequence[WorkerProcess]) -> None:
 
 def _hand_out(todo: deque[Statement], workers: Sequence[WorkerProcess]) -> None:
     """Fill up the workers, all of them with one statement first, then with a second …"""
-    for ahead in range(AHEAD):
+    for held in range(max(worker.ahead for worker in workers)):
         for worker in workers:
-            if todo and len(worker.waiting) <= ahead:
+            if todo and len(worker.waiting) <= held < worker.ahead:
                 worker.ensure_started()
                 statement = todo.popleft()
                 worker.waiting.append(statement)
                 if len(worker.waiting) == 1:
                     _begins(worker)
-                worker.send((*statement.address, statement.sql, *statement.limits))
+                worker.put((*statement.address, statement.sql, *statement.limits))
+    for worker in workers:
+        if worker.waiting:
+            worker.flush()
 
 
 def _begins(worker: WorkerProcess) -> None:
@@ -344,6 +355,7 @@ def _begins(worker: WorkerProcess) -> None:
 
 def _read(worker: WorkerProcess, todo: deque[Statement]) -> None:
     messages, alive = worker.receive()
+    worker.ahead = min(max(AHEAD, 4 * len(messages)), MOST_AHEAD)
     for message in messages:
         if message[0] == "opened":
             worker.opened.add(worker.waiting[0].address)

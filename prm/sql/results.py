@@ -79,19 +79,25 @@ def is_settled(fingerprint: tuple[int, ...]) -> bool:
     return time.time() - max(fingerprint[3:]) / 1e9 > GRAIN
 
 
-#: Quoted things, which stay as they are, and what stands for one space: white space and comments.
+_OTHER_SPACE = r"[\t\n\f\r]|(?>--[^\n]*(?:\n|\Z))|(?>/\*.*?(?:\*/|\Z))"  # a comment ends where it first can
+#: Quoted things, which stay as they are, and what else stands for one space: white space and comments.
 _QUOTED_OR_SPACE = re.compile(
     r"""('[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z))"""
-    r"""|(?:[ \t\n\f\r]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))+""",
+    rf"|(?: |{_OTHER_SPACE}){{2,}}|{_OTHER_SPACE}",
     re.S,
 )
 
+#: What is not a single space; a text without it is normalised but for its ends.
+_SPACED_OTHERWISE = re.compile(r"[\t\n\f\r]|  |--|/\*")
+_QUOTED_NAME = re.compile(r"""["`\[]""")
 _SPACED_NAME = re.compile(r"""["`\[].*?(?:\s|--|/\*)""", re.S)
 
 
 def names_by_space(sql: str) -> bool:
     """Whether white space stands in a quoted name. SQLite names a computed column by its text, so the name
     may be that of a column (`"a + 1"`) which has another one in another spelling."""
+    if not _QUOTED_NAME.search(sql):
+        return False
     return any(_SPACED_NAME.match(match[1] or "") for match in _QUOTED_OR_SPACE.finditer(sql))
 
 
@@ -100,7 +106,10 @@ def normalised(sql: str) -> str:
 
     Upper and lower case stay: `SELECT NAME AS Who` names its column `Who`.
     """
-    text = _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql).strip(" ")
+    text = sql
+    if _SPACED_OTHERWISE.search(sql):
+        text = _QUOTED_OR_SPACE.sub(lambda match: match[1] or " ", sql)
+    text = text.strip(" ")
     return text.removesuffix(";").rstrip(" ")
 
 

@@ -32,11 +32,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from prm.sql.database import database_uri
+from prm.sql.decompose import statements
 from prm.sql.schema import Schema, read_schema
 
 #: Kinds of variants; variant INDEX is of the kind at INDEX modulo their number.
@@ -56,7 +56,7 @@ class Unusable(Exception):
 def parsed(sql: str) -> exp.Expression:
     """Gold's tree. Raises: Unusable."""
     try:
-        trees = [tree for tree in sqlglot.parse(sql, read="sqlite") if tree is not None]
+        trees = statements(sql)
     except (SqlglotError, RecursionError) as error:
         raise Unusable(f"gold is not understood: {error}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
@@ -130,7 +130,7 @@ def read_base(path: Path, size: int, mtime: int) -> Base:
             child, parent = number[key.table], number[key.parent]
             columns = tuple(tables[child].at(c) for c in key.columns)
             parent_columns = tuple(tables[parent].at(c) for c in key.parent_columns)
-            if None not in columns + parent_columns:
+            if None not in columns + parent_columns and tables[parent].rows:  # or nothing could refer to it
                 links.append(_Link(child, columns, parent, parent_columns))
         taken = {(link.child, link.columns) for link in links}
         for link in _links_by_name(tables):
@@ -378,7 +378,7 @@ def _wanted(path: Path, size: int, mtime: int, gold_sql: str) -> _Wanted:
         return [(i, j) for i in candidates if (j := base.tables[i].at(column.name)) is not None]
 
     wanted = _Wanted({}, {}, [], [], used, [], set())
-    for node in tree.find_all(exp.Predicate):
+    for node in _without_aliases(tree, places).find_all(exp.Predicate):
         if isinstance(node, (exp.Exists, exp.SubqueryPredicate)):
             continue
         parts = list(node.walk(prune=lambda n: isinstance(n, exp.Query)))
@@ -418,6 +418,19 @@ def _wanted(path: Path, size: int, mtime: int, gold_sql: str) -> _Wanted:
     finally:
         connection.close()
     return wanted
+
+
+def _without_aliases(tree: exp.Expression, places: Any) -> exp.Expression:
+    """A query whose conditions say what the names of computed columns in them stand for (`HAVING n > 20`)."""
+    tree = tree.copy()
+    for select in list(tree.find_all(exp.Select)):
+        meant = {p.alias.lower(): p.this for p in select.expressions if isinstance(p, exp.Alias)}
+        for clause in (select.args.get("where"), select.args.get("having")):
+            for column in list(clause.find_all(exp.Column)) if clause is not None else ():
+                named = None if column.table or places(column) else meant.get(column.name.lower())
+                if named is not None and column.parent_select is select:
+                    column.replace(named.copy())
+    return tree
 
 
 def _constant(node: exp.Expression, places: Any) -> Any:
@@ -814,7 +827,9 @@ def _fill(connection: sqlite3.Connection, base: Base, links: list[_Link], rows: 
             break
     connection.execute("COMMIT")
     with contextlib.suppress(sqlite3.OperationalError):  # a foreign key that is wrong in the original, too
-        if connection.execute("PRAGMA foreign_key_check").fetchone():
+        empty = {table.name.lower() for table in base.tables if not table.rows}  # in the original, too
+        broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+        if any(parent.lower() not in empty for _, _, parent, _ in broken):
             raise Unusable("a foreign key leads nowhere")
     digest = hashlib.sha256()
     for table in base.tables:

@@ -10,7 +10,8 @@ suites of Zhong, Yu and Klein, "Semantic Evaluation for Text-to-SQL with Distill
         suite.verdict(sql)  # equal, different (and where), or undecided
 
 **What is kept.** The tables are made by the original's own statements; a row that breaks a NOT NULL, UNIQUE,
-PRIMARY KEY or CHECK constraint does not get in, and rows whose foreign key leads nowhere go out. Foreign keys
+PRIMARY KEY or CHECK constraint does not get in, and rows whose foreign key leads nowhere go out (but where it
+leads to a table without any rows: then it is kept in the original neither). Foreign keys
 that nobody declared, but that the data obeys and gold joins on or the names tell, are kept as well: otherwise
 a join that cannot lose rows would seem to. A value is one of its column, or a constant of gold or a near miss
 of it, of the same type. A column of numbers without negative ones gets none, a column of few values (a flag)
@@ -380,6 +381,14 @@ def order_key(key: exp.Expression, query: exp.Query) -> exp.Expression:
     return found.unalias() if isinstance(query, exp.Select) else found
 
 
+def group_keys(select: exp.Select) -> list[exp.Expression]:
+    """What a SELECT groups by: the terms of its GROUP BY, and what they mean where they count a column out or
+    name it by its alias."""
+    group = select.args.get("group")
+    written = group.expressions if group is not None else []
+    return [*written, *(order_key(key, select) for key in written)]
+
+
 #: What calls something that may change without the data.
 CHANCE = re.compile(
     r"\b(?:random|randomblob|group_concat|string_agg|json_group_\w+|changes|total_changes|last_insert_rowid|"
@@ -406,6 +415,8 @@ def _turned(gold_sql: str, width: int) -> tuple[str, str] | None:
 
 def _settled(tree: exp.Expression, width: int, last: bool) -> exp.Expression:
     """Ties go to the lowest rows (`last`: the highest), bare columns of groups to the lowest value."""
+    for select in tree.find_all(exp.Select):
+        _spell_windows(select)
     for query in list(tree.find_all(exp.Query)):
         if isinstance(query, exp.Select):
             _settle_bare_columns(query, last)
@@ -431,13 +442,14 @@ def _settle_bare_columns(select: exp.Select, last: bool) -> None:
     clauses = [*select.expressions, *(select.args[k] for k in ("having", "order") if select.args.get(k))]
     if group is None and not any(aggregates(p, select) for p in select.expressions):
         return
-    keys = {to_sql(key).lower() for key in group.expressions} if group else set()
-    names = {key.name.lower() for key in group.expressions if isinstance(key, exp.Column)} if group else set()
+    keys = group_keys(select)
+    names = {key.name.lower() for key in keys if isinstance(key, exp.Column)}
+    keys = {to_sql(key).lower() for key in keys}
     aliases = {p.alias.lower() for p in select.expressions if isinstance(p, exp.Alias)}
     names |= {"1", *aliases}
     for clause in clauses:
         for column in list(clause.find_all(exp.Column)):
-            inside = column.find_ancestor(exp.AggFunc, exp.Window)
+            inside = column.find_ancestor(exp.AggFunc, exp.Filter, exp.Window)
             if column.parent_select is not select or (inside and inside.parent_select is select):
                 continue
             around = column
@@ -448,6 +460,22 @@ def _settle_bare_columns(select: exp.Select, last: bool) -> None:
             column.replace((exp.Max if last else exp.Min)(this=column.copy()))
     if any(isinstance(p, exp.Star) or p.is_star for p in select.expressions):
         raise Unusable("all columns of a group")
+
+
+def _spell_windows(select: exp.Select) -> None:
+    """`OVER w` with what the WINDOW clause says of w."""
+    named = {window.name.lower(): window for window in select.args.get("windows") or []}
+    if not named:
+        return
+    for window in list(select.find_all(exp.Window)):
+        meant = named.get(window.alias.lower())
+        if meant is not None and window is not meant and window.parent_select is select:
+            for part in ("partition_by", "order", "spec"):
+                found = meant.args.get(part)
+                copy = [node.copy() for node in found] if isinstance(found, list) else found and found.copy()
+                window.set(part, copy)
+            window.set("alias", None)
+    select.set("windows", None)
 
 
 def _settle_window(window: exp.Window, last: bool) -> None:
