@@ -28,7 +28,8 @@ def result(kind: str, seed: int, traces: int, folder: Path) -> dict[str, Any]:
         data = Path("runs/quickstart/data")
         words = {
             "model_name_or_path": "models/smollm2-135m", "backbone_layers": 12,
-            "train_data": data / "train.jsonl", "eval_data": data / "dev.jsonl", "test_data": data / "test.jsonl", "max_train_traces": traces,
+            "train_data": data / "train.jsonl", "eval_data": data / "dev.jsonl",
+            "test_data": data / "test.jsonl", "max_train_traces": traces,
             "max_length": 512, "max_completion_length": 352, "per_device_train_batch_size": 8,
             "num_train_epochs": 1, "eval_strategy": "no", "save_strategy": "no",
             "load_best_model_at_end": "false", "report_to": "none", "seed": seed, "output_dir": run,
