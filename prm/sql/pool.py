@@ -3,13 +3,13 @@
 Inside a process no time limit on SQL is certain: a progress handler fires neither within one long call such
 as `'aaa…' LIKE '%a%a%a%a%b'` nor while a statement is prepared. So statements run in worker processes
 (`worker.py`), which read and do nothing else, and a worker whose statement outlives its time is killed and
-replaced. The detour costs some 20 µs a statement, and 20 ms where a worker has to be started.
+replaced. The detour costs some 50 µs of processor time a statement, and 20 ms where a worker is started.
 
 A worker gets its next statements before it has answered the last one, so that it need not wait for this
 process in between; since it answers in order, the oldest unanswered statement is the one that runs. How many
-it holds goes by its pace: work for some two naps (`NAP`), in which this process sleeps while all workers have
-enough, so that it neither wakes up for every answer nor takes a core away from them (most statements take
-less than a tenth of a nap). Slow statements do not pile up behind each other: of those it holds `AHEAD`.
+it holds goes by its pace, work for some four naps (`NAP`): this process sleeps while all workers have enough,
+so that it neither wakes up for every answer nor takes a core away from them. Slow statements do not pile up
+behind each other: of those it holds `AHEAD`.
 When a worker dies, that one is blamed and repeated: once if the process failed by itself, more often if it
 was killed from outside (`kill -9`, a system short of memory), which may say nothing of the statement. Those
 behind it go back to the queue. No threads are used here: whoever wants answers waits for them, in one `poll`

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from prm.traces.overlap import OverlapIndex
 from prm.traces.trace import Trace
 
 log = logging.getLogger("prm")
+
+_VARIANT = re.compile(r":-?\d.*")  # which variant of a database a label comes from: nearly each its own
 
 
 def inspect(
@@ -86,7 +89,7 @@ def trace_statistics(traces: Iterable[Trace]) -> dict[str, Any]:
             trace_labels["right" if trace.first_error < 0 else "wrong"] += 1
             first_errors[trace.first_error] += 1
         categories.update(step.error for step in trace.steps if step.error is not None)
-        sources[trace.label_source or "not given"] += 1
+        sources[_VARIANT.sub("", trace.label_source or "not given")] += 1
         schemes["step" if trace.label_scheme == "step" else "prefix"] += 1
         prompt = trace.extra.get("prompt") or "".join(
             (trace.schema or "", trace.question, trace.evidence or "")
