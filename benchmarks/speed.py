@@ -336,7 +336,7 @@ def scorer_of(spec: dict[str, Any], load: bool = True) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     if not load:
         return Encoder(tokenizer, max_length=8192, max_completion_length=2048)
-    return Scorer(model_of(spec), tokenizer, max_tokens_per_batch=4096)
+    return Scorer(model_of(spec), tokenizer)
 
 
 def count(encoded: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tuple[int, int]:

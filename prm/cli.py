@@ -340,7 +340,11 @@ def _parser() -> argparse.ArgumentParser:
         bad_rows(sub)
 
     def forward(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--max-tokens-per-batch", type=_positive, default=8192, help="tokens in one forward")
+        sub.add_argument(
+            "--max-tokens-per-batch",
+            type=_positive,
+            help="tokens in one forward (default: 2048 on a CPU, else 16384)",
+        )
         sub.add_argument(
             "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the backbone"
         )

@@ -49,7 +49,7 @@ def evaluate_model(
     threshold: float | str | None,
     threshold_data: Sequence[str] | None,
     rule: str,
-    max_tokens_per_batch: int,
+    max_tokens_per_batch: int | None,
     dtype: str,
     revision: str | None,
     base_model: str | None,
