@@ -23,7 +23,6 @@ from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Trace
 from prm.traces.tree import collate, plan_forwards
 
-
 #: Tokens of one forward. What a larger one needs at once no longer fits the caches of a CPU (SmolLM2-135M in
 #: float32, 6,000 tokens: 1.25 times as slow as 1,500 to 3,000); a GPU is idle in a smaller one.
 TOKENS_ON_CPU, TOKENS = 2048, 16_384

@@ -43,6 +43,10 @@ SMALL = 64
 #: kernel computes the whole square below 512 keys, causal or not (500 tokens: 1.4 to 1.8 times as fast).
 PIECE = 128
 
+#: The steps of a search are short and many: up to so many pairs of new tokens and keys, those before are read
+#: in one call with the new ones.
+JOINED_PAIRS = 1 << 18
+
 Keys = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of some tokens, one pair a layer
 
 
@@ -92,6 +96,28 @@ class TreeMask:
         if key not in self._made:
             hidden = torch.zeros(block.mask.shape, dtype=dtype).masked_fill_(~block.mask, -torch.inf)
             self._made[key] = hidden[None, None]
+        return self._made[key]
+
+    @property
+    def joined(self) -> list[int]:
+        """Which of the past is read together with the new tokens, by one mask."""
+        if "joined" not in self._made:
+            sizes = {k: keys[0][0].shape[-2] for k, (_, keys) in enumerate(self.past)}
+            short = [k for k, size in sizes.items() if size <= PIECE]
+            n = len(self.subtree_ends)
+            few = n * (n + sum(sizes[k] for k in short)) <= JOINED_PAIRS
+            self._made["joined"] = short if few else []
+        return self._made["joined"]
+
+    def joined_bias(self, dtype: torch.dtype) -> torch.Tensor:
+        """The mask of `joined` and of the new tokens, as `bias`."""
+        key = ("joined", dtype)
+        if key not in self._made:
+            columns = torch.cat([
+                torch.full((keys[0][0].shape[-2],), k in self.joined) for k, (_, keys) in enumerate(self.past)
+            ] + [torch.ones(len(self.subtree_ends), dtype=torch.bool)])  # fmt: skip
+            mask = self.dense[..., columns]
+            self._made[key] = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
         return self._made[key]
 
     @property
@@ -292,29 +318,25 @@ def _attend(
     past: Sequence[tuple[slice, tuple[torch.Tensor, torch.Tensor]]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output, and logarithms of the sums of the softmax weights, of all blocks together."""
-    key, value = _for_every_head(query, key), _for_every_head(query, value)
-    reads = [
-        (
-            block.queries,
-            key[:, :, block.keys],
-            value[:, :, block.keys],
-            block.causal,
-            tree.bias(block, query.dtype),
+    reads: list[tuple[slice, torch.Tensor, torch.Tensor, bool, torch.Tensor | None]] = []
+    if tree.joined:
+        keys, values = (
+            torch.cat([*(past[k][1][i] for k in tree.joined), own], dim=2)
+            for i, own in enumerate((key, value))
         )
-        for block in tree.blocks
-    ] + [
-        (queries, _for_every_head(query, k), _for_every_head(query, v), False, None)
-        for queries, (k, v) in past
-    ]
+        reads.append((slice(0, query.shape[2]), keys, values, False, tree.joined_bias(query.dtype)))
+    else:
+        for block in tree.blocks:
+            keys, values = key[:, :, block.keys], value[:, :, block.keys]
+            reads.append((block.queries, keys, values, block.causal, tree.bias(block, query.dtype)))
+    reads += [(part, *keys, False, None) for k, (part, keys) in enumerate(past) if k not in tree.joined]
     # (1, tokens, heads, width) in memory, as the projection behind it reads it
     out = torch.empty_like(query.transpose(1, 2), dtype=torch.float32, memory_format=torch.contiguous_format)
     out = out.transpose(1, 2)
     sums = out.new_empty(out.shape[:-1])
     merged = torch.zeros(out.shape[2], dtype=torch.bool)
     for queries, keys, values, causal, bias in reads:
-        part, logarithms = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query[:, :, queries], keys, values, 0.0, causal, attn_mask=bias, scale=scale
-        )
+        part, logarithms = _read(query[:, :, queries], keys, values, causal, bias, scale)
         if not merged[queries.start]:
             out[:, :, queries], sums[:, :, queries] = part, logarithms
             merged[queries] = True
@@ -324,6 +346,25 @@ def _attend(
         out[:, :, queries] += part * (logarithms - together).exp_().unsqueeze(-1)
         sums[:, :, queries] = together
     return out.to(query.dtype), sums
+
+
+def _read(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    bias: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output (1, heads, queries, width) and logarithms of sums (1, heads, queries) of one block."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if causal or bias is not None:
+        key, value = _for_every_head(query, key), _for_every_head(query, value)
+        return flash(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
+    # All see all: query heads that read the same keys are one head with more queries, and no key is copied.
+    shape = (key.shape[1], query.shape[1] // key.shape[1])
+    out, sums = flash(query.unflatten(1, shape).flatten(2, 3), key, value, 0.0, False, scale=scale)
+    return tuple(x.unflatten(2, (shape[1], -1)).flatten(1, 2) for x in (out, sums))
 
 
 def _for_every_head(query: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
