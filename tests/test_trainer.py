@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -16,11 +17,13 @@ import torch
 from colour_traces import make_traces
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig
+from safetensors.torch import save_file
 from transformers import AutoModelForTokenClassification, PrinterCallback, TrainerCallback
 
 from prm import PRMConfig, PRMTrainer, ProcessRewardModel, Scorer, Step, Trace
 from prm.errors import InputError
 from prm.evaluation.metrics import best_threshold, first_error_metrics
+from prm.modeling import process_reward_model
 from prm.training.batching import QuestionBatches
 from prm.training.trainer import COMPLETE_FILE, INCOMPLETE_FILE, last_complete_checkpoint
 
@@ -785,6 +788,31 @@ def test_how_the_batch_is_dealt_may_change(make_trainer):
     )
     other.train(resume_from_checkpoint=True)
     assert other.state.global_step == 8
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(make_trainer, tmp_path, monkeypatch):
+    straight = make_trainer(**RESUMABLE | {"max_steps": 4})
+    straight.train()
+    shutil.rmtree(tmp_path / "run")
+    trainer = make_trainer(**RESUMABLE | {"max_steps": 4})
+    calls = []
+
+    def save_to_a_full_disk(tensors, file, **_):
+        calls.append(file)
+        if len(calls) == 2:  # the second checkpoint
+            with open("/dev/full", "wb") as full:
+                full.write(b"0")
+        save_file(tensors, file)
+
+    monkeypatch.setattr(process_reward_model, "save_file", save_to_a_full_disk)
+    with pytest.raises(InputError, match=r"checkpoint-4 cannot be written, the disk is full; make room"):
+        trainer.train()
+    monkeypatch.undo()
+    assert last_complete_checkpoint(tmp_path / "run", clean=False) == str(tmp_path / "run" / "checkpoint-2")
+    again = make_trainer(**RESUMABLE | {"max_steps": 4})
+    again.train(resume_from_checkpoint=True)
+    assert_same(trained(again), trained(straight))
 
 
 def test_half_written_checkpoints_count_for_nothing(make_trainer, tmp_path):

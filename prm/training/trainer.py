@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from accelerate import DistributedType
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -413,7 +414,8 @@ class PRMTrainer(Trainer):
         partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
-        self.save_model(str(partial), _internal_call=True)
+        with _full_disk_named(partial):
+            self.save_model(str(partial), _internal_call=True)
         if self.args.should_save:
             self.state.save_to_json(str(partial / "trainer_state.json"))
             shutil.rmtree(old, ignore_errors=True)
@@ -487,7 +489,7 @@ class PRMTrainer(Trainer):
             folder.mkdir(parents=True, exist_ok=True)
             _mark_incomplete(folder)
         self.accelerator.wait_for_everyone()
-        with self._keeping_all():  # nothing old goes before this one is whole
+        with self._keeping_all(), _full_disk_named(folder):  # nothing old goes before this one is whole
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -665,6 +667,21 @@ class PRMTrainer(Trainer):
             revision=args.hub_revision,
             commit_message=commit_message,
         )
+
+
+@contextlib.contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """A full disk surfaces as whatever the library that writes raises, some of them without its name."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = "No space left" in str(error) or shutil.disk_usage(folder.parent).free < 1 << 20
+        if not full:
+            raise
+        raise InputError(
+            f"{folder} cannot be written, the disk is full; make room and run the same command again: it "
+            "goes on from the last whole checkpoint"
+        ) from error
 
 
 def _complete_checkpoints(output_dir: str | Path) -> list[Path]:
