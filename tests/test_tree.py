@@ -228,8 +228,12 @@ def test_flex_attention_gives_what_the_mask_gives(qkv):
     )
 
 
-def test_past_keys_are_seen_by_their_range_alone(qkv):
-    """A row computed at once, and its second half computed with the keys of the first."""
+@pytest.mark.parametrize("pairs", [0, 1 << 18])
+def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, pairs):
+    """A row computed at once, and its second half computed with the keys of the first, each piece of them by
+    itself or together with the new tokens.
+    """
+    monkeypatch.setattr("prm.modeling.tree_attention.JOINED_PAIRS", pairs)
     _, (q, k, v) = qkv
     n, module = 200, SimpleNamespace(layer_idx=0)  # two branches of 50 behind 100
     ends = torch.tensor([n] * 100 + [150] * 50 + [n] * 50)
@@ -242,6 +246,7 @@ def test_past_keys_are_seen_by_their_range_alone(qkv):
     ]
     tree = TreeMask(torch.tensor([30] * 30 + [80] * 50), past, kept={})
     new = [torch.cat([x[:, :, 120:150], x[:, :, 150:]], dim=2) for x in (q, k, v)]
+    assert tree.joined == ([0, 1] if pairs else [])
     with torch.no_grad():
         got = tree_attention(module, *new, tree.as_argument(), scaling=0.25)[0].transpose(1, 2)
     torch.testing.assert_close(got, whole[:, :, 20:], rtol=1e-5, atol=1e-6)
