@@ -155,16 +155,7 @@ class Bench:
         return chosen if prompt is None else lengthened(chosen, self.questions, prompt, self.args.model)
 
     def run(self, spec: dict[str, Any]) -> dict[str, Any]:
-        command = [sys.executable, __file__, "--measure", json.dumps(spec)]
-        done = subprocess.run(
-            command,
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | MALLOC,
-        )
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        return report_of([sys.executable, __file__, "--measure", json.dumps(spec)])
 
     def peer(self, work: str, dtype: str, data: Path) -> dict[str, Any]:
         """What TRL's trainer takes for the same rows: same prompt text, batch, epochs, precision."""
@@ -182,17 +173,22 @@ class Bench:
         command += ["--fp32"] if dtype == "float32" else []
         # The peak is that of the peer's own process.
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        done = subprocess.run(
-            command,
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | MALLOC,
-        )
+        seconds = report_of(command)["train_s"]
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        seconds = json.loads(done.stdout.strip().splitlines()[-1])["train_s"]
         return {"other_seconds": seconds, "other_peak_mib": round(peak / 1024) if peak > before else None}
+
+
+def report_of(command: Sequence[str]) -> dict[str, Any]:
+    """The JSON object that a measuring command prints last."""
+    done = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | MALLOC,
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def finished(row: dict[str, Any]) -> dict[str, Any]:
