@@ -217,8 +217,10 @@ def _load(sources: list[str], data) -> list:
 
 
 def _announce(trainer, processes: int) -> None:
-    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in trainer.model.parameters())
+    from prm.modeling.sharding import size_of
+
+    trainable = sum(size_of(p) for p in trainer.model.parameters() if p.requires_grad)
+    total = sum(size_of(p) for p in trainer.model.parameters())
     print(
         f"prm: {processes} process(es) on {trainer.args.device.type}, "
         f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, "

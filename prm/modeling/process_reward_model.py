@@ -50,6 +50,7 @@ from transformers.utils import ModelOutput
 
 from prm.errors import InputError
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
+from prm.modeling.sharding import is_cut_up, whole
 from prm.modeling.tree_attention import ATTENTION, TreeMask
 
 logger = logging.getLogger(__name__)
@@ -187,12 +188,13 @@ class PRMHead(nn.Module):
 
 @dataclass
 class PRMOutput(ModelOutput):
-    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; what stands
-    at padding means nothing.
+    """`loss` (where labels were given), `logits` (n_traces, n_steps), one for each step end, and what the head
+    read there, `features` (n_traces, n_steps, hidden_size); what stands at padding means nothing.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    features: torch.Tensor | None = None
 
 
 class ProcessRewardModel(PreTrainedModel):
@@ -290,7 +292,7 @@ class ProcessRewardModel(PreTrainedModel):
                 num_items=num_items_in_batch,
                 class_weights=class_weights,
             )
-        return PRMOutput(loss=loss, logits=logits)
+        return PRMOutput(loss=loss, logits=logits, features=step_features)
 
     def features(
         self,
@@ -489,14 +491,23 @@ class ProcessRewardModel(PreTrainedModel):
             self._load_weights(folder)
 
     def _load_weights(self, folder: Path) -> None:
-        self.head.load_state_dict(load_file(folder / HEAD_FILE, device=str(self.device)))
+        with whole(self.head.parameters(), change=True):
+            self.head.load_state_dict(load_file(folder / HEAD_FILE, device=str(self.device)))
         if self.config.backbone in ("lora", "qlora"):
             from peft import load_peft_weights, set_peft_model_state_dict
 
-            set_peft_model_state_dict(self.backbone, load_peft_weights(str(folder / ADAPTER_FOLDER)))
+            adapter = [weight for weight in self.backbone.parameters() if weight.requires_grad]
+            with whole(adapter, change=True):
+                set_peft_model_state_dict(self.backbone, load_peft_weights(str(folder / ADAPTER_FOLDER)))
         elif self.config.backbone == "full":
             saved = AutoModel.from_pretrained(folder, config=self.config.base(), dtype=self.backbone.dtype)
-            self.backbone.load_state_dict(saved.state_dict())
+            weights = dict(self.backbone.named_parameters())
+            if not any(is_cut_up(weight) for weight in weights.values()):
+                self.backbone.load_state_dict(saved.state_dict())
+                return
+            for name, source in saved.named_parameters():  # one at a time: nothing is whole for long
+                with torch.no_grad(), whole([source, weights[name]], change=True):
+                    weights[name].copy_(source)
 
     def save_pretrained(  # type: ignore[override]
         self,

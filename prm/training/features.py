@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from prm.errors import InputError
 from prm.modeling.process_reward_model import ProcessRewardModel
+from prm.modeling.sharding import whole
 from prm.traces.encoding import EncodedTrace
 from prm.training.batching import INPUTS, EncodedTraces, Forwards
 
@@ -101,11 +102,15 @@ class FeatureStore:
         self.model.eval()
         states: States = {}
         size, since = 0, time.monotonic()
-        mine = range(rank, len(forwards), processes)
-        for k in tqdm(mine, desc="features", unit="batch", disable=not (self.progress and rank == 0)):
+        mine = range(0, len(forwards), processes)
+        for start in tqdm(mine, desc="features", unit="batch", disable=not (self.progress and rank == 0)):
+            # ZeRO-3 exchanges weights in every forward: a process with none left repeats one.
+            k = min(start + rank, len(forwards) - 1)
             inputs = forwards[k]
             wanted = {name: inputs[name].to(self.model.device) for name in INPUTS if name in inputs}
-            rows = self.model.features(**wanted).cpu()
+            rows = self.model(**wanted).features.cpu()
+            if k < start + rank:
+                continue
             for member, row in zip(inputs["index"].tolist(), rows, strict=True):
                 key = keys[member]
                 states[key] = row[: len(traces[key].step_ends)]
@@ -175,9 +180,12 @@ def fingerprint(model: ProcessRewardModel) -> str:
         name: value for name, value in model.config.base_config.items() if name != "transformers_version"
     }
     digest.update(json.dumps([config, model.config.backbone_layers], sort_keys=True, default=str).encode())
+    parameters = dict(model.backbone.named_parameters(remove_duplicate=False))
     for name, weight in sorted(model.backbone.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(_bytes(weight))
+        with whole([parameters.get(name, weight)]):
+            weight = parameters.get(name, weight)
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(_bytes(weight))
     return digest.hexdigest()
 
 

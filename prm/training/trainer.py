@@ -12,6 +12,8 @@ peft_config=)`, and takes TRL's stepwise format or native traces. What differs f
   the threshold that is best on that very data; the best checkpoint is the one with the highest f1, ties by
   step AUC.
 * A checkpoint folder counts only once it is complete, so a run may be killed while saving.
+* Under DeepSpeed it holds the same files as of one process (`prm.modeling.sharding`), and any engine goes on
+  from it.
 """
 
 from __future__ import annotations
@@ -46,6 +48,14 @@ from prm.evaluation.metrics import best_threshold, position_means
 from prm.modeling.hub import push_checkpoint, write_card
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
+from prm.modeling.sharding import (
+    load_optimizer_state,
+    optimizer_state,
+    renew_master_weights,
+    size_of,
+    trained_weights,
+    whole_layer_by_layer,
+)
 from prm.recipe import PRMConfig
 from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
@@ -207,7 +217,12 @@ class PRMTrainer(Trainer):
                 share=self.share_prefixes,
                 progress=not self.args.disable_tqdm,
             )
-        self._store.add_to(dataset)
+        with self._readable():
+            self._store.add_to(dataset)
+
+    def _readable(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model runs though ZeRO-3 has cut it up and no engine is there yet."""
+        return contextlib.nullcontext() if self.deepspeed is not None else whole_layer_by_layer(self.model)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
@@ -354,7 +369,8 @@ class PRMTrainer(Trainer):
         rows: list[tuple[int, list[float]]] = []
         processes = self.args.world_size
         quiet = self.args.disable_tqdm or not self.is_world_process_zero()
-        with torch.inference_mode(), self.compute_loss_context_manager():
+        # No inference mode: weights that ZeRO-3 puts together in it could not be trained with afterwards.
+        with torch.no_grad(), self._readable(), self.compute_loss_context_manager():
             for start in tqdm(
                 range(0, len(forwards), processes), desc=description, leave=False, disable=quiet
             ):
@@ -555,8 +571,6 @@ class PRMTrainer(Trainer):
         if self.train_dataset.features is not None:
             self._prm.head.standardise(spread(self.train_dataset.features, STANDARDISE_STEPS))
             return
-        if self.is_deepspeed_enabled:  # ZeRO-3 has cut the weights up: they run inside its engine only
-            return
         questions: dict[str, list[EncodedTrace]] = {}
         for trace in self.train_dataset.traces:
             questions.setdefault(trace.question_key, []).append(trace)
@@ -569,10 +583,10 @@ class PRMTrainer(Trainer):
         )
         self.model.eval()
         states = []
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self._readable(), self.compute_loss_context_manager():
             for k in range(len(forwards)):
                 inputs = self._prepare_inputs({name: v for name, v in forwards[k].items() if name in INPUTS})
-                features = self._prm.features(**inputs)
+                features = self.model(**inputs).features
                 states.append(features[inputs["step_ends"] >= 0])
         self._prm.head.standardise(torch.cat(states))
 
@@ -592,7 +606,7 @@ class PRMTrainer(Trainer):
             "dtype": config.backbone_dtype,
             "head_hidden_size": config.head_hidden_size,
             **_lora_settings(self._prm),
-            "learning parameters": sum(p.numel() for p in self._prm.parameters() if p.requires_grad),
+            "learning parameters": sum(size_of(p) for p in self._prm.parameters() if p.requires_grad),
             "traces of a step": args.per_device_train_batch_size
             * args.gradient_accumulation_steps
             * args.world_size,
@@ -614,11 +628,45 @@ class PRMTrainer(Trainer):
                     "set it back, or give another output_dir"
                 )
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.is_deepspeed_enabled:
+            return super().save_model(output_dir, _internal_call)
+        self._save(output_dir, trained_weights(self._prm, keep=self.args.should_save))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub()
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = output_dir or self.args.output_dir
         if self.args.should_save:
             self._prm.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.is_deepspeed_enabled:  # which will know slices of them only
+            self._optimizer_groups = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._prm.load_checkpoint(resume_from_checkpoint)  # the engine takes its weights from the model
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        file = Path(resume_from_checkpoint) / "optimizer.pt"
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        load_optimizer_state(self.optimizer.optimizer, self._optimizer_groups, saved)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)  # under DeepSpeed: the scheduler
+        return prepared
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        zero, keep = self.optimizer.optimizer, self.args.should_save
+        state = optimizer_state(zero, self._optimizer_groups, keep=keep)
+        if keep:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:  # sharded weights are read by the engine that wrote them
@@ -627,10 +675,12 @@ class PRMTrainer(Trainer):
             self._prm.load_checkpoint(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
             self._prm.load_checkpoint(self.state.best_model_checkpoint)
+            if self.is_deepspeed_enabled:
+                renew_master_weights(self._prm)
         file = Path(self.state.best_model_checkpoint) / "config.json"
         best = json.loads(file.read_text(encoding="utf-8"))
         for name in ("threshold", "threshold_from"):  # those of the weights, not of the last evaluation
