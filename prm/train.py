@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # run as a script, `prm/` would be on the path and the package would not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -50,16 +51,14 @@ def run(argv: Sequence[str]) -> None:
     from prm.traces.overlap import refuse_overlap
 
     # Recipes and accelerate's files are written for GPUs; without one, say so before devices are set up.
-    on_cpu = not torch.accelerator.is_available() and "ACCELERATE_USE_DEEPSPEED" not in os.environ
-    if on_cpu:
+    fallback: list[str] = []
+    if not torch.accelerator.is_available():
         _use_every_core()
-    model_config, data, args = read_recipe([*argv, *(["--use_cpu", "True"] if on_cpu else [])])
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if args.world_size != processes:
-        raise InputError(
-            f"launched with {processes} processes, but this one sees {args.world_size}; check the file that "
-            "accelerate launch was given"
-        )
+        # DeepSpeed sees for itself that there is no GPU, but accelerate then needs the backend's name.
+        deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+        fallback = ["--ddp_backend", "gloo"] if deepspeed else ["--use_cpu", "True"]
+    model_config, data, args = read_recipe([*argv, *fallback])
+    check_launch(args)
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,7 +80,7 @@ def run(argv: Sequence[str]) -> None:
     trainer = build_trainer(model_config, args, train=train, dev=dev)
     measured = trainer.encoded(test) if test else None  # now: no fault of theirs may show after the training
     if args.should_log:
-        _announce(trainer, processes)
+        _announce(trainer)
     checkpoint = _resume_from(args)
     start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -103,6 +102,74 @@ def _use_every_core() -> None:
     if "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def check_launch(args) -> None:
+    """Does this process belong to what the launcher was asked for?
+
+    Raises:
+        InputError: other processes or another engine than the command line or file of `accelerate launch`
+            named, or more processes than GPUs.
+    """
+    import torch
+    from accelerate import DistributedType
+
+    state, launch = args.distributed_state, _launch_settings()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    mend = "check the file that accelerate launch was given"
+    if state.num_processes != processes:
+        raise InputError(
+            f"launched with {processes} processes, but this one sees {state.num_processes}; {mend}"
+        )
+    wanted = launch.get("num_processes")
+    if wanted is not None and wanted != processes:
+        raise InputError(
+            f"accelerate launch was asked for {wanted} processes, but started {processes}; for several on a "
+            "machine without GPUs give it accelerate_configs/ddp.yaml and no --cpu"
+        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if args.device.type == "cuda" and local > torch.cuda.device_count():
+        raise InputError(
+            f"launched {local} processes on a machine with {torch.cuda.device_count()} GPUs; give "
+            f"accelerate launch --num_processes {torch.cuda.device_count()}"
+        )
+    asked = "FSDP" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else launch.get("engine")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        asked = "DEEPSPEED"
+    if asked == "FSDP" and not torch.accelerator.is_available():
+        raise InputError("FSDP needs GPUs, and there is none; take accelerate_configs/ddp.yaml or zero3.yaml")
+    if asked == "DEEPSPEED" and state.distributed_type != DistributedType.DEEPSPEED:
+        raise InputError(f"launched for DeepSpeed, but this process runs {state.distributed_type.value}; {mend}")
+
+
+def _launch_settings() -> dict[str, Any]:
+    """`num_processes` and `engine` that `accelerate launch`, if this process comes from it, was asked for.
+
+    It starts one process where it was asked for two on a CPU, and DDP where FSDP finds no GPU, and hands on
+    neither wish: its own command line, that of the parent process, has them.
+    """
+    import psutil
+    from accelerate.commands.config import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    try:
+        parent = psutil.Process().parent()
+        words, folder = (parent.cmdline(), parent.cwd()) if parent is not None else ([], "")
+    except psutil.Error:  # of another user, or gone
+        return {}
+    start = next((k for k, word in enumerate(words) if word in ("launch", "accelerate.commands.launch")), None)
+    if start is None or sys.argv[0] not in words[start:] or "accelerate" not in " ".join(words[: start + 1]):
+        return {}
+    given, _ = launch_command_parser().parse_known_args(words[start + 1 :])
+    file = given.config_file or default_config_file
+    file = os.path.join(folder, file)
+    config = load_config_from_file(file) if os.path.isfile(file) else None
+    kind = "NO" if config is None else config.distributed_type.value
+    if given.use_deepspeed or (kind == "DEEPSPEED" and not given.multi_gpu):
+        kind = "DEEPSPEED"
+    elif given.use_fsdp or (kind == "FSDP" and not given.multi_gpu):
+        kind = "FSDP"
+    return {"num_processes": given.num_processes or (config and config.num_processes), "engine": kind}
 
 
 def build_trainer(model_config, args, *, train: list, dev: list):
@@ -216,14 +283,19 @@ def _load(sources: list[str], data) -> list:
     return load_traces(sources, labels=data.labels, on_bad_rows=data.on_bad_rows) if sources else []
 
 
-def _announce(trainer, processes: int) -> None:
+def _announce(trainer) -> None:
     from prm.modeling.sharding import size_of
 
     trainable = sum(size_of(p) for p in trainer.model.parameters() if p.requires_grad)
     total = sum(size_of(p) for p in trainer.model.parameters())
+    engine = trainer.accelerator.distributed_type.value
+    if engine == "DEEPSPEED":
+        plugin = trainer.accelerator.state.deepspeed_plugin
+        offload = plugin.deepspeed_config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+        engine += f" ZeRO-{plugin.zero_stage}" + ("" if offload == "none" else f" offloaded to {offload}")
     print(
-        f"prm: {processes} process(es) on {trainer.args.device.type}, "
-        f"{trainer.accelerator.distributed_type.value}; {trainer.model.config.backbone} backbone, "
+        f"prm: {trainer.args.world_size} process(es) on {trainer.args.device.type}, "
+        f"{engine}; {trainer.model.config.backbone} backbone, "
         f"{trainable:,} of {total:,} parameters learn; "
         f"{len(trainer.train_dataset):,} traces",
         flush=True,

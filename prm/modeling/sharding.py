@@ -117,7 +117,7 @@ def optimizer_state(zero: Any, groups: Sequence[Sequence[nn.Parameter]], *, keep
     of_one = inner.state.get(flat[0], {})
     _link(zero)
     sliced = [k for k, v in of_one.items() if torch.is_tensor(v) and v.shape == flat[0].shape]
-    step = {k: torch.tensor(float(v)) for k, v in of_one.items() if k == "step"}
+    step = of_one.get("step")
     state: dict[int, dict[str, Any]] = {}
     at = 0
     for group in groups:
@@ -125,8 +125,10 @@ def optimizer_state(zero: Any, groups: Sequence[Sequence[nn.Parameter]], *, keep
             entry = {key: safe_get_full_optimizer_state(weight, key) for key in sliced}
             if weight.dtype != torch.float32:
                 entry["master"] = safe_get_full_fp32_param(weight)
-            if keep and (entry or step):
-                state[at] = step | {key: value.detach().cpu().clone() for key, value in entry.items()}
+            if step is not None:
+                entry["step"] = torch.tensor(float(step))  # of its own: a shared one would count for all
+            if keep and entry:
+                state[at] = {key: value.detach().cpu().clone() for key, value in entry.items()}
             at += 1
     if not keep:
         return {}
