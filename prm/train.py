@@ -139,7 +139,9 @@ def check_launch(args) -> None:
     if asked == "FSDP" and not torch.accelerator.is_available():
         raise InputError("FSDP needs GPUs, and there is none; take accelerate_configs/ddp.yaml or zero3.yaml")
     if asked == "DEEPSPEED" and state.distributed_type != DistributedType.DEEPSPEED:
-        raise InputError(f"launched for DeepSpeed, but this process runs {state.distributed_type.value}; {mend}")
+        raise InputError(
+            f"launched for DeepSpeed, but this process runs {state.distributed_type.value}; {mend}"
+        )
 
 
 def _launch_settings() -> dict[str, Any]:
@@ -157,7 +159,9 @@ def _launch_settings() -> dict[str, Any]:
         words, folder = (parent.cmdline(), parent.cwd()) if parent is not None else ([], "")
     except psutil.Error:  # of another user, or gone
         return {}
-    start = next((k for k, word in enumerate(words) if word in ("launch", "accelerate.commands.launch")), None)
+    start = next(
+        (k for k, word in enumerate(words) if word in ("launch", "accelerate.commands.launch")), None
+    )
     if start is None or sys.argv[0] not in words[start:] or "accelerate" not in " ".join(words[: start + 1]):
         return {}
     given, _ = launch_command_parser().parse_known_args(words[start + 1 :])
@@ -186,6 +190,7 @@ def build_trainer(model_config, args, *, train: list, dev: list):
             model_config.model_name_or_path,
             revision=model_config.model_revision,
             backbone=model_config.backbone,
+            quantization_bits=model_config.quantization_bits,
             backbone_layers=model_config.backbone_layers,
             dtype=model_config.dtype,
             attn_implementation=model_config.attn_implementation,
@@ -291,7 +296,9 @@ def _announce(trainer) -> None:
     engine = trainer.accelerator.distributed_type.value
     if engine == "DEEPSPEED":
         plugin = trainer.accelerator.state.deepspeed_plugin
-        offload = plugin.deepspeed_config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+        offload = (
+            plugin.deepspeed_config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+        )
         engine += f" ZeRO-{plugin.zero_stage}" + ("" if offload == "none" else f" offloaded to {offload}")
     print(
         f"prm: {trainer.args.world_size} process(es) on {trainer.args.device.type}, "

@@ -137,7 +137,9 @@ def assert_same(one, other, last=8):
         for name in names[0]:
             if name.endswith((".safetensors", "optimizer.pt")):
                 assert abs(files[0][name] - files[1][name]) < 2048, name
-    scores = [[t.scores for t in load_traces(str(run / "eval" / "predictions.jsonl"))] for run in (one, other)]
+    scores = [
+        [t.scores for t in load_traces(str(run / "eval" / "predictions.jsonl"))] for run in (one, other)
+    ]
     assert [len(row) for row in scores] == [1, 1]
     assert scores[1][0] == pytest.approx(scores[0][0], abs=1e-5)
 

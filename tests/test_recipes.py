@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -145,28 +147,38 @@ def test_qlora_is_lora_in_4_bits():
     assert different == {"backbone", "max_tokens_per_batch", "output_dir"}
 
 
-@pytest.mark.parametrize("name", ["single", "ddp", "zero2", "zero3", "fsdp"])
+MULTI_NODE = [f"multi_node/{name}" for name in ("ddp", "zero2", "zero3", "fsdp")]
+ONE_NODE = ["single", "ddp", "zero2", "zero2_offload", "zero3", "zero3_offload", "fsdp"]
+
+
+@pytest.mark.parametrize("name", ONE_NODE + MULTI_NODE)
 def test_accelerate_file_is_read_by_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(ROOT / f"accelerate_configs/{name}.yaml"))
+    engine = name.rpartition("/")[2]
     kinds = {"single": "NO", "ddp": "MULTI_GPU", "fsdp": "FSDP"}
-    assert config.distributed_type.value == kinds.get(name, "DEEPSPEED")
+    assert config.distributed_type.value == kinds.get(engine, "DEEPSPEED")
     assert config.use_cpu is False  # a file for GPUs; train.py knows where there is none
-    if name.startswith("zero"):
+    several = {"deepspeed_multinode_launcher"} if name in MULTI_NODE else set()
+    assert (config.num_machines, config.num_processes) == (
+        (2, 16) if several else (1, 1 if engine == "single" else 8)
+    )
+    if engine.startswith("zero"):
         file = config.deepspeed_config["deepspeed_config_file"]
+        assert Path(file).stem == engine
         stage = json.loads((ROOT / file).read_text())["zero_optimization"]["stage"]
-        assert stage == int(name[-1])
+        assert stage == int(engine[4])
         # With a DeepSpeed file, accelerate refuses these beside it.
         assert config.mixed_precision is None
-        assert set(config.deepspeed_config) == {"deepspeed_config_file", "zero3_init_flag"}
+        assert set(config.deepspeed_config) == {"deepspeed_config_file", "zero3_init_flag"} | several
     else:
         assert config.mixed_precision == "no"  # the recipe says
-    if name == "fsdp":
+    if engine == "fsdp":
         assert config.fsdp_config["fsdp_version"] == 2
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("name", ["zero2", "zero2_offload", "zero3", "zero3_offload"])
 def test_deepspeed_file_leaves_to_the_recipe_what_is_the_recipes(name):
     content = json.loads((ROOT / f"ds_configs/{name}.json").read_text())
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
@@ -175,9 +187,35 @@ def test_deepspeed_file_leaves_to_the_recipe_what_is_the_recipes(name):
     assert "optimizer" not in content and "scheduler" not in content  # the recipe's
     zero = content["zero_optimization"]
     assert zero["stage"] == int(name[4])
-    assert ("offload_param" in zero) == name.endswith("offload")
-    if zero["stage"] == 3:
-        assert zero["stage3_gather_16bit_weights_on_model_save"] is True  # or no checkpoint could be written
+    assert ("offload_optimizer" in zero) == name.endswith("offload")
+    assert ("offload_param" in zero) == (name == "zero3_offload")
+
+
+def test_the_slurm_script_launches_what_is_there(tmp_path):
+    """Run by bash, with an `srun`, a `scontrol` and an `accelerate` that say what they were given: each of
+    two machines launches a file that exists, under its own rank.
+    """
+    said = tmp_path / "said"
+    for name, body in {
+        "scontrol": "echo first; echo second",
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        "accelerate": f'printf "%s\\n" "$*" >> {said}',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    text = (ROOT / "examples/slurm/train.sbatch").read_text(encoding="utf-8")
+    (tmp_path / "train").write_text(text.replace("source .venv/bin/activate", "true"))
+    slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "64"}
+    env = os.environ | slurm | {"SLURM_NNODES": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "4"}
+    recipe = ["recipes/qwen2.5-7b/lora.yaml", "--output_dir", "runs/my run"]
+    subprocess.run(["bash", str(tmp_path / "train"), *recipe], env=env, cwd=ROOT, check=True)
+    lines = said.read_text().splitlines()
+    assert len(lines) == 2
+    for rank, line in enumerate(lines):
+        file = re.search(r"--config_file (\S+)", line)[1]
+        assert (ROOT / file).is_file()
+        assert f"--num_machines 2 --num_processes 8 --machine_rank {rank} --main_process_ip first " in line
+        assert line.endswith("--main_process_port 20077 prm/train.py " + " ".join(recipe))
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])

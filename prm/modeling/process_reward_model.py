@@ -68,6 +68,7 @@ class ProcessRewardConfig(PretrainedConfig):
         base_model_name_or_path, base_model_revision: where the backbone's weights come from.
         base_config: the backbone's own configuration, as a dict.
         backbone_layers: the backbone's first layers only, so many of them (None: all).
+        quantization_bits: of a qlora backbone's weights, 4 (NF4) or 8 (LLM.int8).
         backbone: how it was trained: frozen, lora, qlora or full; decides which files a checkpoint has.
         backbone_dtype: dtype of the backbone's weights when it was saved; loading uses it unless told
             otherwise.
@@ -89,6 +90,7 @@ class ProcessRewardConfig(PretrainedConfig):
         base_model_revision: str | None = None,
         base_config: dict[str, Any] | None = None,
         backbone: str = "frozen",
+        quantization_bits: int = 4,
         backbone_layers: int | None = None,
         backbone_dtype: str = "float32",
         head_hidden_size: int | None = None,
@@ -108,6 +110,7 @@ class ProcessRewardConfig(PretrainedConfig):
         self.base_model_revision = base_model_revision
         self.base_config = base_config or {}
         self.backbone = backbone
+        self.quantization_bits = quantization_bits
         self.backbone_layers = backbone_layers
         self.backbone_dtype = backbone_dtype
         self.head_hidden_size = head_hidden_size
@@ -188,8 +191,8 @@ class PRMHead(nn.Module):
 
 @dataclass
 class PRMOutput(ModelOutput):
-    """`loss` (where labels were given), `logits` (n_traces, n_steps), one for each step end, and what the head
-    read there, `features` (n_traces, n_steps, hidden_size); what stands at padding means nothing.
+    """`loss` (where labels were given), `logits` (n_traces, n_steps), one for each step end, and `features`
+    (n_traces, n_steps, hidden_size), which the head read there; what stands at padding means nothing.
     """
 
     loss: torch.Tensor | None = None
@@ -329,6 +332,7 @@ class ProcessRewardModel(PreTrainedModel):
         base: str | PreTrainedModel,
         *,
         backbone: str = "full",
+        quantization_bits: int = 4,
         backbone_layers: int | None = None,
         revision: str | None = None,
         dtype: str | torch.dtype = torch.float32,
@@ -343,6 +347,7 @@ class ProcessRewardModel(PreTrainedModel):
             base: a Hub id, a folder, or a loaded transformers model; of a model with a head of its own
                 (causal LM, token classification) the headless part is taken.
             backbone: frozen, lora, qlora or full; lora and qlora want `peft_config`.
+            quantization_bits: of a qlora backbone, 4 or 8. With 8 the activations are quantised, too.
             attn_implementation: one of transformers'. By default the backbone reads token trees if it can
                 (`reads_trees`); any choice made here, "sdpa" too, gives each trace a row of its own.
             backbone_layers: keep only the first so many layers. The middle of a decoder often says more about
@@ -373,7 +378,7 @@ class ProcessRewardModel(PreTrainedModel):
                 revision=revision,
                 layers=backbone_layers,
                 dtype=dtype,
-                quantize=backbone == "qlora",
+                bits=quantization_bits if backbone == "qlora" else None,
                 attn_implementation=attn_implementation,
                 trust_remote_code=trust_remote_code,
             )
@@ -382,6 +387,7 @@ class ProcessRewardModel(PreTrainedModel):
             "base_model_revision": revision or getattr(model.config, "_commit_hash", None),
             "base_config": model.config.to_dict(),
             "backbone": backbone,
+            "quantization_bits": quantization_bits,
             "backbone_layers": backbone_layers,
             # Of 4-bit weights the dtype of the arithmetic: `model.dtype` is that of the norms.
             "backbone_dtype": str(dtype if backbone == "qlora" else model.dtype).removeprefix("torch."),
@@ -407,6 +413,7 @@ class ProcessRewardModel(PreTrainedModel):
         dtype: str | torch.dtype = "auto",
         base_model_name_or_path: str | None = None,
         is_trainable: bool = False,
+        quantize: bool = True,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         token: str | bool | None = None,
@@ -421,6 +428,8 @@ class ProcessRewardModel(PreTrainedModel):
                 bits. `torch_dtype` is its former name.
             base_model_name_or_path: where the base model is now, if not where the checkpoint says.
             is_trainable: keep a LoRA adapter trainable.
+            quantize: False puts the adapter of a qlora checkpoint on the unquantised base: more memory, no
+                bitsandbytes, and scores that differ by what quantising changes.
             others: what else `from_pretrained` of transformers takes, and its Auto classes pass on: without
                 effect here, which a warning says of what was given.
 
@@ -443,6 +452,7 @@ class ProcessRewardModel(PreTrainedModel):
                     raise InputError(
                         f"{folder / ADAPTER_FOLDER / name} is missing; copy the checkpoint again"
                     )
+        quantized = config.backbone == "qlora" and quantize
         own = config.backbone == "full"  # the backbone's weights are in the checkpoint itself
         model = _load_base(
             str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
@@ -450,7 +460,7 @@ class ProcessRewardModel(PreTrainedModel):
             revision=None if own or base_model_name_or_path else config.base_model_revision,
             layers=None if own else config.backbone_layers,
             dtype=config.backbone_dtype if dtype in (None, "auto") else dtype,
-            quantize=config.backbone == "qlora",
+            bits=config.quantization_bits if quantized else None,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             config=config.base() if own else None,
@@ -557,7 +567,7 @@ def _load_base(
     revision: str | None,
     layers: int | None,
     dtype: str | torch.dtype,
-    quantize: bool,
+    bits: int | None,
     attn_implementation: str | None,
     trust_remote_code: bool,
     config: PretrainedConfig | None = None,
@@ -569,7 +579,7 @@ def _load_base(
     `given_as` is what the caller calls its name, for the mend of an error.
 
     Raises:
-        InputError: there is no such model, a file is broken, or bitsandbytes is missing for `quantize`.
+        InputError: there is no such model, a file is broken, or bitsandbytes is missing for `bits` (4 or 8).
     """
     if not name:
         raise InputError(
@@ -583,7 +593,7 @@ def _load_base(
         options["attn_implementation"] = attn_implementation
     if config is not None:
         options["config"] = config
-    if quantize:
+    if bits is not None:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError(
                 "backbone: qlora needs bitsandbytes, which is not installed: pip install 'nl2sql-prm[qlora]'"
@@ -591,12 +601,17 @@ def _load_base(
         from peft import prepare_model_for_kbit_training
         from transformers import BitsAndBytesConfig
 
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=options["dtype"],
-        )
+        if bits == 8:
+            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+            # It says of every layer in every forward that activations are rounded to float16 first.
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        else:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=options["dtype"],
+            )
     log = logging.getLogger("transformers.modeling_utils")
     log.addFilter(_worth_reporting)
     try:
@@ -634,7 +649,7 @@ def _load_base(
         raise InputError(
             f"{name}: {len(missing)} weights are missing ({missing[0]} …); copy the checkpoint again"
         )
-    if quantize:
+    if bits is not None:
         for module in model.modules():
             # On CPUs with AVX512-BF16, a forward without gradients would repack the weights in place, and
             # every gradient after it would be wrong.

@@ -49,6 +49,7 @@ from prm.modeling.hub import push_checkpoint, write_card
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.modeling.sharding import (
+    is_cut_up,
     load_optimizer_state,
     optimizer_state,
     renew_master_weights,
@@ -185,6 +186,12 @@ class PRMTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        sliced = self.is_fsdp_enabled or any(map(is_cut_up, model.parameters()))
+        if sliced and config.backbone == "qlora":
+            raise InputError(
+                "backbone: qlora goes with engines that leave weights whole: take "
+                "accelerate_configs/ddp.yaml, or backbone: lora"
+            )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(PRMProgressCallback)
         self.tensorboard: PRMTensorBoardCallback | None = None
@@ -602,6 +609,7 @@ class PRMTrainer(Trainer):
             "model": os.path.basename(base) if base and os.path.isabs(base) else base,
             "model_revision": config.base_model_revision,
             "backbone": config.backbone,
+            "quantization_bits": config.quantization_bits if config.backbone == "qlora" else None,
             "backbone_layers": config.backbone_layers,
             "dtype": config.backbone_dtype,
             "head_hidden_size": config.head_hidden_size,
@@ -647,7 +655,9 @@ class PRMTrainer(Trainer):
             self._optimizer_groups = [list(group["params"]) for group in optimizer.param_groups]
         return optimizer
 
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
         if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._prm.load_checkpoint(resume_from_checkpoint)  # the engine takes its weights from the model
