@@ -183,7 +183,47 @@ def test_two_processes_equal_one(runs, engine, name, modes):
         assert scores == pytest.approx(written, abs=1e-5)
 
 
-#: the words for the launcher, the mode, and what the only line of ours says
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_offloaded_to_cpu_memory(runs, stage):
+    """DeepSpeed's own Adam, which g++ compiles when it is first used, takes the steps of torch's, also from
+    the states of torch's in the middle of a run, and torch's from its."""
+    middle = ("--resume_from_checkpoint", str(runs / "one-lora" / "checkpoint-4"))
+    engine = f"zero{stage}_offload"
+    jobs = [two_processes(runs, "lora", engine), two_processes(runs, "lora", f"{engine}-on", *middle)]
+    said = train_in_two(runs, engine, *jobs)
+    assert f"prm: 2 process(es) on cpu, DEEPSPEED ZeRO-{stage} offloaded to cpu; " in said
+    assert_same(runs / "one-lora", runs / engine)
+    assert_same(runs / "one-lora", runs / f"{engine}-on")
+    middle = ("--resume_from_checkpoint", str(runs / engine / "checkpoint-4"))
+    main(one_process(runs, "lora", f"{engine}-one", *middle))
+    assert_same(runs / "one-lora", runs / f"{engine}-one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero3"])
+def test_two_machines(runs, engine):
+    """The files for several machines, with this one standing for both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = [sys.executable, "-m", "accelerate.commands.launch", *config_file(f"multi_node/{engine}")]
+    words += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+    job = ["prm/train.py", *two_processes(runs, "lora", f"machines-{engine}")]
+    machines = [
+        subprocess.Popen(
+            [*words, "--main_process_port", port, "--machine_rank", str(rank), *job],
+            env=ENV, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    ended = [machine.communicate(timeout=900) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], ended[0][1][-3000:]
+    assert "prm: 2 process(es) on cpu" in ended[0][0] and "prm: " not in ended[1][0]
+    assert_same(runs / "one-lora", runs / f"machines-{engine}")
+
+
+#: the words for the launcher, and what the only line of ours says
 MISTAKES = [
     (
         ("--cpu", "--num_processes", "2"),
