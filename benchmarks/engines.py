@@ -141,7 +141,8 @@ def main() -> None:
     (folder / "recipe.yaml").write_text(
         f"model_name_or_path: {Path(model).resolve()}\ntrain_data: {data}\n"
         f"eval_data: {folder / 'dev.jsonl'}\nallow_overlap: true\n"
-        f"max_steps: {options.steps}\nmax_train_traces: 24\nmax_length: 512\neval_strategy: 'no'\nsave_strategy: 'no'\n"
+        f"max_steps: {options.steps}\nmax_train_traces: 24\nmax_length: 512\n"
+        "eval_strategy: 'no'\nsave_strategy: 'no'\n"
         "learning_rate: 1e-4\nlr_scheduler_type: constant\nmax_tokens_per_batch: 2048\nreport_to: none\n"
         "disable_tqdm: true\n"
     )

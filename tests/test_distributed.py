@@ -219,7 +219,8 @@ def test_two_machines(runs, engine):
     ]  # fmt: skip
     ended = [machine.communicate(timeout=900) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], ended[0][1][-3000:]
-    assert "prm: 2 process(es) on cpu" in ended[0][0] and "prm: " not in ended[1][0]
+    assert all("prm: 2 process(es) on cpu" in out for out, _ in ended)
+    assert ["checkpoint   " in out for out, _ in ended] == [True, False]
     assert_same(runs / "one-lora", runs / f"machines-{engine}")
 
 
