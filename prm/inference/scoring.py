@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prm.inference.branches import Branch, Branches
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
+from prm.modeling.reading import step_states
 from prm.traces.encoding import Encoder
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Trace
-from prm.traces.tree import collate, plan_forwards
 
 #: Tokens of one forward. What a larger one needs at once no longer fits the caches of a CPU (SmolLM2-135M in
 #: float32, 6,000 tokens: 1.25 times as slow as 1,500 to 3,000); a GPU is idle in a smaller one.
@@ -119,18 +119,15 @@ class Scorer:
         encoded = self.encoder.encode(traces, drop_long=drop_long)
         kept = [i for i, one in enumerate(encoded) if one is not None]
         ordered = [encoded[i] for i in kept]
-        share = self.model.reads_trees
         scores: list[list[float] | None] = [None] * len(traces)
         with tqdm(total=len(kept), desc="scoring", unit="trace", disable=not progress) as bar:
-            for forward in plan_forwards(ordered, max_tokens=self.max_tokens_per_batch, share=share):
-                inputs = collate(forward, ordered, self.pad_id, share=share)
-                index = inputs.pop("index").tolist()
-                del inputs["labels"]
-                logits = self.model(**{k: v.to(self.model.device) for k, v in inputs.items()}).logits.cpu()
-                for member, row in zip(index, logits, strict=True):
-                    n = len(ordered[member].step_ends)
-                    scores[kept[member]] = self.model.scores(row[:n]).tolist()
-                bar.update(len(index))
+            for members, states in step_states(
+                self.model, ordered, pad_id=self.pad_id, max_tokens=self.max_tokens_per_batch
+            ):
+                logits = self.model.head(torch.cat(states)).cpu().split([len(rows) for rows in states])
+                for member, row in zip(members, logits, strict=True):
+                    scores[kept[member]] = self.model.scores(row).tolist()
+                bar.update(len(members))
         return scores
 
 

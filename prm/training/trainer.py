@@ -46,12 +46,12 @@ from prm.evaluation.metrics import best_threshold, position_means
 from prm.modeling.hub import push_checkpoint, write_card
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
+from prm.modeling.reading import step_states
 from prm.recipe import PRMConfig
 from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
 from prm.traces.trace import Trace
 from prm.training.batching import (
-    INPUTS,
     EncodedTraces,
     EpochLoader,
     ForwardCollator,
@@ -204,7 +204,6 @@ class PRMTrainer(Trainer):
                 self._prm,
                 pad_id=self.pad_id,
                 max_tokens=self.args.max_tokens_per_batch,
-                share=self.share_prefixes,
                 progress=not self.args.disable_tqdm,
             )
         self._store.add_to(dataset)
@@ -560,20 +559,16 @@ class PRMTrainer(Trainer):
         questions: dict[str, list[EncodedTrace]] = {}
         for trace in self.train_dataset.traces:
             questions.setdefault(trace.question_key, []).append(trace)
-        # Whole questions, for their traces share a prompt; but several, for their states are alike.
+        # Several traces of a question, for they share its prompt; but of several, for their states are alike.
         wanted = max(4, round(STANDARDISE_TRACES * len(questions) / len(self.train_dataset)))
         chosen = list(questions.values())[:: max(1, len(questions) // wanted)][:wanted]
-        sample = EncodedTraces([trace for traces in chosen for trace in traces])
-        forwards = Forwards(
-            sample, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
-        )
+        sample = [trace for traces in chosen for trace in traces[: -(-STANDARDISE_TRACES // len(chosen))]]
         self.model.eval()
-        states = []
         with torch.no_grad(), self.compute_loss_context_manager():
-            for k in range(len(forwards)):
-                inputs = self._prepare_inputs({name: v for name, v in forwards[k].items() if name in INPUTS})
-                features = self._prm.features(**inputs)
-                states.append(features[inputs["step_ends"] >= 0])
+            read = step_states(
+                self._prm, sample, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch
+            )
+            states = [row for _, rows in read for row in rows]
         self._prm.head.standardise(torch.cat(states))
 
     def _what_is_trained(self) -> dict[str, Any]:
