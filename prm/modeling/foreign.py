@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -65,6 +66,10 @@ NEXT_TOKEN_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 VLLM_ARCHITECTURE = "Qwen2ForProcessRewardModel"
 #: Key of an exported config.json: what is left of our own config, so that `load_prm` reads it as we do.
 EXPORTED = "nl2sql_prm"
+EXPORTED_SETTINGS = (
+    "prompt_version", "step_separator", "max_trace_length", "max_completion_length", "threshold",
+    "threshold_from", "position_means",
+)  # fmt: skip
 POOLER_FILE = "pooler_config.json"
 
 
@@ -227,15 +232,16 @@ def load_prm(
     trust_remote_code: bool = False,
     token: str | bool | None = None,
     local_files_only: bool = False,
-    **kwargs: Any,
+    base_model_name_or_path: str | None = None,
+    **others: Any,
 ) -> ProcessRewardModel:
     """A checkpoint of ours or of others, from a folder or the Hub; which it is, its files tell.
 
     Args:
         foreign: one of `KINDS`, where they do not: `math-shepherd` and `rlhflow` are plain language models.
         step_separator: of a `trl` model: what it was trained with (a newline by default).
-        kwargs: for a checkpoint of ours, as in `ProcessRewardModel.from_pretrained`, which takes the others,
-            too.
+        base_model_name_or_path, others: of a checkpoint of ours, as in `ProcessRewardModel.from_pretrained`;
+            so are the arguments in between.
 
     Raises:
         InputError: there is no such model, it is none that is known, or a file is missing or broken.
@@ -254,9 +260,12 @@ def load_prm(
             trust_remote_code=trust_remote_code,
             token=token,
             local_files_only=local_files_only,
-            **kwargs,
+            base_model_name_or_path=base_model_name_or_path,
+            **others,
         )
-    if kwargs.get("base_model_name_or_path"):
+    if others:
+        raise TypeError(f"{', '.join(others)}: no argument for a {kind} model")
+    if base_model_name_or_path:
         raise InputError(f"{path_or_id} holds its whole backbone itself; leave --base-model out")
     if step_separator is not None and kind != "trl":
         raise InputError(f"{path_or_id}: only a trl model takes --step-separator, and this is {kind}")
@@ -270,7 +279,8 @@ def load_prm(
             "stands on a decoder"
         )
     if dtype in (None, "auto"):
-        dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+        dtype = str(raw.get("dtype") or raw.get("torch_dtype"))
+        dtype = dtype if isinstance(getattr(torch, dtype, None), torch.dtype) else "float32"
     body = load_base(
         str(folder),
         given_as=None,
@@ -288,7 +298,8 @@ def load_prm(
     settings: dict[str, Any] = {"max_trace_length": longest, "step_separator": step_separator or "\n"}
     settings["prompt_version"] = PROMPT_VERSION if kind == "trl" else kind
     if EXPORTED in raw:
-        settings = dict(raw[EXPORTED])
+        with readable(folder):
+            settings = {name: raw[EXPORTED][name] for name in EXPORTED_SETTINGS}
     model = ProcessRewardModel(
         ProcessRewardConfig(
             base_model_name_or_path=os.path.abspath(path_or_id) if os.path.isdir(path_or_id) else path_or_id,
@@ -320,7 +331,8 @@ def _kind(folder: Path, raw: dict[str, Any], foreign: str | None) -> str | None:
     """One of `KINDS`, or None: a checkpoint of ours (or nothing at all, which its loader says)."""
     if foreign is not None and foreign not in KINDS:
         raise InputError(f"foreign must be one of {', '.join(KINDS)}, not {foreign!r}")
-    architecture = next(iter(raw.get("architectures") or []), "")
+    names = raw.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
     if not raw or raw.get("model_type") == ProcessRewardConfig.model_type:
         if raw and foreign is not None:
             raise InputError(f"{folder} is a checkpoint of nl2sql-prm; leave --foreign {foreign} out")
@@ -461,10 +473,12 @@ def export_vllm(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{output} exists already; name a new folder")
+    raw = _raw_config(snapshot(checkpoint, revision=revision))
+    if raw.get("model_type") == ProcessRewardConfig.model_type:
+        _check_fits(checkpoint, ProcessRewardConfig.from_dict(raw))  # before its weights are loaded
     options = {"revision": revision, "base_model_name_or_path": base_model}
-    # `load_prm` also reads models of others, which `_check_fits` then refuses with a reason.
     model = load_prm(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, **options)
-    _check_fits(checkpoint, model)
+    _check_fits(checkpoint, model.config)
     tokenizer = load_tokenizer(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     encoder = encoder_for(model, tokenizer)
     backbone = _merged(model, checkpoint, revision)
@@ -491,9 +505,8 @@ def export_vllm(
     print(f"how to serve and ask it: {folder / 'README.md'}")
 
 
-def _check_fits(checkpoint: str, model: ProcessRewardModel) -> None:
-    config = model.config
-    family = model.config.base_config.get("model_type")
+def _check_fits(checkpoint: str, config: ProcessRewardConfig) -> None:
+    family = config.base_config.get("model_type")
     refuse = f"{checkpoint} cannot be exported to vLLM: "
     if config.prompt_version != PROMPT_VERSION:
         raise InputError(
@@ -507,7 +520,7 @@ def _check_fits(checkpoint: str, model: ProcessRewardModel) -> None:
             refuse + f"it was trained with loss {config.loss}, and its scores are products over the steps, "
             "which a server that sees single tokens cannot take; train with loss: bce"
         )
-    width = model.head.dense.out_features
+    width = config.head_hidden_size or config.hidden_size
     if width > config.hidden_size:
         raise InputError(
             refuse + f"its head has {width} hidden units, and the layout has room for {config.hidden_size}; "
@@ -560,11 +573,7 @@ def _write_config(folder: Path, model: ProcessRewardModel, backbone: PretrainedC
     raw["rope_theta"] = rope.pop("rope_theta", raw.get("rope_theta"))
     raw["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
     raw["dtype"] = raw["torch_dtype"] = model.config.backbone_dtype
-    names = (
-        "prompt_version", "step_separator", "max_trace_length", "max_completion_length", "threshold",
-        "threshold_from", "position_means",
-    )  # fmt: skip
-    raw[EXPORTED] = {name: getattr(model.config, name) for name in names}
+    raw[EXPORTED] = {name: getattr(model.config, name) for name in EXPORTED_SETTINGS}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
@@ -604,7 +613,7 @@ a Qwen2 backbone and `score` = Linear, ReLU, Linear to the two classes [0, z]. T
 ## Serve
 
 ```bash
-vllm serve {folder.name} --runner pooling --dtype {config.backbone_dtype} \\
+vllm serve {shlex.quote(folder.name)} --runner pooling --dtype {config.backbone_dtype} \\
     --pooler-config '{json.dumps(pooler)}'
 ```
 
