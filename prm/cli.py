@@ -241,6 +241,8 @@ def _score(args: argparse.Namespace) -> None:
         revision=args.revision,
         base_model=args.base_model,
         trust_remote_code=args.trust_remote_code,
+        foreign=args.foreign,
+        step_separator=args.step_separator,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
     )
@@ -289,8 +291,23 @@ def _evaluate(args: argparse.Namespace) -> None:
         revision=args.revision,
         base_model=args.base_model,
         trust_remote_code=args.trust_remote_code,
+        foreign=args.foreign,
+        step_separator=args.step_separator,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
+    )
+
+
+def _export(args: argparse.Namespace) -> None:
+    from prm.modeling.foreign import export_vllm
+
+    export_vllm(
+        args.model,
+        args.output,
+        dtype=args.dtype,
+        revision=args.revision,
+        base_model=args.base_model,
+        trust_remote_code=args.trust_remote_code,
     )
 
 
@@ -345,6 +362,17 @@ def _parser() -> argparse.ArgumentParser:
             type=_positive,
             help="tokens in one forward (default: 2048 on a CPU, else 16384)",
         )
+        model_options(sub)
+        sub.add_argument(
+            "--foreign",
+            choices=["qwen2.5-math", "skywork", "trl", "math-shepherd", "rlhflow"],
+            help="whose process reward model it is, where its files do not tell: the last two",
+        )
+        sub.add_argument(
+            "--step-separator", metavar="TEXT", help="of a trl model: what it was trained with (a newline)"
+        )
+
+    def model_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the backbone"
         )
@@ -559,6 +587,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rule", choices=["threshold", "most-likely"], default="threshold")
     forward(sub)
     rows(sub)
+
+    sub = verb("export", _export, "a checkpoint in the layout of another program")
+    sub.add_argument("--model", required=True, help="checkpoint folder or Hub id")
+    sub.add_argument("--format", required=True, choices=["vllm"], help="Qwen2ForProcessRewardModel of vLLM")
+    sub.add_argument("--output", required=True, metavar="DIR", help="new folder to write")
+    model_options(sub)
     return parser
 
 

@@ -54,6 +54,8 @@ def evaluate_model(
     revision: str | None,
     base_model: str | None,
     trust_remote_code: bool,
+    foreign: str | None,
+    step_separator: str | None,
     labels: str,
     on_bad_rows: str,
 ) -> None:
@@ -77,6 +79,8 @@ def evaluate_model(
         "max_tokens_per_batch": max_tokens_per_batch,
         "base_model_name_or_path": base_model,
         "trust_remote_code": trust_remote_code,
+        "foreign": foreign,
+        "step_separator": step_separator,
     }
 
     def measure(checkpoint: str, folder: str | Path) -> dict[str, Any]:

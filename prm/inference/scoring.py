@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from prm.inference.branches import Branch, Branches
+from prm.modeling.foreign import encoder_for, load_prm
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
 from prm.modeling.reading import step_states
-from prm.traces.encoding import Encoder
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Trace
 
@@ -47,19 +47,11 @@ class Scorer:
         """`max_tokens_per_batch` bounds one forward of `score` (by default `TOKENS_ON_CPU` or `TOKENS`),
         `cache_bytes` the keys and values that the branches of `start` keep in memory.
         """
-        config = model.config
         self.model = model.eval()
         default = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS
         self.max_tokens_per_batch = max_tokens_per_batch or default
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self.encoder = Encoder(
-            tokenizer,
-            max_length=config.max_trace_length,
-            max_completion_length=config.max_completion_length,
-            step_separator=config.step_separator,
-            prompt_version=config.prompt_version,
-            longest=model.longest,
-        )
+        self.encoder = encoder_for(model, tokenizer)
         self.branches = Branches(self.model, self.encoder, pad_id=self.pad_id, cache_bytes=cache_bytes)
 
     @classmethod
@@ -75,15 +67,16 @@ class Scorer:
         **kwargs: Any,
     ) -> Scorer:
         """Load a checkpoint folder or Hub id onto `device`: the accelerator where there is one, else the CPU.
+        Process reward models of others are known by their files (see `prm.modeling.foreign`).
 
         Args:
             dtype: of the backbone; "auto" is the dtype in which it was saved, which gives the same scores.
-            kwargs: as in `ProcessRewardModel.from_pretrained` (`base_model_name_or_path`, `token` …).
+            kwargs: as in `prm.modeling.foreign.load_prm` (`base_model_name_or_path`, `token`, `foreign` …).
 
         Raises:
             InputError: the checkpoint, its base model or its tokenizer cannot be loaded.
         """
-        model = ProcessRewardModel.from_pretrained(path_or_id, revision=revision, dtype=dtype, **kwargs)
+        model = load_prm(path_or_id, revision=revision, dtype=dtype, **kwargs)
         tokenizer = load_tokenizer(path_or_id, revision=revision, **kwargs)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -141,6 +134,8 @@ def score_file(
     revision: str | None,
     base_model: str | None,
     trust_remote_code: bool,
+    foreign: str | None,
+    step_separator: str | None,
     labels: str,
     on_bad_rows: str,
 ) -> None:
@@ -153,6 +148,8 @@ def score_file(
         max_tokens_per_batch=max_tokens_per_batch,
         base_model_name_or_path=base_model,
         trust_remote_code=trust_remote_code,
+        foreign=foreign,
+        step_separator=step_separator,
     )
     n = write_traces(scored(scorer, traces, on_bad_rows=on_bad_rows), output)
     print(f"{n:,} scored traces -> {output}")

@@ -72,7 +72,8 @@ class ProcessRewardConfig(PretrainedConfig):
             otherwise.
         head_hidden_size: width of the head's hidden layer (None: the backbone's hidden size).
         loss, score_kind: see `prm.modeling.losses`.
-        prompt_version, step_separator, max_trace_length, max_completion_length: how traces become tokens.
+        prompt_version: of the prompts it reads; of a model of others the name of its kind (`foreign.py`).
+        step_separator, max_trace_length, max_completion_length: how traces become tokens.
         score_temperature: logits are divided by it before they become scores. (A plain `temperature` or
             `max_length` would pass for a generation setting, which transformers refuses to save here.)
         threshold, threshold_from: a step whose score is below it is called wrong; how it was chosen.
@@ -93,7 +94,7 @@ class ProcessRewardConfig(PretrainedConfig):
         head_hidden_size: int | None = None,
         loss: str = "bce",
         score_kind: str = "prefix",
-        prompt_version: int = 1,
+        prompt_version: int | str = 1,
         step_separator: str = "\n",
         max_trace_length: int = 2048,
         max_completion_length: int | None = None,
@@ -237,7 +238,7 @@ class ProcessRewardModel(PreTrainedModel):
 
     @property
     def reads_trees(self) -> bool:
-        """Whether `forward` takes `subtree_ends`: see `_read_trees`."""
+        """Whether `forward` takes `subtree_ends`: see `read_trees`."""
         return self.backbone.config._attn_implementation == ATTENTION
 
     def train(self, mode: bool = True) -> ProcessRewardModel:
@@ -365,7 +366,7 @@ class ProcessRewardModel(PreTrainedModel):
                 raise InputError("backbone_layers goes with the name of a base model, not with a loaded one")
             model = base.base_model
         else:
-            model = _load_base(
+            model = load_base(
                 name,
                 given_as="model_name_or_path",
                 revision=revision,
@@ -386,7 +387,7 @@ class ProcessRewardModel(PreTrainedModel):
             "score_kind": SCORE_KINDS[config.get("loss", "bce")],
         }
         if attn_implementation is None:
-            _read_trees(model)
+            read_trees(model)
         if backbone == "frozen":
             model.requires_grad_(False)
         elif peft_config is not None:
@@ -430,7 +431,7 @@ class ProcessRewardModel(PreTrainedModel):
         _check_arguments(others)
         if torch_dtype is not None and dtype in (None, "auto"):
             dtype = torch_dtype
-        folder = _checkpoint_folder(
+        folder = checkpoint_folder(
             pretrained_model_name_or_path, revision=revision, token=token, local_files_only=local_files_only
         )
         if not isinstance(config, ProcessRewardConfig):
@@ -442,7 +443,7 @@ class ProcessRewardModel(PreTrainedModel):
                         f"{folder / ADAPTER_FOLDER / name} is missing; copy the checkpoint again"
                     )
         own = config.backbone == "full"  # the backbone's weights are in the checkpoint itself
-        model = _load_base(
+        model = load_base(
             str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
             given_as=None if own else "base_model_name_or_path (--base-model)",
             revision=None if own or base_model_name_or_path else config.base_model_revision,
@@ -462,8 +463,8 @@ class ProcessRewardModel(PreTrainedModel):
                 "base_model_name_or_path (--base-model)"
             )
         if attn_implementation is None:
-            _read_trees(model)
-        with _readable(folder):
+            read_trees(model)
+        with readable(folder):
             if config.backbone in ("lora", "qlora"):
                 from peft import PeftModel
 
@@ -485,7 +486,7 @@ class ProcessRewardModel(PreTrainedModel):
     def load_checkpoint(self, folder: str | os.PathLike[str]) -> None:
         """Put the weights of a checkpoint of this same model into it (resume, best model); the base stays."""
         folder = Path(folder)
-        with _readable(folder):
+        with readable(folder):
             self._load_weights(folder)
 
     def _load_weights(self, folder: Path) -> None:
@@ -539,7 +540,7 @@ class ProcessRewardModel(PreTrainedModel):
             self.push_to_hub(repo_id, **kwargs)
 
 
-def _load_base(
+def load_base(
     name: str,
     *,
     given_as: str | None,
@@ -669,7 +670,7 @@ def _worth_reporting(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in message or "MISSING" in message or "MISMATCH" in message
 
 
-def _read_trees(model: PreTrainedModel) -> None:
+def read_trees(model: PreTrainedModel) -> None:
     """Let the backbone's attention be `prm.modeling.tree_attention`, if that is all that tells it who sees
     whom: full attention in every layer, of the common kind.
 
@@ -725,7 +726,8 @@ def _check_arguments(others: Mapping[str, Any]) -> None:
         logger.warning("%s: no effect on a process reward model", ", ".join(idle))
 
 
-def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
+def snapshot(path: str | os.PathLike[str], **hub: Any) -> Path:
+    """The folder itself, or what the Hub has under that id, but no pickles."""
     folder = Path(path)
     if not folder.is_dir():
         if folder.exists():
@@ -741,6 +743,11 @@ def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
             raise InputError(
                 f"{path}: no such folder, and the Hub does not give it ({_reason(error)})"
             ) from error
+    return folder
+
+
+def checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
+    folder = snapshot(path, **hub)
     for name in ("config.json", HEAD_FILE):
         if not (folder / name).is_file():
             inside = folder / "checkpoint"
@@ -774,7 +781,7 @@ def _read_config(folder: Path) -> ProcessRewardConfig:
 
 
 @contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path) -> Iterator[None]:
     """Broken or foreign weights in a checkpoint folder are bad input."""
     try:
         yield

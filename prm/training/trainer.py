@@ -138,6 +138,7 @@ class PRMTrainer(Trainer):
             self.encoder.max_completion_length,
         )
         config.step_separator = args.step_separator
+        config.prompt_version = self.encoder.prompt_version  # a foreign model learns to read our prompts
         if args.disable_dropout:
             _disable_dropout(model)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
