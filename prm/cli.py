@@ -311,6 +311,33 @@ def _export(args: argparse.Namespace) -> None:
     )
 
 
+def _push(args: argparse.Namespace) -> None:
+    if (args.model is None) == (args.data is None):
+        raise InputError("prm push wants --model FOLDER or --data FILE")
+    common = {"private": args.private, "revision": args.revision, "commit_message": args.message}
+    if args.data is not None:
+        for option in ("merge", "base_model", "base_revision", "metrics", "trust_remote_code"):
+            if getattr(args, option):
+                raise InputError(f"--{option.replace('_', '-')} goes with --model")
+        from prm.modeling.hub import push_data
+
+        print(f"pushed to    {push_data(Path(args.data), args.repo, **common)}")
+        return
+    from prm.modeling.hub import push_model
+
+    address = push_model(
+        Path(args.model),
+        args.repo,
+        merged=args.merge,
+        base_model=args.base_model,
+        base_revision=args.base_revision,
+        metrics=args.metrics,
+        trust_remote_code=args.trust_remote_code,
+        **common,
+    )
+    print(f"pushed to    {address}")
+
+
 def _threshold(value: str) -> float | str:
     """`--threshold`: a number in [0, 1], or `oracle`: chosen on the evaluated data itself (and said so)."""
     if value == "oracle":
@@ -593,6 +620,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", required=True, choices=["vllm"], help="Qwen2ForProcessRewardModel of vLLM")
     sub.add_argument("--output", required=True, metavar="DIR", help="new folder to write")
     model_options(sub)
+
+    sub = verb("push", _push, "a checkpoint, or a file of traces, to the Hugging Face Hub")
+    sub.add_argument("--model", metavar="FOLDER", help="checkpoint folder")
+    sub.add_argument("--data", metavar="FILE", help="or traces with the data card that prm build wrote")
+    sub.add_argument("--repo", required=True, metavar="OWNER/NAME", help="made where it does not exist")
+    sub.add_argument("--merge", action="store_true", help="the whole model, an adapter merged into it")
+    sub.add_argument(
+        "--base-model",
+        metavar="MODEL",
+        help="Hub id of the base model, where the checkpoint names a folder; its present commit is pinned",
+    )
+    sub.add_argument("--base-revision", metavar="REVISION", help="pin this one instead")
+    sub.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="FILE",
+        help="metrics.json files of prm evaluate, for a new card (default: those of the training)",
+    )
+    sub.add_argument(
+        "--private", action="store_true", default=None, help="make the repository private, if it is new"
+    )
+    sub.add_argument("--revision", metavar="BRANCH", help="branch to push to, made where it does not exist")
+    sub.add_argument("--message", help="of the commit")
+    sub.add_argument(
+        "--trust-remote-code", action="store_true", help="with --merge: run code that the base model brings"
+    )
     return parser
 
 

@@ -49,6 +49,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from prm.errors import InputError
+from prm.modeling.hub import hub_reason
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
 from prm.modeling.tree_attention import ATTENTION, TreeMask
 
@@ -378,7 +379,8 @@ class ProcessRewardModel(PreTrainedModel):
             )
         settings = {
             "base_model_name_or_path": name,
-            "base_model_revision": revision or getattr(model.config, "_commit_hash", None),
+            # The commit itself: a branch moves.
+            "base_model_revision": getattr(model.config, "_commit_hash", None) or revision,
             "base_config": model.config.to_dict(),
             "backbone": backbone,
             "backbone_layers": backbone_layers,
@@ -496,7 +498,9 @@ class ProcessRewardModel(PreTrainedModel):
 
             set_peft_model_state_dict(self.backbone, load_peft_weights(str(folder / ADAPTER_FOLDER)))
         elif self.config.backbone == "full":
-            saved = AutoModel.from_pretrained(folder, config=self.config.base(), dtype=self.backbone.dtype)
+            saved = AutoModel.from_pretrained(
+                folder, config=self.config.base(), dtype=self.backbone.dtype, use_safetensors=True
+            )
             self.backbone.load_state_dict(saved.state_dict())
 
     def save_pretrained(  # type: ignore[override]
@@ -607,6 +611,7 @@ def load_base(
             trust_remote_code=trust_remote_code,
             token=token,
             local_files_only=local_files_only,
+            use_safetensors=True,  # a pickle may run anything
             output_loading_info=True,
             **options,
         )
@@ -741,7 +746,7 @@ def snapshot(path: str | os.PathLike[str], **hub: Any) -> Path:
             folder = Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"], **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise InputError(
-                f"{path}: no such folder, and the Hub does not give it ({_reason(error)})"
+                f"{path}: no such folder, and the Hub does not give it ({hub_reason(error)})"
             ) from error
     return folder
 
