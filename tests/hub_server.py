@@ -58,6 +58,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.cdn = f"http://localhost:{self.server_port}"  # of large files: as on the Hub, another host
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []
@@ -261,7 +262,7 @@ class Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         oid = repo.commit(revision, files)
-        return self.answer({"commitOid": oid, "commitUrl": f"{hub.url}/commit/{oid}", "success": True})
+        return self.answer({"commitOid": oid, "commitUrl": f"{hub.url}/{name}/commit/{oid}", "success": True})
 
     # ---- reading
 
@@ -269,17 +270,20 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        hub, path = self.server, unquote(urlsplit(self.path).path)
+        hub, quoted = self.server, urlsplit(self.path).path
+        path = unquote(quoted)
         hub.requests.append((self.command, path, self.token))
         if path.startswith("/cdn/"):
             return self.content(hub.lfs[path.removeprefix("/cdn/")])
         kinds = r"/api/(model|dataset)s/([^/]+/[^/]+)"
         if found := re.fullmatch(kinds + r"(?:/revision/(.+))?", path):
             return self.info(found[1], found[2], found[3] or "main")
-        if found := re.fullmatch(kinds + r"/tree/(.+)", path):
-            return self.tree(found[1], found[2], found[3])
-        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            return self.resolve(key("dataset" if found[1] else "model", found[2]), found[3], found[4])
+        # Here a path may follow the revision, whose own slashes are quoted.
+        if found := re.fullmatch(kinds + r"/tree/([^/]+)(?:/(.+))?", quoted):
+            return self.tree(found[1], found[2], unquote(found[3]), unquote(found[4] or ""))
+        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", quoted):
+            name = key("dataset" if found[1] else "model", found[2])
+            return self.resolve(name, unquote(found[3]), unquote(found[4]))
         return self.refuse(404, path)
 
     def of_revision(self, name, revision):
@@ -302,18 +306,23 @@ class Handler(BaseHTTPRequestHandler):
             {"id": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": []}
         )
 
-    def tree(self, kind, name, revision):
+    def tree(self, kind, name, revision, below):
         if (at := self.of_revision(key(kind, name), revision)) is None:
             return None
         repo, oid = at
+        recursive = parse_qs(urlsplit(self.path).query).get("recursive", [""])[0].lower() == "true"
+        below = f"{below}/" if below else ""
         entries = []
         for path, data in repo.commits[oid].items():
+            if not path.startswith(below) or (not recursive and "/" in path.removeprefix(below)):
+                continue
             entry = {"type": "file", "path": path, "size": len(data), "oid": git_sha1(data)}
             if path.endswith(LFS_SUFFIXES):
                 entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 134}
             entries.append(entry)
-        recursive = parse_qs(urlsplit(self.path).query).get("recursive") == ["True"]
-        return self.answer([e for e in entries if recursive or "/" not in e["path"]])
+        if below and not entries:
+            return self.answer(b"", 404, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
+        return self.answer(entries)
 
     def resolve(self, name, revision, path):
         if (at := self.of_revision(name, revision)) is None:
@@ -325,7 +334,7 @@ class Handler(BaseHTTPRequestHandler):
         if path.endswith(LFS_SUFFIXES):
             self.server.lfs[sha256(data)] = data
             return self.answer(
-                status=302, Location=f"{self.server.url}/cdn/{sha256(data)}", X_Repo_Commit=oid,
+                status=302, Location=f"{self.server.cdn}/cdn/{sha256(data)}", X_Repo_Commit=oid,
                 X_Linked_ETag=f'"{sha256(data)}"', X_Linked_Size=len(data),
             )  # fmt: skip
         return self.content(data, ETag=f'"{git_sha1(data)}"', X_Repo_Commit=oid)

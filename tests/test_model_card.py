@@ -185,12 +185,13 @@ happens to be gold's, and is not right |
 
 ## Metrics
 
-On the dev split (dev.jsonl): 12 labelled traces, 5 of them with an error, 40 labelled steps; at threshold 0.250
-(best f1 on the dev split (2 traces)).
+On the dev split (dev.jsonl): 12 labelled traces, 5 of them with an error, 40 labelled steps; at threshold
+0.250 (best f1 on the dev split (2 traces)).
 
 | metric | value | 95 % interval | never_flag | flag_first | position_only | meaning |
 | --- | --- | --- | --- | --- | --- | --- |
-| `first_error_acc` | 0.500 | 0.250 – 0.625 | 0.583 | 0.250 | 0.333 | first error found, or absence confirmed |
+| `first_error_acc` | 0.500 | 0.250 – 0.625 | 0.583 | 0.250 | 0.333 | first error found, or absence
+confirmed |
 | `f1` | 0.400 | – | 0.000 | 0.000 | 0.300 | harmonic mean of the next two |
 | `error_acc` | 0.250 | – | – | – | – | of erroneous traces: first error found |
 | `correct_acc` | 1.000 | – | – | – | – | of clean traces: none flagged |
@@ -206,7 +207,8 @@ The intervals are bootstrapped over questions. The baselines know nothing of the
 ## Threshold
 
 0.250, chosen so: best f1 on the dev split (2 traces); the logits are divided by 1.500 before they become
-scores. Choose another on data of your own with `prm evaluate --threshold-data`; a lower one flags fewer steps.
+scores. Choose another on data of your own with `prm evaluate --threshold-data`; a lower one flags fewer
+steps.
 
 ## Training
 
@@ -239,8 +241,8 @@ bf16: true
 so they flatter; there was no test split.
 - By `first_error_acc` it is no better on the dev split (dev.jsonl) than `never_flag` (0.583).
 - One training run was measured; how much another seed would change is not in the intervals.
-- Nothing was measured on schemas, SQL dialects and languages that the data above does not have, nor on answers
-of other models than those the data comes from.
+- Nothing was measured on schemas, SQL dialects and languages that the data above does not have, nor on
+answers of other models than those the data comes from.
 - What it does for a text-to-SQL model, by reranking, guided decoding or as a reward, was not measured by this
 training.
 - Whether it can be fooled by answers that are written to please it was not measured.

@@ -181,6 +181,7 @@ def merge(
     if config.backbone == "lora":
         model.backbone = model.backbone.merge_and_unload()
     model.config.backbone = "full"
+    model.config.base_config = model.backbone.config.to_dict()  # that of 4-bit weights would quantise again
     model.save_pretrained(output)
     load_tokenizer(folder, trust_remote_code=trust_remote_code).save_pretrained(output)
     for name in ("training.json", "metrics.json", "trainer_state.json"):

@@ -46,7 +46,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from prm.errors import InputError
 from prm.modeling.hub import hub_reason
@@ -59,6 +59,9 @@ HEAD_FILE = "head.safetensors"
 ADAPTER_FOLDER = "adapter"
 UNTRUSTED = " brings code of its own: pass trust_remote_code only if you trust it"
 BACKBONES = ("frozen", "lora", "qlora", "full")
+
+# A model on the Hub without safetensors would be sent to a service that converts it, with the user's token.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 class ProcessRewardConfig(PretrainedConfig):
@@ -367,6 +370,7 @@ class ProcessRewardModel(PreTrainedModel):
                 raise InputError("backbone_layers goes with the name of a base model, not with a loaded one")
             model = base.base_model
         else:
+            revision = _commit(name, revision) or revision
             model = load_base(
                 name,
                 given_as="model_name_or_path",
@@ -379,8 +383,7 @@ class ProcessRewardModel(PreTrainedModel):
             )
         settings = {
             "base_model_name_or_path": name,
-            # The commit itself: a branch moves.
-            "base_model_revision": getattr(model.config, "_commit_hash", None) or revision,
+            "base_model_revision": revision or getattr(model.config, "_commit_hash", None),
             "base_config": model.config.to_dict(),
             "backbone": backbone,
             "backbone_layers": backbone_layers,
@@ -620,6 +623,11 @@ def load_base(
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(f"{name}{UNTRUSTED}") from error
+        if "use_safetensors" in str(error):
+            raise InputError(
+                f"{name}: there is no model.safetensors, and weights in pickles (pytorch_model.bin) are not "
+                "read; save the model as safetensors"
+            ) from error
         mend = f"; give its folder or Hub id as {given_as}" if given_as else ""
         raise InputError(f"cannot load the model {name} ({_reason(error)}){mend}") from error
     finally:
@@ -638,6 +646,25 @@ def load_base(
         # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit on the Hub that a model's branch (None: the main one) is at now. The branch moves, and a
+    checkpoint must find these very weights again. None for a folder.
+
+    Raises:
+        InputError: the Hub does not give the model.
+    """
+    if not name or os.path.isabs(name) or os.path.isdir(name):
+        return None
+    try:
+        file = Path(cached_file(name, "config.json", revision=revision))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load the model {name} ({_reason(error)}); give its folder or Hub id as "
+            "model_name_or_path"
+        ) from error
+    return file.parent.name if file.parent.parent.name == "snapshots" else None  # so does the cache name them
 
 
 def load_tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
