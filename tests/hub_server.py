@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,8 +51,9 @@ class Repo:
 
 class Hub(ThreadingHTTPServer):
     """`hub.repos["me/prm"].files("main")`: what is there; `hub.requests`: (method, path, token) so far;
-    `hub.sent[sha256]`: how often a large file was begun to be sent. While `hub.hold(sha256)` is true, its
-    upload is not answered, and `hub.held` is set."""
+    `hub.sent[sha256]`: how often a large file was begun to be sent, `hub.received`: bytes of large files so
+    far. Where `hub.hold(sha256, bytes of it received)` is true, nothing more is read of the upload, now
+    or later, and `hub.held` is set."""
 
     daemon_threads = True
 
@@ -63,7 +65,8 @@ class Hub(ThreadingHTTPServer):
         self.lfs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.sent: Counter[str] = Counter()
-        self.hold = lambda sha256: False
+        self.received = 0
+        self.hold = lambda sha256, received: False
         self.held = threading.Event()
         self.lock = threading.Lock()
 
@@ -233,12 +236,13 @@ class Handler(BaseHTTPRequestHandler):
         while left and (part := self.rfile.read1(min(left, 1 << 16))):
             data += part
             left -= len(part)
-            if hub.hold(oid):  # half-way: the rest is waited for, and never comes
+            with hub.lock:
+                hub.received += len(part)
+            if hub.hold(oid, len(data)):
                 hub.held.set()
-                if len(data) >= 1 << 16 or not left:
-                    while self.connection.recv(1 << 16):
-                        pass
-                    return None
+                while hub.hold(oid, len(data)):
+                    time.sleep(0.02)
+                return None
         if left:
             return None
         if sha256(bytes(data)) != oid:

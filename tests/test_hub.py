@@ -160,7 +160,8 @@ def test_a_push_killed_half_way_goes_on(client, saved, tmp_path, traces, tiny_mo
     adapter = sha256((folder / "adapter/adapter_model.safetensors").read_bytes())
     env = environment(hub, tmp_path / "hf")
     words = ("push", "--model", folder, "--repo", "me/prm", "--private")
-    hub.hold = lambda oid: oid == adapter
+    size = (folder / "adapter/adapter_model.safetensors").stat().st_size
+    hub.hold = lambda oid, received: oid == adapter and received > size // 2
     killed = prm(*words, env=env)
     assert hub.held.wait(120), killed.communicate()
     waits = 0
@@ -171,7 +172,7 @@ def test_a_push_killed_half_way_goes_on(client, saved, tmp_path, traces, tiny_mo
     killed.communicate()
     assert hub.repos["me/prm"].files().keys() == {".gitattributes"}
 
-    hub.hold = lambda oid: False
+    hub.hold = lambda oid, received: False
     again = prm(*words, env=env)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
