@@ -258,6 +258,24 @@ def _score(args: argparse.Namespace) -> None:
     )
 
 
+def _rerank(args: argparse.Namespace) -> None:
+    from prm.inference.choosing import Rule
+    from prm.inference.reranking import rerank_file
+
+    rerank_file(
+        args.data,
+        args.output,
+        Rule(args.choose, args.aggregate, args.drop_failing, args.drop_empty),
+        models=args.model or [],
+        databases=args.databases,
+        workers=args.workers,
+        timeout=args.timeout,
+        on_bad_rows=args.on_bad_rows,
+        seed=args.seed,
+        **_loading(args),
+    )
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.predictions is None):
         raise InputError("prm evaluate wants either --model with --data, or --predictions")
@@ -600,6 +618,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     forward(sub)
     rows(sub)
+
+    sub = verb("rerank", _rerank, "choose the best of several answers to each question")
+    model(sub, "checkpoint folder or Hub id; without it the scores in --data are used")
+    sub.add_argument("--data", required=True, metavar="FILE", help="candidates, a question a line")
+    sub.add_argument(
+        "--output", required=True, help="JSONL file; with gold, .metrics.json and .html beside it"
+    )
+    sub.add_argument(
+        "--databases", metavar="DIR", help="run the candidates; holds <db_id>/<db_id>.sqlite, or Spider's or "
+        "BIRD's folders"
+    )  # fmt: skip
+    sub.add_argument(
+        "--choose",
+        choices=["best", "vote", "weighted-vote"],
+        default="best",
+        help="the best score (default), the result with most votes, or with the largest votes times score",
+    )
+    sub.add_argument(
+        "--aggregate",
+        choices=["last", "min", "mean", "product", "length-normalised-product", "no-error"],
+        default="last",
+        help="how the scores of an answer's steps become one (default: last)",
+    )
+    sub.add_argument("--drop-failing", action="store_true", help="pass over candidates that do not run")
+    sub.add_argument("--drop-empty", action="store_true", help="pass over candidates that give no rows")
+    sub.add_argument("--workers", type=_positive, default=1, help="processes that run and cut SQL")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+    sub.add_argument("--seed", type=int, default=0, help="of the intervals and curves")
+    forward(sub)
+    bad_rows(sub)
 
     sub = verb("evaluate", _evaluate, "measure a model, all checkpoints of a run, or a scored file")
     model(sub, "checkpoint folder, run folder or Hub id; several make an ensemble")

@@ -1,12 +1,12 @@
-"""How hard is a query by the rules of Spider's official evaluation: easy, medium, hard, extra (Yu et al. 2018,
-arXiv:1809.08887).
+"""How hard is a query by the rules of Spider's official evaluation: easy, medium, hard, extra (Yu et al.
+2018, arXiv:1809.08887).
 
-Three counts decide, of the outermost SELECT alone (of a set operation: its first arm): clauses, joins, ORs and
-LIKEs; queries nested in its conditions, and set operations; and whether it has several aggregates, columns,
-conditions or groupings. The rules are kept as they are, with their oddities, so that figures can be compared
-with published ones: a NOT in WHERE or HAVING and an AND in HAVING count as aggregates, an aggregate in HAVING
-does not, and an ORDER BY behind a UNION belongs to its last arm. What Spider's grammar lacks is read in its
-spirit: a CTE is a nested query.
+Three counts decide, of the outermost SELECT alone (of a set operation: its first arm): clauses, joins, ORs
+and LIKEs; queries nested in its conditions, and set operations; and whether it has several aggregates,
+columns, conditions or groupings. The rules are kept as they are, with their oddities, so that figures can be
+compared with published ones: a NOT in WHERE or HAVING and an AND in HAVING count as aggregates, an aggregate
+in HAVING does not, and an ORDER BY behind a UNION belongs to its last arm. What Spider's grammar lacks is
+read in its spirit: a CTE is a nested query.
 """
 
 from __future__ import annotations
