@@ -1,13 +1,12 @@
-"""Reranking on Spider: the answers of real systems to dev questions, and a PRM that has seen no dev database.
+"""Reranking on Spider: answers of real systems to dev questions, and a PRM that has seen no dev database.
 
-    python benchmarks/rerank_spider.py --root SPIDER_FOLDER --predictions PREDICTIONS.jsonl --model CHECKPOINT \
-        [--questions 100] [-- options of prm rerank]
+    python benchmarks/rerank_spider.py --root SPIDER_FOLDER --predictions PREDICTIONS.jsonl \\
+        --model CHECKPOINT [--questions 100] [-- options of prm rerank]
 
-PREDICTIONS holds one answer a line, with `id` (`dev_0000`: the number of the question in dev.json, or the `id`
-that stands there), `system` and `sql`. The systems' answers to a question become its candidates, in the order
-of the file, one vote each; then `prm rerank` runs and scores them and prints the table. The checkpoint must
-come from train databases alone (benchmarks/spider.py makes one); that is checked by the databases' names,
-where its training data lies beside it.
+PREDICTIONS holds one answer a line, with `id` (that of the question in dev.json, or `dev_` and its number
+there from 0, in four digits), `system` and `sql`. The systems' answers to a question become its candidates,
+in the order of the file, one vote each; then `prm rerank` runs and scores them and prints the table. The
+checkpoint must come from train databases alone, as benchmarks/spider.py makes one.
 """
 
 from __future__ import annotations
@@ -65,10 +64,8 @@ def main() -> None:
     models = [word for model in args.model for word in ("--model", model)]
     choice = ["--choose", "weighted-vote" if models else "vote"]
     start = time.perf_counter()
-    status = prm(
-        ["rerank", *models, "--data", str(data), "--output", str(args.output / "reranked.jsonl")]
-        + ["--databases", str(args.root), *choice, *args.more]
-    )
+    places = ["--data", str(data), "--output", str(args.output / "reranked.jsonl")]
+    status = prm(["rerank", *models, *places, "--databases", str(args.root), *choice, *args.more])
     print(f"{time.perf_counter() - start:.0f} s")
     sys.exit(status)
 

@@ -39,7 +39,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prm import __version__
-from prm.evaluation.report import chart, figure, line, template
+from prm.evaluation.report import chart, line, template
 from prm.inference.choosing import Rule, choose
 from prm.sql.hardness import HARDNESS
 
