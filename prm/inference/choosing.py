@@ -119,6 +119,6 @@ def choose(
             (1.0 if votes is None else votes[i]) * (max(score[i], 0.0) if how == "weighted-vote" else 1.0)
             for i in members
         ]
-        # fsum: the same sum in whatever order, so that a tie is a tie.
-        ranked.append((-math.fsum(weights), -score[best], best))
+        # A tie is a tie in whatever order the scores are added, and 0.1 + 0.2 is 0.3.
+        ranked.append((-round(math.fsum(weights), 12), -score[best], best))
     return min(ranked)[2]
