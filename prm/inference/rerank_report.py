@@ -233,7 +233,8 @@ def _by_n(known: Sequence[Judged], rule: Rule, seed: int) -> dict[str, list[dict
                 right = {key: f(some, votes) for key, f in picks.items()}
                 right["oracle"] = float(any(correct[i] for i in some))
                 right["random"] = float(np.mean([correct[i] for i in samples]))
-                sums[number, at] += [right.get(key, float("nan")) / orders for key in CURVES]
+                sums[number, at] += [right.get(key, float("nan")) for key in CURVES]
+        sums[number] /= orders
     mixed = np.array([each.mixed for each in known])
     return {
         name: [

@@ -129,12 +129,14 @@ def rerank(
     Raises:
         InputError: a candidate is malformed, the database cannot be read, or no candidate fits the model.
     """
-    row = {"question": question, "candidates": [_as_object(each) for each in candidates]}
-    row |= {"schema": schema, "evidence": evidence}
+    row: dict[str, Any] = {"question": question, "schema": schema, "evidence": evidence}
+    row["candidates"] = [_as_object(each) for each in candidates]
     if votes is not None:
         if len(votes) != len(candidates):
             raise InputError(f"{len(votes)} votes for {len(candidates)} answers; give one for each")
-        row["candidates"] = [c | {"votes": n} for c, n in zip(row["candidates"], votes, strict=True)]
+        for i, n in enumerate(votes):
+            if isinstance(row["candidates"][i], dict):
+                row["candidates"][i] = row["candidates"][i] | {"votes": n}
     asked = _asked(row, None)
     preparer = Preparer(timeout)
     try:
