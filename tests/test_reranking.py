@@ -488,10 +488,10 @@ def test_the_table_and_the_report(reranked, tmp_path, capsys):
     data = write(tmp_path / "c.jsonl", row, second)
     assert command(data, tmp_path / "o.jsonl", "--choose", "weighted-vote") == 0
     out = capsys.readouterr().out
-    assert "PRM-weighted vote" in out and "PRM-weighted vote − majority" in out
+    assert "weighted vote − majority" in out and "differences, paired" in out and "…\n" not in out
     assert all(len(text) <= 80 for text in out.splitlines() if "jsonl" not in text)
     metrics = json.loads((tmp_path / "o.jsonl.metrics.json").read_text())
     assert metrics["accuracy"]["all"]["n"] == 2 and metrics["how"] == "weighted-vote"
     html = (tmp_path / "o.jsonl.html").read_text()
-    assert "<script" not in html and "&lt;script&gt;" in html and "http" not in html
+    assert "<script" not in html and "&lt;script&gt;" in html and "://" not in html
     assert "Won" in html and "<svg" in html and f"{metrics['accuracy']['all']['weighted_vote']:.3f}" in html

@@ -36,7 +36,6 @@ import numpy as np
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from prm import __version__
 from prm.evaluation.report import chart, line, template
@@ -45,10 +44,10 @@ from prm.sql.hardness import HARDNESS
 
 CHOICES = {
     "first": "first",
-    "random": "random (expected)",
+    "random": "random",
     "majority": "majority",
     "best": "PRM best",
-    "weighted_vote": "PRM-weighted vote",
+    "weighted_vote": "weighted vote",
     "shuffled_vote": "same, shuffled",
     "oracle": "oracle",
     "chosen": "chosen",
@@ -255,8 +254,6 @@ def accuracy_table(metrics: dict[str, Any]) -> Table:
     table = Table(
         title="execution accuracy",
         title_justify="left",
-        caption=Text("\n".join(difference_words(metrics))),
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -273,6 +270,27 @@ def accuracy_table(metrics: dict[str, Any]) -> Table:
             if name in ("all", "mixed"):
                 cells.append("–".join(map(_short, metrics["ci"][name][key] or ())))
         table.add_row(words, *cells)
+    return table
+
+
+def difference_table(metrics: dict[str, Any]) -> Table:
+    """The paired differences of choices, for all questions and for mixed ones."""
+    table = Table(
+        title="differences, paired", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
+    table.add_column("choices", no_wrap=True)
+    groups = [name for name in ("all", "mixed") if name in metrics["differences"]]
+    for name in groups:
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("95 %", justify="right", no_wrap=True)
+    for one, other in PAIRS:
+        cells = []
+        for name in groups:
+            pair = metrics["differences"][name][f"{one}-{other}"]
+            cells.append("–" if pair["difference"] is None else f"{pair['difference']:+.3f}")
+            cells.append(" … ".join(f"{x:+.3f}" for x in pair["ci"] or ()))
+        table.add_row(f"{CHOICES[one]} − {CHOICES[other]}", *cells)
     return table
 
 

@@ -30,7 +30,14 @@ from rich.text import Text
 
 from prm.errors import InputError
 from prm.inference.choosing import Aggregate, Choose, Rule, aggregate_scores, choose
-from prm.inference.rerank_report import Judged, accuracy_table, changed_choices, measure, render
+from prm.inference.rerank_report import (
+    Judged,
+    accuracy_table,
+    changed_choices,
+    difference_table,
+    measure,
+    render,
+)
 from prm.labeling.databases import LastUsed, check_reachable
 from prm.labeling.journal import Journal
 from prm.labeling.pool import each_finished
@@ -655,7 +662,7 @@ def _measured(
     with atomic_write(f"{file}.metrics.json") as handle:
         json.dump(metrics, handle, indent=2, ensure_ascii=False, allow_nan=False)
         handle.write("\n")
-    console.print(accuracy_table(metrics))
+    console.print(accuracy_table(metrics), difference_table(metrics))
     for suffix in (".metrics.json", ".html"):
         console.print(Text(f"{file}{suffix}"), soft_wrap=True)
     return metrics
