@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -488,7 +489,7 @@ def test_the_table_and_the_report(reranked, tmp_path, capsys):
     data = write(tmp_path / "c.jsonl", row, second)
     assert command(data, tmp_path / "o.jsonl", "--choose", "weighted-vote") == 0
     out = capsys.readouterr().out
-    assert "weighted vote − majority" in out and "differences, paired" in out and "…\n" not in out
+    assert "weighted vote − majority" in out and "differences, paired" in out and not re.search(r"\d…", out)
     assert all(len(text) <= 80 for text in out.splitlines() if "jsonl" not in text)
     metrics = json.loads((tmp_path / "o.jsonl.metrics.json").read_text())
     assert metrics["accuracy"]["all"]["n"] == 2 and metrics["how"] == "weighted-vote"

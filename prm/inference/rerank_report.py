@@ -289,7 +289,7 @@ def difference_table(metrics: dict[str, Any]) -> Table:
         for name in groups:
             pair = metrics["differences"][name][f"{one}-{other}"]
             cells.append("–" if pair["difference"] is None else f"{pair['difference']:+.3f}")
-            cells.append(" … ".join(f"{x:+.3f}" for x in pair["ci"] or ()))
+            cells.append(" … ".join(f"{x:+.3f}".replace("0.", ".") for x in pair["ci"] or ()))
         table.add_row(f"{CHOICES[one]} − {CHOICES[other]}", *cells)
     return table
 
