@@ -48,7 +48,7 @@ CHOICES = {
     "majority": "majority",
     "best": "PRM best",
     "weighted_vote": "weighted vote",
-    "shuffled_vote": "same, shuffled",
+    "shuffled_vote": "shuffled",
     "oracle": "oracle",
     "chosen": "chosen",
 }
