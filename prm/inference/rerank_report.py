@@ -223,9 +223,8 @@ def _by_n(known: Sequence[Judged], rule: Rule, seed: int) -> dict[str, list[dict
             sums[number][:, missing] = np.nan
             continue
         samples = np.repeat(np.arange(len(correct)), each.votes)
-        rng = np.random.default_rng([seed, number, 0])
-        for _ in range(orders):
-            order = rng.permutation(samples)
+        drawn = _orders(samples, orders, np.random.default_rng([seed, number, 0]))
+        for order in drawn:
             for at, n in enumerate(points):
                 some, votes = np.unique(order[:n], return_counts=True)
                 some, votes = some.tolist(), votes.tolist()
@@ -233,7 +232,7 @@ def _by_n(known: Sequence[Judged], rule: Rule, seed: int) -> dict[str, list[dict
                 right["oracle"] = float(any(correct[i] for i in some))
                 right["random"] = float(np.mean([correct[i] for i in samples]))
                 sums[number, at] += [right.get(key, float("nan")) for key in CURVES]
-        sums[number] /= orders
+        sums[number] /= len(drawn)
     mixed = np.array([each.mixed for each in known])
     return {
         name: [
@@ -243,6 +242,13 @@ def _by_n(known: Sequence[Judged], rule: Rule, seed: int) -> dict[str, list[dict
         for name, members in (("all", np.ones_like(mixed)), ("mixed", mixed))
         if members.any()
     }
+
+
+def _orders(samples: np.ndarray, n: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Some `n` random orders of samples: rotations of a few, so that all samples come first equally often."""
+    shifts = np.linspace(0, len(samples), min(n, len(samples)), endpoint=False).astype(int)
+    shuffled = [rng.permutation(samples) for _ in range(max(1, n // len(samples)))]
+    return [np.roll(order, -shift) for order in shuffled for shift in shifts]
 
 
 # --- for people ---------------------------------------------------------------------------------------------
@@ -373,15 +379,17 @@ def _curves(rows: Sequence[dict[str, Any]], name: str) -> Markup:
     """Accuracy by number of samples; N on a logarithmic axis."""
     ns = np.array([row["n"] for row in rows], dtype=float)
     values = [np.array([np.nan if row[key] is None else row[key] for row in rows]) for key in CURVES]
-    low = np.floor(np.nanmin([np.nanmin(v) for v in values if not np.isnan(v).all()]) * 20) / 20
-    high = np.ceil(np.nanmax([np.nanmax(v) for v in values if not np.isnan(v).all()]) * 20) / 20
-    if high - low < 0.05:
-        low, high = max(0.0, high - 0.05), max(high, 0.05)
+    shown = np.concatenate(values)
+    step = next((s for s in (0.02, 0.05, 0.1) if np.nanmax(shown) - np.nanmin(shown) <= 5 * s), 0.2)
+    low = step * np.floor(np.nanmin(shown) / step - 1e-9)
+    high = max(step * np.ceil(np.nanmax(shown) / step + 1e-9), low + step)
+    low, high = max(float(low), 0.0), float(high)
     xs = np.log2(ns) / np.log2(ns[-1])
     ticks = [(float(np.log2(n) / np.log2(ns[-1])), f"{n:g}") for n in ns if np.log2(n).is_integer()]
     if np.log2(ns[-1]) % 1 > 0.4:
         ticks.append((1.0, f"{ns[-1]:g}"))
-    heights = [(t, f"{low + t * (high - low):.3g}") for t in (0, 0.25, 0.5, 0.75, 1)]
+    marks_at = np.arange(round(low / step), round(high / step) + 1) * step
+    heights = [(float((y - low) / (high - low)), f"{y:.2f}") for y in marks_at]
     styles = ("chance", "c3", "c2", "c1", "c4")
     marks = [
         line(xs, (v - low) / (high - low), css)
