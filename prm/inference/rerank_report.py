@@ -381,8 +381,8 @@ def _curves(rows: Sequence[dict[str, Any]], name: str) -> Markup:
     values = [np.array([np.nan if row[key] is None else row[key] for row in rows]) for key in CURVES]
     shown = np.concatenate(values)
     step = next((s for s in (0.02, 0.05, 0.1) if np.nanmax(shown) - np.nanmin(shown) <= 5 * s), 0.2)
-    low = step * np.floor(np.nanmin(shown) / step - 1e-9)
-    high = max(step * np.ceil(np.nanmax(shown) / step + 1e-9), low + step)
+    low = step * np.floor(np.nanmin(shown) / step + 1e-9)
+    high = max(step * np.ceil(np.nanmax(shown) / step - 1e-9), low + step)
     low, high = max(float(low), 0.0), float(high)
     xs = np.log2(ns) / np.log2(ns[-1])
     ticks = [(float(np.log2(n) / np.log2(ns[-1])), f"{n:g}") for n in ns if np.log2(n).is_integer()]
