@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -11,7 +12,14 @@ import pytest
 
 from prm.cli import main
 from prm.errors import InputError
-from prm.inference.scoring import Ensemble, Scorer, combine_scores, disagreement, most_worth_labelling
+from prm.inference.scoring import (
+    Ensemble,
+    Scorer,
+    combine_scores,
+    disagreement,
+    load_scorer,
+    most_worth_labelling,
+)
 from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Step, Trace
 
@@ -68,7 +76,7 @@ def checkpoints(make_model, tokenizer, other_tokenizer, tmp_path_factory):
     for name, family, its_tokenizer, longest in (
         ("a", "qwen2", tokenizer, 2048), ("b", "llama", other_tokenizer, 1200)
     ):  # fmt: skip
-        model = make_model(family, changes={"max_position_embeddings": longest})
+        model = make_model(family, backbone="lora", changes={"max_position_embeddings": longest})
         folders.append(tmp_path_factory.mktemp(name) / "checkpoint")
         model.save_pretrained(folders[-1])
         its_tokenizer.save_pretrained(folders[-1])
@@ -193,6 +201,19 @@ def test_bad_usage(checkpoints, traces, tmp_path, capsys, verb, more, message):
     assert main([verb, "--model", str(checkpoints[0]), *places, *more]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("prm: ")]
     assert message in line and not (tmp_path / "o").exists()
+
+
+def test_options_of_single_members(checkpoints, members, traces, tmp_path):
+    """Given once for each model, and empty for one that needs none."""
+    config = json.loads((checkpoints[1] / "config.json").read_text())
+    moved = tmp_path / "moved"
+    shutil.copytree(checkpoints[1], moved)
+    (moved / "config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/nowhere"}))
+    ensemble = load_scorer(
+        [str(checkpoints[0]), str(moved)], base_models=["", config["base_model_name_or_path"]],
+        foreign=["auto", "auto"], combine="min", device="cpu",
+    )  # fmt: skip
+    assert ensemble.score(traces) == Ensemble(members, "min").score(traces)
 
 
 def test_prm_evaluate_measures_an_ensemble(checkpoints, members, traces, tmp_path):

@@ -319,7 +319,7 @@ def load_scorer(
                 f"{option} is given {len(given)} times for {len(models)} --model; give one for each of them"
             )
         for its, value in zip(own, given or (), strict=False):
-            if value not in ("", "auto"):
+            if value and (name, value) != ("foreign", "auto"):
                 its[name] = value
     scorers = [Scorer.from_pretrained(model, **its, **kwargs) for model, its in zip(models, own, strict=True)]
     return scorers[0] if len(scorers) == 1 else Ensemble(scorers, combine, k)
