@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prm import __version__
 from prm.errors import InputError
@@ -229,6 +229,21 @@ def _inspect(args: argparse.Namespace) -> None:
     )
 
 
+def _loading(args: argparse.Namespace) -> dict[str, Any]:
+    """What `prm.inference.scoring.load_scorer` wants beside the models."""
+    return {
+        "combine": args.combine,
+        "k": args.k,
+        "revisions": args.revision,
+        "base_models": args.base_model,
+        "foreign": args.foreign,
+        "step_separators": args.step_separator,
+        "dtype": args.dtype,
+        "max_tokens_per_batch": args.max_tokens_per_batch,
+        "trust_remote_code": args.trust_remote_code,
+    }
+
+
 def _score(args: argparse.Namespace) -> None:
     from prm.inference.scoring import score_file
 
@@ -236,15 +251,28 @@ def _score(args: argparse.Namespace) -> None:
         args.model,
         args.data,
         args.output,
-        max_tokens_per_batch=args.max_tokens_per_batch,
-        dtype=args.dtype,
-        revision=args.revision,
-        base_model=args.base_model,
-        trust_remote_code=args.trust_remote_code,
-        foreign=args.foreign,
-        step_separator=args.step_separator,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
+        to_label=args.disagreement,
+        **_loading(args),
+    )
+
+
+def _rerank(args: argparse.Namespace) -> None:
+    from prm.inference.choosing import Rule
+    from prm.inference.reranking import rerank_file
+
+    rerank_file(
+        args.data,
+        args.output,
+        Rule(args.choose, args.aggregate, args.drop_failing, args.drop_empty),
+        models=args.model or [],
+        databases=args.databases,
+        workers=args.workers,
+        timeout=args.timeout,
+        on_bad_rows=args.on_bad_rows,
+        seed=args.seed,
+        **_loading(args),
     )
 
 
@@ -286,15 +314,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         threshold=args.threshold,
         threshold_data=args.threshold_data,
         rule=args.rule,
-        max_tokens_per_batch=args.max_tokens_per_batch,
-        dtype=args.dtype,
-        revision=args.revision,
-        base_model=args.base_model,
-        trust_remote_code=args.trust_remote_code,
-        foreign=args.foreign,
-        step_separator=args.step_separator,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
+        **_loading(args),
     )
 
 
@@ -348,6 +370,13 @@ def _threshold(value: str) -> float | str:
     raise argparse.ArgumentTypeError(f"must be a number in [0, 1] or 'oracle', not {value!r}")
 
 
+def _not_negative(value: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(value) < float("inf"):
+            return float(value)
+    raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {value!r}")
+
+
 def _positive(value: str) -> int:
     with suppress(ValueError):
         if int(value) >= 1:
@@ -383,29 +412,48 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--labels", choices=["strict", "prefix"], default="strict", help=LABELS_HELP)
         bad_rows(sub)
 
+    def model(sub: argparse.ArgumentParser, words: str, *, required: bool = False) -> None:
+        sub.add_argument("--model", nargs="+", action="extend", required=required, help=words)
+
     def forward(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--max-tokens-per-batch",
             type=_positive,
             help="tokens in one forward (default: 2048 on a CPU, else 16384)",
         )
-        model_options(sub)
+        model_options(sub, several=True)
         sub.add_argument(
             "--foreign",
-            choices=["qwen2.5-math", "skywork", "trl", "math-shepherd", "rlhflow"],
-            help="whose process reward model it is, where its files do not tell: the last two",
+            action="append",
+            choices=["qwen2.5-math", "skywork", "trl", "math-shepherd", "rlhflow", "auto"],
+            help="whose process reward model it is, where its files do not tell: math-shepherd, rlhflow",
         )
         sub.add_argument(
-            "--step-separator", metavar="TEXT", help="of a trl model: what it was trained with (a newline)"
+            "--step-separator",
+            action="append",
+            metavar="TEXT",
+            help="of a trl model: what it was trained with (a newline)",
         )
+        sub.add_argument(
+            "--combine",
+            choices=["mean", "min", "median", "lcb", "odds"],
+            default="mean",
+            help="how the scores of several models become one; lcb: mean minus k standard deviations. "
+            "Options of the models are then given once for each, empty (--foreign auto) where one needs none",
+        )
+        sub.add_argument("--k", type=_not_negative, default=1.0, help="of --combine lcb (1)")
 
-    def model_options(sub: argparse.ArgumentParser) -> None:
+    def model_options(sub: argparse.ArgumentParser, *, several: bool = False) -> None:
+        action = "append" if several else "store"
         sub.add_argument(
             "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the backbone"
         )
-        sub.add_argument("--revision", help="of the model on the Hub")
+        sub.add_argument("--revision", action=action, help="of the model on the Hub")
         sub.add_argument(
-            "--base-model", metavar="MODEL", help="folder or Hub id of the base model, if it has moved"
+            "--base-model",
+            action=action,
+            metavar="MODEL",
+            help="folder or Hub id of the base model, if it has moved",
         )
         sub.add_argument(
             "--trust-remote-code", action="store_true", help="run code that the base model brings"
@@ -584,14 +632,52 @@ def _parser() -> argparse.ArgumentParser:
     rows(sub)
 
     sub = verb("score", _score, "score every step of the traces in a file")
-    sub.add_argument("--model", required=True, help="checkpoint folder or Hub id")
+    model(sub, "checkpoint folder or Hub id; several make an ensemble", required=True)
     sub.add_argument("--data", required=True, nargs="+", metavar="FILE")
     sub.add_argument("--output", required=True, help="JSONL file with a 'scores' list in every trace")
+    sub.add_argument(
+        "--disagreement",
+        type=_positive,
+        nargs="?",
+        const=20,
+        metavar="N",
+        help="of several models: list the N traces most worth labelling next (20)",
+    )
     forward(sub)
     rows(sub)
 
+    sub = verb("rerank", _rerank, "choose the best of several answers to each question")
+    model(sub, "checkpoint folder or Hub id; without it the scores in --data are used")
+    sub.add_argument("--data", required=True, metavar="FILE", help="candidates, a question a line")
+    sub.add_argument(
+        "--output", required=True, help="JSONL file; with gold, .metrics.json and .html beside it"
+    )
+    sub.add_argument(
+        "--databases", metavar="DIR", help="run the candidates; holds <db_id>/<db_id>.sqlite, or Spider's or "
+        "BIRD's folders"
+    )  # fmt: skip
+    sub.add_argument(
+        "--choose",
+        choices=["best", "vote", "weighted-vote"],
+        default="best",
+        help="the best score (default), the result with most votes, or with the largest votes times score",
+    )
+    sub.add_argument(
+        "--aggregate",
+        choices=["last", "min", "mean", "product", "length-normalised-product", "no-error"],
+        default="last",
+        help="how the scores of an answer's steps become one (default: last)",
+    )
+    sub.add_argument("--drop-failing", action="store_true", help="pass over candidates that do not run")
+    sub.add_argument("--drop-empty", action="store_true", help="pass over candidates that give no rows")
+    sub.add_argument("--workers", type=_positive, default=1, help="processes that run and cut SQL")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+    sub.add_argument("--seed", type=int, default=0, help="of the intervals and curves")
+    forward(sub)
+    bad_rows(sub)
+
     sub = verb("evaluate", _evaluate, "measure a model, all checkpoints of a run, or a scored file")
-    sub.add_argument("--model", help="checkpoint folder, run folder or Hub id")
+    model(sub, "checkpoint folder, run folder or Hub id; several make an ensemble")
     sub.add_argument(
         "--all-checkpoints", action="store_true", help="every checkpoint-* of the run folder --model"
     )
