@@ -21,10 +21,12 @@ _HOMES = {
     "PRMTrainer": "prm.training.trainer",
     "PRMConfig": "prm.recipe",
     "Scorer": "prm.inference.scoring",
+    "Ensemble": "prm.inference.scoring",
 }
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from prm.inference.scoring import Ensemble as Ensemble
     from prm.inference.scoring import Scorer as Scorer
     from prm.modeling.process_reward_model import ProcessRewardConfig as ProcessRewardConfig
     from prm.modeling.process_reward_model import ProcessRewardModel as ProcessRewardModel

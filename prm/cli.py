@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prm import __version__
 from prm.errors import InputError
@@ -229,6 +229,21 @@ def _inspect(args: argparse.Namespace) -> None:
     )
 
 
+def _loading(args: argparse.Namespace) -> dict[str, Any]:
+    """What `prm.inference.scoring.load_scorer` wants beside the models."""
+    return {
+        "combine": args.combine,
+        "k": args.k,
+        "revisions": args.revision,
+        "base_models": args.base_model,
+        "foreign": args.foreign,
+        "step_separators": args.step_separator,
+        "dtype": args.dtype,
+        "max_tokens_per_batch": args.max_tokens_per_batch,
+        "trust_remote_code": args.trust_remote_code,
+    }
+
+
 def _score(args: argparse.Namespace) -> None:
     from prm.inference.scoring import score_file
 
@@ -236,13 +251,28 @@ def _score(args: argparse.Namespace) -> None:
         args.model,
         args.data,
         args.output,
-        max_tokens_per_batch=args.max_tokens_per_batch,
-        dtype=args.dtype,
-        revision=args.revision,
-        base_model=args.base_model,
-        trust_remote_code=args.trust_remote_code,
         labels=args.labels,
         on_bad_rows=args.on_bad_rows,
+        to_label=args.disagreement,
+        **_loading(args),
+    )
+
+
+def _rerank(args: argparse.Namespace) -> None:
+    from prm.inference.choosing import Rule
+    from prm.inference.reranking import rerank_file
+
+    rerank_file(
+        args.data,
+        args.output,
+        Rule(args.choose, args.aggregate, args.drop_failing, args.drop_empty),
+        models=args.model or [],
+        databases=args.databases,
+        workers=args.workers,
+        timeout=args.timeout,
+        on_bad_rows=args.on_bad_rows,
+        seed=args.seed,
+        **_loading(args),
     )
 
 
@@ -284,14 +314,50 @@ def _evaluate(args: argparse.Namespace) -> None:
         threshold=args.threshold,
         threshold_data=args.threshold_data,
         rule=args.rule,
-        max_tokens_per_batch=args.max_tokens_per_batch,
+        labels=args.labels,
+        on_bad_rows=args.on_bad_rows,
+        **_loading(args),
+    )
+
+
+def _export(args: argparse.Namespace) -> None:
+    from prm.modeling.foreign import export_vllm
+
+    export_vllm(
+        args.model,
+        args.output,
         dtype=args.dtype,
         revision=args.revision,
         base_model=args.base_model,
         trust_remote_code=args.trust_remote_code,
-        labels=args.labels,
-        on_bad_rows=args.on_bad_rows,
     )
+
+
+def _push(args: argparse.Namespace) -> None:
+    if (args.model is None) == (args.data is None):
+        raise InputError("prm push wants --model FOLDER or --data FILE")
+    common = {"private": args.private, "revision": args.revision, "commit_message": args.message}
+    if args.data is not None:
+        for option in ("merge", "base_model", "base_revision", "metrics", "trust_remote_code"):
+            if getattr(args, option):
+                raise InputError(f"--{option.replace('_', '-')} goes with --model")
+        from prm.modeling.hub import push_data
+
+        print(f"pushed to    {push_data(Path(args.data), args.repo, **common)}")
+        return
+    from prm.modeling.hub import push_model
+
+    address = push_model(
+        Path(args.model),
+        args.repo,
+        merged=args.merge,
+        base_model=args.base_model,
+        base_revision=args.base_revision,
+        metrics=args.metrics,
+        trust_remote_code=args.trust_remote_code,
+        **common,
+    )
+    print(f"pushed to    {address}")
 
 
 def _threshold(value: str) -> float | str:
@@ -302,6 +368,13 @@ def _threshold(value: str) -> float | str:
         if 0 <= float(value) <= 1:
             return float(value)
     raise argparse.ArgumentTypeError(f"must be a number in [0, 1] or 'oracle', not {value!r}")
+
+
+def _not_negative(value: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(value) < float("inf"):
+            return float(value)
+    raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {value!r}")
 
 
 def _positive(value: str) -> int:
@@ -339,18 +412,48 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--labels", choices=["strict", "prefix"], default="strict", help=LABELS_HELP)
         bad_rows(sub)
 
+    def model(sub: argparse.ArgumentParser, words: str, *, required: bool = False) -> None:
+        sub.add_argument("--model", nargs="+", action="extend", required=required, help=words)
+
     def forward(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--max-tokens-per-batch",
             type=_positive,
             help="tokens in one forward (default: 2048 on a CPU, else 16384)",
         )
+        model_options(sub, several=True)
+        sub.add_argument(
+            "--foreign",
+            action="append",
+            choices=["qwen2.5-math", "skywork", "trl", "math-shepherd", "rlhflow", "auto"],
+            help="whose process reward model it is, where its files do not tell: math-shepherd, rlhflow",
+        )
+        sub.add_argument(
+            "--step-separator",
+            action="append",
+            metavar="TEXT",
+            help="of a trl model: what it was trained with (a newline)",
+        )
+        sub.add_argument(
+            "--combine",
+            choices=["mean", "min", "median", "lcb", "odds"],
+            default="mean",
+            help="how the scores of several models become one; lcb: mean minus k standard deviations. "
+            "Options of the models are then given once for each, empty (--foreign auto) where one needs none",
+        )
+        sub.add_argument("--k", type=_not_negative, default=1.0, help="of --combine lcb (1)")
+
+    def model_options(sub: argparse.ArgumentParser, *, several: bool = False) -> None:
+        action = "append" if several else "store"
         sub.add_argument(
             "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the backbone"
         )
-        sub.add_argument("--revision", help="of the model on the Hub")
+        sub.add_argument("--revision", action=action, help="of the model on the Hub")
         sub.add_argument(
-            "--base-model", metavar="MODEL", help="folder or Hub id of the base model, if it has moved"
+            "--base-model",
+            action=action,
+            metavar="MODEL",
+            help="folder or Hub id of the base model, if it has moved",
         )
         sub.add_argument(
             "--trust-remote-code", action="store_true", help="run code that the base model brings"
@@ -529,14 +632,52 @@ def _parser() -> argparse.ArgumentParser:
     rows(sub)
 
     sub = verb("score", _score, "score every step of the traces in a file")
-    sub.add_argument("--model", required=True, help="checkpoint folder or Hub id")
+    model(sub, "checkpoint folder or Hub id; several make an ensemble", required=True)
     sub.add_argument("--data", required=True, nargs="+", metavar="FILE")
     sub.add_argument("--output", required=True, help="JSONL file with a 'scores' list in every trace")
+    sub.add_argument(
+        "--disagreement",
+        type=_positive,
+        nargs="?",
+        const=20,
+        metavar="N",
+        help="of several models: list the N traces most worth labelling next (20)",
+    )
     forward(sub)
     rows(sub)
 
+    sub = verb("rerank", _rerank, "choose the best of several answers to each question")
+    model(sub, "checkpoint folder or Hub id; without it the scores in --data are used")
+    sub.add_argument("--data", required=True, metavar="FILE", help="candidates, a question a line")
+    sub.add_argument(
+        "--output", required=True, help="JSONL file; with gold, .metrics.json and .html beside it"
+    )
+    sub.add_argument(
+        "--databases", metavar="DIR", help="run the candidates; holds <db_id>/<db_id>.sqlite, or Spider's or "
+        "BIRD's folders"
+    )  # fmt: skip
+    sub.add_argument(
+        "--choose",
+        choices=["best", "vote", "weighted-vote"],
+        default="best",
+        help="the best score (default), the result with most votes, or with the largest votes times score",
+    )
+    sub.add_argument(
+        "--aggregate",
+        choices=["last", "min", "mean", "product", "length-normalised-product", "no-error"],
+        default="last",
+        help="how the scores of an answer's steps become one (default: last)",
+    )
+    sub.add_argument("--drop-failing", action="store_true", help="pass over candidates that do not run")
+    sub.add_argument("--drop-empty", action="store_true", help="pass over candidates that give no rows")
+    sub.add_argument("--workers", type=_positive, default=1, help="processes that run and cut SQL")
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+    sub.add_argument("--seed", type=int, default=0, help="of the intervals and curves")
+    forward(sub)
+    bad_rows(sub)
+
     sub = verb("evaluate", _evaluate, "measure a model, all checkpoints of a run, or a scored file")
-    sub.add_argument("--model", help="checkpoint folder, run folder or Hub id")
+    model(sub, "checkpoint folder, run folder or Hub id; several make an ensemble")
     sub.add_argument(
         "--all-checkpoints", action="store_true", help="every checkpoint-* of the run folder --model"
     )
@@ -559,6 +700,38 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rule", choices=["threshold", "most-likely"], default="threshold")
     forward(sub)
     rows(sub)
+
+    sub = verb("export", _export, "a checkpoint in the layout of another program")
+    sub.add_argument("--model", required=True, help="checkpoint folder or Hub id")
+    sub.add_argument("--format", required=True, choices=["vllm"], help="Qwen2ForProcessRewardModel of vLLM")
+    sub.add_argument("--output", required=True, metavar="DIR", help="new folder to write")
+    model_options(sub)
+
+    sub = verb("push", _push, "a checkpoint, or a file of traces, to the Hugging Face Hub")
+    sub.add_argument("--model", metavar="FOLDER", help="checkpoint folder")
+    sub.add_argument("--data", metavar="FILE", help="or traces with the data card that prm build wrote")
+    sub.add_argument("--repo", required=True, metavar="OWNER/NAME", help="made where it does not exist")
+    sub.add_argument("--merge", action="store_true", help="the whole model, an adapter merged into it")
+    sub.add_argument(
+        "--base-model",
+        metavar="MODEL",
+        help="Hub id of the base model, where the checkpoint names a folder; its present commit is pinned",
+    )
+    sub.add_argument("--base-revision", metavar="REVISION", help="pin this one instead")
+    sub.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="FILE",
+        help="metrics.json files of prm evaluate, for a new card (default: those of the training)",
+    )
+    sub.add_argument(
+        "--private", action="store_true", default=None, help="make the repository private, if it is new"
+    )
+    sub.add_argument("--revision", metavar="BRANCH", help="branch to push to, made where it does not exist")
+    sub.add_argument("--message", help="of the commit")
+    sub.add_argument(
+        "--trust-remote-code", action="store_true", help="with --merge: run code that the base model brings"
+    )
     return parser
 
 

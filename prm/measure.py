@@ -29,7 +29,7 @@ from prm.evaluation.report import (
     figure,
     print_metrics,
 )
-from prm.inference.scoring import Scorer, scored
+from prm.inference.scoring import Scorer, load_scorer, scored
 from prm.traces.formats import atomic_write, load_traces
 from prm.training.trainer import COMPLETE_FILE
 
@@ -41,7 +41,7 @@ SHOWN = (
 
 
 def evaluate_model(
-    model: str,
+    models: Sequence[str],
     data: Sequence[str],
     output: str,
     *,
@@ -49,21 +49,26 @@ def evaluate_model(
     threshold: float | str | None,
     threshold_data: Sequence[str] | None,
     rule: str,
-    max_tokens_per_batch: int | None,
-    dtype: str,
-    revision: str | None,
-    base_model: str | None,
-    trust_remote_code: bool,
     labels: str,
     on_bad_rows: str,
+    **loading: Any,
 ) -> None:
     """`prm evaluate --model`: score, then measure as `prm.evaluation.report` does.
 
-    The threshold is the given one, else the best on `threshold_data`, else the one in the checkpoint. With
-    `all_checkpoints`, every complete `checkpoint-N` of the run folder `model` is measured into a folder of
+    Several `models` make an ensemble; `loading` as in `load_scorer`. The threshold is the given one, else the
+    best on `threshold_data`, else the one in the checkpoint; an ensemble has none of its own. With
+    `all_checkpoints`, every complete `checkpoint-N` of the run folder is measured into a folder of
     its own below `output`, beside a table (`checkpoints.json`) and TensorBoard curves over the steps.
     """
     check_threshold_options(threshold, threshold_data, rule)
+    if len(models) > 1:
+        if all_checkpoints:
+            raise InputError("--all-checkpoints compares the checkpoints of one run: give one --model")
+        if rule == "threshold" and threshold is None and not threshold_data:
+            raise InputError(
+                "an ensemble has no threshold of its own: give --threshold-data (best), --threshold, or "
+                "--rule most-likely"
+            )
     traces = load_traces(list(data), labels=labels, on_bad_rows=on_bad_rows)
     dev = (
         load_traces(list(threshold_data), labels=labels, on_bad_rows=on_bad_rows) if threshold_data else None
@@ -71,22 +76,15 @@ def evaluate_model(
     check_labelled(traces, ", ".join(data))
     if dev is not None:
         check_labelled(dev, ", ".join(threshold_data or []))
-    options = {
-        "revision": revision,
-        "dtype": dtype,
-        "max_tokens_per_batch": max_tokens_per_batch,
-        "base_model_name_or_path": base_model,
-        "trust_remote_code": trust_remote_code,
-    }
 
-    def measure(checkpoint: str, folder: str | Path) -> dict[str, Any]:
-        scorer = Scorer.from_pretrained(checkpoint, **options)
-        config = scorer.model.config
+    def measure(checkpoints: Sequence[str], folder: str | Path) -> dict[str, Any]:
+        scorer = load_scorer(checkpoints, **loading)
+        config = (scorer if isinstance(scorer, Scorer) else scorer.scorers[0]).model.config
         chosen, source = threshold, "given"
         if threshold is None and dev is not None:
             scored_dev = list(scored(scorer, dev, on_bad_rows=on_bad_rows))
             chosen, source = choose_threshold(scored_dev, threshold_data or [])
-        elif threshold is None:
+        elif threshold is None and isinstance(scorer, Scorer):
             chosen, source = config.threshold, f"checkpoint: {config.threshold_from}"
         return evaluate_traces(
             list(scored(scorer, traces, on_bad_rows=on_bad_rows)),
@@ -94,16 +92,20 @@ def evaluate_model(
             threshold=chosen,
             threshold_from=None if threshold == "oracle" else source,
             rule=rule,
-            position_means=config.position_means,
-            model=str(checkpoint),
+            position_means=config.position_means,  # of an ensemble, its first model's
+            model=name(checkpoints),
             info={"data": list(data)},
         )
 
+    def name(checkpoints: Sequence[str]) -> str:
+        how = "" if len(checkpoints) == 1 else f" ({loading.get('combine', 'mean')})"
+        return ", ".join(checkpoints) + how
+
     if not all_checkpoints:
-        print_metrics(measure(model, output), output)
+        print_metrics(measure(models, output), output)
         return
     steps = {}
-    for folder in Path(model).glob("checkpoint-*"):
+    for folder in Path(models[0]).glob("checkpoint-*"):
         if (number := folder.name.removeprefix("checkpoint-")).isdigit():
             if (folder / COMPLETE_FILE).is_file():
                 steps[int(number)] = folder
@@ -111,9 +113,10 @@ def evaluate_model(
                 print(f"prm: {folder} is not complete; skipped", file=sys.stderr)
     if not steps:
         raise InputError(
-            f"{model}: no complete checkpoint-* folders; --all-checkpoints wants the run folder of a training"
+            "no complete checkpoint-* folders; --all-checkpoints wants the run folder of a training",
+            file=models[0],
         )
-    results = {step: measure(str(steps[step]), Path(output) / steps[step].name) for step in sorted(steps)}
+    results = {step: measure([str(steps[step])], Path(output) / steps[step].name) for step in sorted(steps)}
     _compare_checkpoints(results, Path(output))
 
 

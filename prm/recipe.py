@@ -303,6 +303,24 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
         ) from error
 
 
+def given_values(argv: Sequence[str]) -> dict[str, str | list[str] | None]:
+    """What the `argv` of `read_recipe` gives, key by key, as it stands there: the file's values, and those of
+    the command line over them."""
+    words = list(argv)
+    recipe = words.pop(0) if words and not words[0].startswith("-") else None
+    values = dict(_file_values(recipe)[0]) if recipe is not None else {}
+    key, given = "", []
+    for word in [*words, "--"]:
+        if not word.startswith("--"):
+            given.append(word)
+            continue
+        if key:
+            values[key] = "true" if not given else given[0] if len(given) == 1 else given
+        key, equals, value = word[2:].partition("=")
+        given = [value] if equals else []
+    return values
+
+
 class _Loader(yaml.SafeLoader):
     """YAML whose scalars stay the text they are, but for null.
 

@@ -47,7 +47,8 @@ def run(argv: Sequence[str]) -> None:
         disable_progress_bar()
 
     from prm.evaluation.report import check_labelled
-    from prm.recipe import read_recipe
+    from prm.modeling.card import describe_traces
+    from prm.recipe import given_values, read_recipe
     from prm.traces.overlap import refuse_overlap
 
     # Recipes and accelerate's files are written for GPUs; without one, say so before devices are set up.
@@ -79,6 +80,9 @@ def run(argv: Sequence[str]) -> None:
     set_seed(args.seed)
     trainer = build_trainer(model_config, args, train=train, dev=dev)
     measured = trainer.encoded(test) if test else None  # now: no fault of theirs may show after the training
+    trainer.recipe = given_values(argv)
+    if measured is not None:
+        trainer.described["test_data"] = describe_traces(measured.sources)
     if args.should_log:
         _announce(trainer)
     checkpoint = _resume_from(args)
@@ -215,14 +219,12 @@ def finish(trainer, *, test) -> None:
     (encoded traces; None: those of the dev split).
     """
     from prm.evaluation.report import evaluate_traces, print_metrics
-    from prm.modeling.hub import write_card
+    from prm.modeling.card import keep_metrics, write_card
 
     args, output, dev = trainer.args, Path(trainer.args.output_dir), trainer.eval_dataset
     if dev is not None:
         trainer.calibrate(dev)
     folder = trainer.save_final(output / "checkpoint")
-    if args.should_save:
-        write_card(folder, None)
     measured = dev if test is None else test
     start = time.perf_counter()
     scored = None if measured is None else trainer.scored(measured)
@@ -242,7 +244,8 @@ def finish(trainer, *, test) -> None:
                 position_means=config.position_means,
                 model=str(folder),
             )
-            write_card(folder, metrics)
+            keep_metrics(folder, metrics, split="eval_data" if test is None else "test_data")
+            write_card(folder)
             print_metrics(metrics, output / "eval")
         print(f"checkpoint   {folder}", flush=True)
         if trainer.tensorboard is not None:

@@ -85,7 +85,7 @@ def test_a_step_costs_its_own_tokens(make_model, tokenizer):
     branch = scorer.start(PROMPT)
     branch.extend(STEPS[0])
     other = branch.fork()
-    ids = [len(scorer.encoder.step_ids(step)) for step in STEPS]
+    ids = [len(scorer.encoder.step_ids(step, k)) for k, step in enumerate(STEPS)]
     assert read == [len(scorer.encoder.prompt_ids(PROMPT)) + ids[0]]
     scorer.extend([(branch, STEPS[1]), (other, STEPS[2])])
     assert read[1:] == [ids[1] + ids[2]]  # both in one forward

@@ -16,7 +16,7 @@ from prm.recipe import read_recipe
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
 #: First parts of paths that belong to the reader, are made by a command above, or name a model on the Hub.
-THEIRS = ("data", "my", "their", "runs", "models", "Qwen")
+THEIRS = ("data", "my", "their", "runs", "models", "Qwen", "RLHFlow", "HuggingFaceTB")
 
 
 def read(name):
@@ -48,7 +48,7 @@ def test_prm_commands_are_what_the_command_line_takes():
             assert _parser().parse_args(words[1:]).run
             seen.add(words[1])
     labelling = {"build", "label", "rollout", "judge", "consensus", "convert", "inspect"}
-    assert seen == labelling | {"train", "evaluate", "score"}
+    assert seen == labelling | {"evaluate", "export", "push", "rerank", "score", "train"}
 
 
 def test_verbs_named_in_prose_exist():

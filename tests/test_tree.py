@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prm.modeling.reading import step_states
 from prm.modeling.tree_attention import (
     TreeMask,
     dense_attention,
@@ -17,7 +18,7 @@ from prm.modeling.tree_attention import (
     tree_blocks,
 )
 from prm.traces.encoding import EncodedTrace, Encoder
-from prm.traces.tree import collate, plan_forwards
+from prm.traces.tree import collate, plan_forwards, worth_sharing
 
 
 def encoded(ids, ends=None, question="q", labels=None):
@@ -163,19 +164,28 @@ def test_collate_by_hand():
 # Attention put together from blocks
 
 
+@pytest.mark.parametrize("many", [2, 8, 512])
 @pytest.mark.parametrize("small", [1, 3, 8, 1000])
 @pytest.mark.parametrize("seed", range(10))
-def test_blocks_join_each_token_to_each_ancestor_once(seed, small):
+def test_blocks_join_each_token_to_each_ancestor_once(seed, small, many, monkeypatch):
+    monkeypatch.setattr("prm.modeling.tree_attention.MANY", many)
+    monkeypatch.setattr("prm.modeling.tree_attention.SHORT", 4)
+    monkeypatch.setattr("prm.modeling.tree_attention.PIECE", 3)
     ends = one_tree(random_traces(seed, n=12, longest=12)).subtree_ends
     met = torch.zeros(len(ends), len(ends), dtype=torch.int)
     blocks = tree_blocks(ends.tolist(), small)
+    done = set()
     for block in blocks:
-        n = block.keys.stop - block.keys.start
-        pairs = torch.ones(block.queries.stop - block.queries.start, n, dtype=torch.int)
-        if block.causal:
-            assert block.queries == block.keys
-            pairs = pairs.tril()
-        met[block.queries, block.keys] += pairs if block.mask is None else block.mask.int()
+        at = 0
+        for keys in block.keys:
+            n = keys.stop - keys.start
+            met[block.queries, keys] += 1 if block.mask is None else block.mask[:, at : at + n].int()
+            at += n
+        tokens = set(range(block.queries.start, block.queries.stop))
+        assert (
+            (tokens <= done) if block.mask is None else not tokens & done
+        )  # a token's own block comes first
+        done |= tokens
     assert torch.equal(met, TreeMask(torch.tensor(ends)).dense[0, 0].int())
     assert (small == 1000) == (len(blocks) == 1)
 
@@ -183,12 +193,13 @@ def test_blocks_join_each_token_to_each_ancestor_once(seed, small):
 @pytest.fixture(scope="module")
 def qkv():
     """A tree of several levels, with queries, keys and values as a layer with grouped heads makes them."""
+    # Each question is a short chain with much below, so that its keys and the schema's are read together.
     rng = random.Random(0)
     schema = rng.choices(range(50), k=200)
     traces = []
     for _ in range(3):
         question = schema + rng.choices(range(50), k=20)
-        traces += [encoded(question + rng.choices(range(2), k=60)) for _ in range(6)]
+        traces += [encoded(question + rng.choices(range(2), k=120)) for _ in range(6)]
     ends = torch.tensor(one_tree(traces).subtree_ends)
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, len(ends), heads, 16) for heads in (6, 2, 2))
@@ -199,9 +210,8 @@ def qkv():
 def test_blocks_give_what_the_mask_gives_and_its_gradients(qkv, dtype, tolerance):
     ends, inputs = qkv
     tree = TreeMask(ends)
-    assert len(tree.blocks) > 8 and {(b.causal, b.mask is None) for b in tree.blocks} == {
-        (True, True), (False, True), (False, False)
-    }  # fmt: skip
+    assert len(tree.blocks) > 8
+    assert {(b.mask is None, len(b.keys)) for b in tree.blocks} >= {(False, 1), (True, 1), (True, 2)}
 
     def run(attend):
         q, k, v = (x.detach().to(dtype, copy=True).requires_grad_() for x in inputs)
@@ -228,6 +238,7 @@ def test_flex_attention_gives_what_the_mask_gives(qkv):
     )
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("pairs", [0, 1 << 18])
 def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, pairs):
     """A row computed at once, and its second half computed with the keys of the first, each piece of them by
@@ -252,6 +263,7 @@ def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, pairs):
     torch.testing.assert_close(got, whole[:, :, 20:], rtol=1e-5, atol=1e-6)
     pairs = [(queries, keys[0]) for queries, keys in past]
     torch.testing.assert_close(dense_attention(*new, tree, 0.25, pairs), got, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(flex_attention(*new, tree, 0.25, pairs), got, rtol=1e-5, atol=1e-6)
     assert torch.equal(tree.kept[0][0], new[1])
 
 
@@ -329,6 +341,44 @@ def test_activation_checkpointing_changes_nothing(make_model, many, backbone):
     assert_same(gradients(model, many, share=False, max_tokens=1), again)
     model.gradient_checkpointing_disable()
     assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 40, 150, 10_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_states_read_in_windows_are_those_of_single_sequences(make_model, seed, max_tokens):
+    """Windows end anywhere in the forest: in a prompt, in a step, between branches."""
+    model = make_model("llama").eval()
+    rng = random.Random(seed)
+    traces = []
+    for trace in random_traces(seed, n=12, longest=14):
+        n = len(trace.input_ids)
+        traces.append(encoded(trace.input_ids, sorted({*rng.choices(range(n), k=3), n - 1})))
+    lengths, forward = [], model.backbone.forward
+    model.backbone.forward = lambda **inputs: (
+        lengths.append(inputs["input_ids"].numel()), forward(**inputs)
+    )[1]  # fmt: skip
+    read = step_states(model, traces, pad_id=0, max_tokens=max_tokens)
+    found = {k: rows for members, states in read for k, rows in zip(members, states, strict=True)}
+    model.backbone.forward = forward
+    assert max(lengths) <= max_tokens and sum(lengths) == len(one_tree(traces))
+    assert len(found) == len(traces)
+    for k, trace in enumerate(traces):
+        inputs = collate([one_tree([trace])], [trace], 0, share=False)
+        with torch.no_grad():
+            expected = model.features(**{n: v for n, v in inputs.items() if n not in ("labels", "index")})[0]
+        torch.testing.assert_close(found[k], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_shares_nothing_is_read_in_rows(make_model):
+    model = make_model("llama").eval()
+    apart, alike = [encoded([k, 1, 2]) for k in range(4)], [encoded([1, 2, k]) for k in range(4)]
+    assert not worth_sharing(apart) and worth_sharing(alike)
+    shapes, forward = [], model.backbone.forward
+    model.backbone.forward = lambda **inputs: (shapes.append(inputs["input_ids"].shape), forward(**inputs))[1]
+    for traces in (apart, alike):
+        assert len(dict(pair for pair in step_states(model, traces, pad_id=0, max_tokens=100)
+                        for pair in zip(*pair, strict=True))) == 4  # fmt: skip
+    assert shapes == [(4, 3), (1, 6)]
 
 
 def test_shared_steps_count_as_often_as_they_occur(make_model, many):

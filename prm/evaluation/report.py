@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from rich import box
 from rich.console import Console
@@ -298,15 +298,7 @@ def render_report(
     threshold = metrics["threshold"]
     grid = np.linspace(0, 1, 201)
     rates = m.rates_by_threshold(scores, labels, grid)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = figure
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         version=__version__,
         metrics=metrics,
         info={key: ", ".join(map(str, v)) if isinstance(v, list) else v for key, v in info.items()},
@@ -324,6 +316,19 @@ def render_report(
         f1_mean=metrics["by"].get("f1_mean"),
         shown=_shown_traces(traces, predicted),
     )
+
+
+def template(name: str) -> Template:
+    """A page of this folder; whatever is put into it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure
+    return environment.get_template(name)
 
 
 def _best_baselines(metrics: dict[str, Any]) -> dict[str, tuple[str, float]]:
@@ -424,7 +429,7 @@ Ticks = Sequence[tuple[float, str]]
 QUARTERS: Ticks = ((0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1, "1"))
 
 
-def _chart(
+def chart(
     title: str, x_label: str, y_label: str, *marks: str, x_ticks: Ticks = QUARTERS, y_ticks: Ticks = QUARTERS
 ) -> Markup:
     """Grid, ticks and labels around `marks` (SVG elements); none of the texts comes from the data."""
@@ -441,7 +446,7 @@ def _chart(
     return Markup("".join([*parts, *marks, "</svg>"]))
 
 
-def _line(xs: np.ndarray, ys: np.ndarray, css: str) -> str:
+def line(xs: np.ndarray, ys: np.ndarray, css: str) -> str:
     """A polyline; NaN breaks it, and points that would be drawn on the same spot are left out."""
     path, last, pen = [], "", "M"
     for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
@@ -481,13 +486,13 @@ def _roc(steps: np.ndarray, right: np.ndarray, threshold: float | None) -> Marku
     _, wrong_flagged, right_flagged = _flagged(steps, right)
     n_right, n_wrong = int(right.sum()), int((~right).sum())
     marks = [
-        _line(np.array([0, 1.0]), np.array([0, 1.0]), "chance"),
-        _line(np.append(0, right_flagged / n_right), np.append(0, wrong_flagged / n_wrong), "c1"),
+        line(np.array([0, 1.0]), np.array([0, 1.0]), "chance"),
+        line(np.append(0, right_flagged / n_right), np.append(0, wrong_flagged / n_wrong), "c1"),
     ]
     if threshold is not None:
         below = steps < threshold
         marks.append(_dot((below & right).sum() / n_right, (below & ~right).sum() / n_wrong))
-    return _chart("ROC curve", "right steps flagged", "wrong steps flagged", *marks)
+    return chart("ROC curve", "right steps flagged", "wrong steps flagged", *marks)
 
 
 def _precision_recall(steps: np.ndarray, right: np.ndarray, threshold: float | None) -> Markup | None:
@@ -498,12 +503,12 @@ def _precision_recall(steps: np.ndarray, right: np.ndarray, threshold: float | N
     base = n_wrong / len(right)
     precision = wrong_flagged / (wrong_flagged + right_flagged)
     marks = [
-        _line(np.array([0, 1.0]), np.array([base, base]), "chance"),
-        _line(np.append(0, wrong_flagged / n_wrong), np.append(precision[0], precision), "c2"),
+        line(np.array([0, 1.0]), np.array([base, base]), "chance"),
+        line(np.append(0, wrong_flagged / n_wrong), np.append(precision[0], precision), "c2"),
     ]
     if threshold is not None and (below := steps < threshold).any():
         marks.append(_dot((below & ~right).sum() / n_wrong, (below & ~right).sum() / below.sum()))
-    return _chart(
+    return chart(
         "Precision-recall curve", "wrong steps flagged (recall)", "flagged steps wrong (precision)", *marks
     )
 
@@ -518,11 +523,11 @@ def _reliability(steps: np.ndarray, right: np.ndarray) -> Markup:
             f'<rect class="count" x="{_x(row["low"] + 0.01)}" y="{_y(height)}" width="{SIDE * 0.08:.1f}" '
             f'height="{SIDE * height:.1f}"/>'
         )
-    marks.append(_line(np.array([0, 1.0]), np.array([0, 1.0]), "chance"))
+    marks.append(line(np.array([0, 1.0]), np.array([0, 1.0]), "chance"))
     points = [(row["mean_score"], row["share_right"]) for row in rows if row["n"]]
-    marks.append(_line(np.array([x for x, _ in points]), np.array([y for _, y in points]), "c3"))
+    marks.append(line(np.array([x for x, _ in points]), np.array([y for _, y in points]), "c3"))
     marks += [_dot(x, y, "fill3", 3) for x, y in points]
-    return _chart("Reliability diagram", "mean score", "share of steps labelled right", *marks)
+    return chart("Reliability diagram", "mean score", "share of steps labelled right", *marks)
 
 
 #: The curves of the threshold chart; the template's legend names them in the same order.
@@ -530,8 +535,8 @@ THRESHOLD_CURVES = ("first_error_acc", "error_acc", "correct_acc", "f1")
 
 
 def _by_threshold(grid: np.ndarray, rates: dict[str, np.ndarray], threshold: float | None) -> Markup:
-    lines = [_line(grid, rates[name], f"c{i}") for i, name in enumerate(THRESHOLD_CURVES, start=1)]
-    return _chart("Rates by threshold", "threshold", "rate", *lines, _rule_line(threshold))
+    lines = [line(grid, rates[name], f"c{i}") for i, name in enumerate(THRESHOLD_CURVES, start=1)]
+    return chart("Rates by threshold", "threshold", "rate", *lines, _rule_line(threshold))
 
 
 def _histogram(steps: np.ndarray, right: np.ndarray, threshold: float | None) -> Markup:
@@ -551,7 +556,7 @@ def _histogram(steps: np.ndarray, right: np.ndarray, threshold: float | None) ->
     marks.append(f'<path class="zero" d="M{_x(0)} {_y(0.5)}H{_x(1)}"/>')
     shares_at = (top, top / 2, 0, top / 2, top)
     ticks = [(at, f"{share:.0%}") for (at, _), share in zip(QUARTERS, shares_at, strict=True)]
-    return _chart(
+    return chart(
         "Histogram of scores", "score", "share of steps", *marks, _rule_line(threshold), y_ticks=ticks
     )
 
@@ -586,7 +591,7 @@ def _confusion(traces: Sequence[Trace], predicted: Sequence[int]) -> Markup:
             if n:
                 marks.append(_text(x + cell / 2, y + cell / 2 + 3.5, str(n), "n"))
     middles = [(i + 0.5) / size for i in range(size)]
-    return _chart(
+    return chart(
         "Labelled against predicted first error",
         "predicted first error",
         "labelled first error",

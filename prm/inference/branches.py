@@ -148,7 +148,8 @@ class Branches:
         return self.model.scores(torch.tensor([one.logit for one in path[1:]])).tolist()
 
     def _add(self, branch: Branch, text: str) -> None:
-        piece = _Piece(branch.piece, self.encoder.step_ids(text), text)
+        index = len(branch.piece.path()) - 1  # steps so far: the path begins with the prompt
+        piece = _Piece(branch.piece, self.encoder.step_ids(text, index), text)
         longest = self.model.longest
         if longest is not None and piece.depth + len(piece.ids) > longest:
             raise InputError(

@@ -27,12 +27,9 @@ gold where it does not on the database itself.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,13 +49,13 @@ from prm.labeling.provenance import command, fingerprint, made_by, output_file, 
 from prm.labeling.questions import find_database
 from prm.labeling.reach import is_subtracted, judge
 from prm.labeling.whole_run import label_all
-from prm.sql.chain import Known, Link, links_of, respelled, tables_of
-from prm.sql.compare import Undecided, results_equal
+from prm.sql.chain import Known, links_of, tables_of
 from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
-from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment, render_fragment
-from prm.sql.describe import describe
+from prm.sql.decompose import assemble
+from prm.sql.pieces import Piece, pieces_of_sql, pieces_of_steps, statement_of
 from prm.sql.schema import read_schema, schema_text
 from prm.sql.scratch import ScratchFolder
+from prm.traces.answer import checked_answer
 from prm.traces.formats import Tally, rows_of
 from prm.traces.trace import Step, Trace
 
@@ -74,7 +71,6 @@ SKIP_REASONS = GOLD_FAULTS | {
     **OPEN,
 }
 EVIDENCE = ("equal", "single_step", "completed", "matched", "lost", "does_not_run", "unknown")
-MAX_DECOMPOSED = 20_000  # characters; parsing longer statements takes minutes
 
 _CHUNK = 4  # questions a worker takes at once
 
@@ -221,127 +217,17 @@ def _asked(row: Any, folder: Path) -> Asked:
         if "sql" not in row and "steps" not in row:
             raise InputError("has neither 'candidates' nor an answer of its own in 'sql' or 'steps'")
         kept = {key: row[key] for key in ("sql", "steps") if row.get(key) is not None}
-        answers, ids, group = (_answer(kept, ""),), (texts["id"],), texts["group"]
+        answers, ids, group = (checked_answer(kept, ""),), (texts["id"],), texts["group"]
     else:
         if not isinstance(listed, list) or not listed:
             raise InputError("'candidates' must be a non-empty list")
-        answers = tuple(_answer(raw, f"candidate {i} (from 0): ") for i, raw in enumerate(listed))
+        answers = tuple(checked_answer(raw, f"candidate {i} (from 0): ") for i, raw in enumerate(listed))
         group = texts["group"] or texts["id"]
         ids = tuple(None if group is None else f"{group}-{i}" for i in range(len(answers)))
     return Asked(
         texts["question"], texts["db_id"], database, texts["gold_sql"], answers, ids, group,
         texts["schema"], texts["evidence"],
     )  # fmt: skip
-
-
-def _answer(raw: Any, where: str) -> dict[str, Any]:
-    """{"sql": …} or {"steps": [{"text", "sql"?}, …]}, checked; other keys are left out."""
-    if not isinstance(raw, dict) or not ("sql" in raw or "steps" in raw):
-        raise InputError(f'{where}an answer is {{"sql": "…"}} or {{"steps": [{{"text": "…"}}, …]}}')
-    steps = raw.get("steps")
-    if steps is None:
-        if not isinstance(raw["sql"], str):
-            raise InputError(f"{where}'sql' must be a text")
-        return {"sql": raw["sql"]}
-    if not isinstance(steps, list) or not steps:
-        raise InputError(f"{where}'steps' must be a non-empty list")
-    checked = []
-    for i, step in enumerate(steps):
-        step = {"text": step} if isinstance(step, str) else step
-        text = step.get("text") if isinstance(step, dict) else None
-        if text is None and isinstance(step, dict):
-            text = step.get("sql")
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{where}'text' of step {i} must be a non-empty text")
-        if not isinstance(step.get("sql"), (str, type(None))):
-            raise InputError(f"{where}'sql' of step {i} must be a text")
-        checked.append({"text": text, "sql": step.get("sql")})
-    return {"steps": checked}
-
-
-# --- an answer as a chain -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One step of an answer: `sql` is its fragment, None where it is prose alone; `tree` None where the
-    fragment cannot be parsed."""
-
-    text: str
-    sql: str | None
-    name: str = ""
-    tree: exp.Expression | None = None
-
-
-_FRAGMENT = re.compile(
-    r"""(?:\bWITH\s+(?:RECURSIVE\s+)?)?(?P<cte>(?:"[^"]+"|\w+)\s+AS\s*\(\s*(?:SELECT|WITH|VALUES)\b)
-    |(?:^|\n|:\s|```(?:sql)?\s)\s*(?P<select>SELECT\b)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-
-def _pieces_of_steps(steps: Sequence[dict[str, Any]]) -> list[Piece]:
-    """An answer as its author cut it: a step's SQL is its `sql`, or what looks like it at the end of its
-    text."""
-    pieces = []
-    for step in steps:
-        sql = step["sql"]
-        if sql is None:
-            found = _FRAGMENT.search(step["text"])
-            if found:
-                sql = step["text"][found.start() if found["cte"] else found.start("select") :]
-        if sql is None or not sql.strip():
-            pieces.append(Piece(step["text"], None))
-            continue
-        sql = re.sub(r"[\s,;`]+\Z", "", sql)
-        bare = re.sub(r"\A\s*WITH\s+(?:RECURSIVE\s+)?(?=(?:\"[^\"]+\"|\w+)\s+AS\s*\()", "", sql, flags=re.I)
-        if bare != sql and not _is_query(sql):
-            sql = bare  # the first CTE of a chain, written with its WITH
-        named = re.match(r'\s*("(?:[^"]|"")+"|\w+)\s+AS\s*\(', sql, re.IGNORECASE)
-        name, tree = named[1] if named else "", None
-        if len(sql) <= MAX_DECOMPOSED:
-            with contextlib.suppress(DecomposeError, RecursionError):
-                name, tree = parse_fragment(sql)
-        pieces.append(Piece(step["text"], sql, name, tree))
-    return pieces
-
-
-def _is_query(sql: str) -> bool:
-    """Whether a text is a statement on its own."""
-    try:
-        return len(sql) <= MAX_DECOMPOSED and not parse_fragment(sql)[0]
-    except (DecomposeError, RecursionError):
-        return False
-
-
-def _pieces_of_sql(sql: str, rows: Rows | None, place: _Place, gold: Gold) -> list[Piece]:
-    """SQL cut into steps, if they run and give its `rows`; else the statement as the only step.
-
-    `rows` None: it does not run, and its steps shall tell where.
-    """
-    whole = [Piece(sql.strip(), sql.strip())]
-    if len(sql) > MAX_DECOMPOSED:
-        return whole
-    try:
-        links = [Link(*parse_fragment(step.sql)) for step in decompose(sql, place.columns)]
-        spelled = links if rows is None else respelled(links, place.known)
-    except (DecomposeError, RecursionError):
-        return whole
-    for chain in (spelled, links):
-        fragments = [render_fragment(link.name, link.tree) for link in chain]
-        try:
-            there = place.database.execute(assemble(fragments))
-            same = rows is not None and results_equal(rows, there, ordered=gold.ordered)
-        except SQLError:
-            same = rows is None
-        except Undecided:
-            same = False
-        if same:
-            return [
-                Piece(f"{describe(link.tree, link.name or None)}\n{fragment}", fragment, link.name, link.tree)
-                for link, fragment in zip(chain, fragments, strict=True)
-            ]
-    return whole
 
 
 # --- labels -------------------------------------------------------------------------------------------------
@@ -361,6 +247,9 @@ class _Place:
         self.database = open_steadily(path, timeout=timeout, pool=pool)
         self.columns = {table.name: [c.name for c in table.columns] for table in self.schema.tables}
         self.known = Known(tables_of(self.schema), links_of(self.schema))
+
+    def pieces_of(self, sql: str, rows: Rows | None, *, ordered: bool) -> list[Piece]:
+        return pieces_of_sql(sql, rows, self.database, self.columns, self.known, ordered=ordered)
 
     def close(self) -> None:
         self.database.close()
@@ -385,12 +274,10 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
     """
     pieces, source = None, "execution"
     if "steps" in answer:
-        pieces = _pieces_of_steps(answer["steps"])
-        fragments = [piece.sql for piece in pieces if piece.sql is not None]
-        *before, last = [p.name for p in pieces if p.sql is not None] or ["no SQL"]
-        if last or not all(before) or (before and re.match(r"\s*WITH\b", fragments[-1], re.IGNORECASE)):
+        pieces = pieces_of_steps(answer["steps"])
+        sql = statement_of(pieces)
+        if sql is None:
             raise _Skip("answer_unfinished")
-        sql = assemble(fragments)
     else:
         sql = answer["sql"]
         if not sql.strip():
@@ -407,13 +294,13 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
         if same.equal is None:
             raise _Skip("undecided")
         if same.equal:
-            pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
+            pieces = pieces or place.pieces_of(sql, rows, ordered=gold.ordered)
             return Verdict(pieces, [1] * len(pieces), "equal")
         if same.on != "database":
             source = same.on
         elif reason := left_open(gold.choices, rows, ordered=gold.ordered):
             raise _Skip(reason)
-    pieces = pieces or _pieces_of_sql(sql, rows, place, gold)
+    pieces = pieces or place.pieces_of(sql, rows, ordered=gold.ordered)
     labels, evidence = _first_error(pieces, rows is not None, gold, place)
     return Verdict(pieces, labels, evidence, source)
 

@@ -28,21 +28,8 @@ import sqlglot
 
 import prm
 from prm.errors import InputError
+from prm.traces.inspection import SOURCES as SOURCES
 from prm.traces.trace import Step, Trace
-
-#: What the kinds of `label_source` mean.
-SOURCES = {
-    "execution": "by running the SQL on the database: an answer is wrong where its result differs from "
-    "gold's, right where it equals it there and (SQLite) on variants with other rows",
-    "variant": "by running the SQL on the variant that the trace names: on the database itself its result "
-    "happens to be gold's, and is not right",
-    "monte-carlo": "by a policy that went on from every prefix; the last label by running the answer",
-    "monte-carlo:variant": "the same, but the answer is wrong only on a variant of the database that the "
-    "trace names",
-    "judge": "by a model that read the steps",
-    "consensus": "by two sources that agree",
-}
-
 
 #: What a trace says of the labels that it has.
 _OF_LABELS = ("label_evidence", "variants", "parent", "consensus", "consensus_made_by")

@@ -46,9 +46,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from prm.errors import InputError
+from prm.modeling.hub import hub_reason
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
 from prm.modeling.sharding import is_cut_up, whole
 from prm.modeling.tree_attention import ATTENTION, TreeMask
@@ -59,6 +60,9 @@ HEAD_FILE = "head.safetensors"
 ADAPTER_FOLDER = "adapter"
 UNTRUSTED = " brings code of its own: pass trust_remote_code only if you trust it"
 BACKBONES = ("frozen", "lora", "qlora", "full")
+
+# A model on the Hub without safetensors would be sent to a service that converts it, with the user's token.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 class ProcessRewardConfig(PretrainedConfig):
@@ -74,7 +78,8 @@ class ProcessRewardConfig(PretrainedConfig):
             otherwise.
         head_hidden_size: width of the head's hidden layer (None: the backbone's hidden size).
         loss, score_kind: see `prm.modeling.losses`.
-        prompt_version, step_separator, max_trace_length, max_completion_length: how traces become tokens.
+        prompt_version: of the prompts it reads; of a model of others the name of its kind (`foreign.py`).
+        step_separator, max_trace_length, max_completion_length: how traces become tokens.
         score_temperature: logits are divided by it before they become scores. (A plain `temperature` or
             `max_length` would pass for a generation setting, which transformers refuses to save here.)
         threshold, threshold_from: a step whose score is below it is called wrong; how it was chosen.
@@ -96,7 +101,7 @@ class ProcessRewardConfig(PretrainedConfig):
         head_hidden_size: int | None = None,
         loss: str = "bce",
         score_kind: str = "prefix",
-        prompt_version: int = 1,
+        prompt_version: int | str = 1,
         step_separator: str = "\n",
         max_trace_length: int = 2048,
         max_completion_length: int | None = None,
@@ -191,13 +196,12 @@ class PRMHead(nn.Module):
 
 @dataclass
 class PRMOutput(ModelOutput):
-    """`loss` (where labels were given), `logits` (n_traces, n_steps), one for each step end, and `features`
-    (n_traces, n_steps, hidden_size), which the head read there; what stands at padding means nothing.
+    """`loss` (where labels were given) and `logits` (n_traces, n_steps), one for each step end; what stands
+    at padding means nothing.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    features: torch.Tensor | None = None
 
 
 class ProcessRewardModel(PreTrainedModel):
@@ -242,7 +246,7 @@ class ProcessRewardModel(PreTrainedModel):
 
     @property
     def reads_trees(self) -> bool:
-        """Whether `forward` takes `subtree_ends`: see `_read_trees`."""
+        """Whether `forward` takes `subtree_ends`: see `read_trees`."""
         return self.backbone.config._attn_implementation == ATTENTION
 
     def train(self, mode: bool = True) -> ProcessRewardModel:
@@ -295,7 +299,7 @@ class ProcessRewardModel(PreTrainedModel):
                 num_items=num_items_in_batch,
                 class_weights=class_weights,
             )
-        return PRMOutput(loss=loss, logits=logits, features=step_features)
+        return PRMOutput(loss=loss, logits=logits)
 
     def features(
         self,
@@ -372,7 +376,8 @@ class ProcessRewardModel(PreTrainedModel):
                 raise InputError("backbone_layers goes with the name of a base model, not with a loaded one")
             model = base.base_model
         else:
-            model = _load_base(
+            revision = _commit(name, revision) or revision
+            model = load_base(
                 name,
                 given_as="model_name_or_path",
                 revision=revision,
@@ -394,7 +399,7 @@ class ProcessRewardModel(PreTrainedModel):
             "score_kind": SCORE_KINDS[config.get("loss", "bce")],
         }
         if attn_implementation is None:
-            _read_trees(model)
+            read_trees(model)
         if backbone == "frozen":
             model.requires_grad_(False)
         elif peft_config is not None:
@@ -441,7 +446,7 @@ class ProcessRewardModel(PreTrainedModel):
         _check_arguments(others)
         if torch_dtype is not None and dtype in (None, "auto"):
             dtype = torch_dtype
-        folder = _checkpoint_folder(
+        folder = checkpoint_folder(
             pretrained_model_name_or_path, revision=revision, token=token, local_files_only=local_files_only
         )
         if not isinstance(config, ProcessRewardConfig):
@@ -454,7 +459,7 @@ class ProcessRewardModel(PreTrainedModel):
                     )
         quantized = config.backbone == "qlora" and quantize
         own = config.backbone == "full"  # the backbone's weights are in the checkpoint itself
-        model = _load_base(
+        model = load_base(
             str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
             given_as=None if own else "base_model_name_or_path (--base-model)",
             revision=None if own or base_model_name_or_path else config.base_model_revision,
@@ -474,8 +479,8 @@ class ProcessRewardModel(PreTrainedModel):
                 "base_model_name_or_path (--base-model)"
             )
         if attn_implementation is None:
-            _read_trees(model)
-        with _readable(folder):
+            read_trees(model)
+        with readable(folder):
             if config.backbone in ("lora", "qlora"):
                 from peft import PeftModel
 
@@ -497,7 +502,7 @@ class ProcessRewardModel(PreTrainedModel):
     def load_checkpoint(self, folder: str | os.PathLike[str]) -> None:
         """Put the weights of a checkpoint of this same model into it (resume, best model); the base stays."""
         folder = Path(folder)
-        with _readable(folder):
+        with readable(folder):
             self._load_weights(folder)
 
     def _load_weights(self, folder: Path) -> None:
@@ -510,7 +515,9 @@ class ProcessRewardModel(PreTrainedModel):
             with whole(adapter, change=True):
                 set_peft_model_state_dict(self.backbone, load_peft_weights(str(folder / ADAPTER_FOLDER)))
         elif self.config.backbone == "full":
-            saved = AutoModel.from_pretrained(folder, config=self.config.base(), dtype=self.backbone.dtype)
+            saved = AutoModel.from_pretrained(
+                folder, config=self.config.base(), dtype=self.backbone.dtype, use_safetensors=True
+            )
             weights = dict(self.backbone.named_parameters())
             if not any(is_cut_up(weight) for weight in weights.values()):
                 self.backbone.load_state_dict(saved.state_dict())
@@ -560,7 +567,7 @@ class ProcessRewardModel(PreTrainedModel):
             self.push_to_hub(repo_id, **kwargs)
 
 
-def _load_base(
+def load_base(
     name: str,
     *,
     given_as: str | None,
@@ -632,6 +639,7 @@ def _load_base(
             trust_remote_code=trust_remote_code,
             token=token,
             local_files_only=local_files_only,
+            use_safetensors=True,  # a pickle may run anything
             output_loading_info=True,
             **options,
         )
@@ -640,6 +648,11 @@ def _load_base(
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(f"{name}{UNTRUSTED}") from error
+        if "use_safetensors" in str(error):
+            raise InputError(
+                f"{name}: there is no model.safetensors, and weights in pickles (pytorch_model.bin) are not "
+                "read; save the model as safetensors"
+            ) from error
         mend = f"; give its folder or Hub id as {given_as}" if given_as else ""
         raise InputError(f"cannot load the model {name} ({_reason(error)}){mend}") from error
     finally:
@@ -658,6 +671,25 @@ def _load_base(
         # Norms and embeddings in float32, in training and afterwards alike: else the scores would change.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit on the Hub that a model's branch (None: the main one) is at now. The branch moves, and a
+    checkpoint must find these very weights again. None for a folder.
+
+    Raises:
+        InputError: the Hub does not give the model.
+    """
+    if not name or os.path.isabs(name) or os.path.isdir(name):
+        return None
+    try:
+        file = Path(cached_file(name, "config.json", revision=revision))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load the model {name} ({_reason(error)}); give its folder or Hub id as "
+            "model_name_or_path"
+        ) from error
+    return file.parent.name if file.parent.parent.name == "snapshots" else None  # so does the cache name them
 
 
 def load_tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -695,7 +727,7 @@ def _worth_reporting(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in message or "MISSING" in message or "MISMATCH" in message
 
 
-def _read_trees(model: PreTrainedModel) -> None:
+def read_trees(model: PreTrainedModel) -> None:
     """Let the backbone's attention be `prm.modeling.tree_attention`, if that is all that tells it who sees
     whom: full attention in every layer, of the common kind.
 
@@ -751,7 +783,8 @@ def _check_arguments(others: Mapping[str, Any]) -> None:
         logger.warning("%s: no effect on a process reward model", ", ".join(idle))
 
 
-def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
+def snapshot(path: str | os.PathLike[str], **hub: Any) -> Path:
+    """The folder itself, or what the Hub has under that id, but no pickles."""
     folder = Path(path)
     if not folder.is_dir():
         if folder.exists():
@@ -765,8 +798,13 @@ def _checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
             folder = Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"], **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise InputError(
-                f"{path}: no such folder, and the Hub does not give it ({_reason(error)})"
+                f"{path}: no such folder, and the Hub does not give it ({hub_reason(error)})"
             ) from error
+    return folder
+
+
+def checkpoint_folder(path: str | os.PathLike[str], **hub: Any) -> Path:
+    folder = snapshot(path, **hub)
     for name in ("config.json", HEAD_FILE):
         if not (folder / name).is_file():
             inside = folder / "checkpoint"
@@ -800,7 +838,7 @@ def _read_config(folder: Path) -> ProcessRewardConfig:
 
 
 @contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path) -> Iterator[None]:
     """Broken or foreign weights in a checkpoint folder are bad input."""
     try:
         yield

@@ -39,9 +39,12 @@ ATTENTION = "prm_tree"
 #: Trees and subtrees up to this size are one block with a mask, so that there are few calls; in larger ones
 #: the mask hides too much (two chains of 60 tokens in one block: 1.4 times as slow as in two).
 SMALL = 64
-#: A longer chain is read in pieces of this size, each with the tokens of the chain before it: PyTorch's
-#: kernel computes the whole square below 512 keys, causal or not (500 tokens: 1.4 to 1.8 times as fast).
+#: A longer chain is cut into pieces of this size, each of which reads those before it: PyTorch's kernel
+#: computes what a mask hides (500 tokens in one: 1.4 to 1.8 times as slow).
 PIECE = 128
+#: A chain this short under another is not read alone: many queries for few keys cost more to merge than to
+#: compute. The keys of both are put side by side, if so many tokens below read them.
+SHORT, MANY = 64, 512
 
 #: The steps of a search are short and many: up to so many pairs of new tokens and keys, those before are read
 #: in one call with the new ones.
@@ -52,11 +55,10 @@ Keys = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of some tokens
 
 @dataclass(frozen=True)
 class Block:
-    """Queries `queries` read keys `keys`: all of them, causally (the two are the same then), or by a mask."""
+    """Queries `queries` read the tokens of all ranges `keys`, or those of them that `mask` shows."""
 
     queries: slice
-    keys: slice
-    causal: bool = False
+    keys: tuple[slice, ...]
     mask: torch.Tensor | None = None  # (queries, keys) bool
 
 
@@ -68,12 +70,14 @@ class TreeMask:
         subtree_ends: (tokens,) int64, on the device of the model.
         past: keys and values of tokens that were computed before (`Scorer.start`), each seen by one range of
             the new tokens and by nobody else.
-        kept: where each layer leaves the keys and values of the new tokens, if somebody wants them.
+        kept: where each layer leaves the keys and values of the new tokens, if somebody wants them: of all,
+            or of those that `keep` numbers.
     """
 
     subtree_ends: torch.Tensor
     past: Sequence[tuple[slice, Keys]] = ()
     kept: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    keep: torch.Tensor | None = None
     _made: dict[Any, Any] = field(default_factory=dict)
 
     def as_argument(self) -> torch.Tensor:
@@ -88,14 +92,13 @@ class TreeMask:
             self._made["blocks"] = tree_blocks(self.subtree_ends.tolist())
         return self._made["blocks"]
 
-    def bias(self, block: Block, dtype: torch.dtype) -> torch.Tensor | None:
-        """The mask of a block as the kernel takes it: (1, 1, queries, keys), 0 or minus infinity."""
+    def bias(self, block: Block, dtype: torch.dtype, times: int) -> torch.Tensor | None:
+        """The mask of a block as the kernel takes it: (1, 1, times x queries, keys), 0 or minus infinity."""
         if block.mask is None:
             return None
-        key = (block.queries.start, dtype)
+        key = (block.queries.start, dtype, times)
         if key not in self._made:
-            hidden = torch.zeros(block.mask.shape, dtype=dtype).masked_fill_(~block.mask, -torch.inf)
-            self._made[key] = hidden[None, None]
+            self._made[key] = _bias(block.mask, dtype, times)
         return self._made[key]
 
     @property
@@ -109,28 +112,35 @@ class TreeMask:
             self._made["joined"] = short if few else []
         return self._made["joined"]
 
-    def joined_bias(self, dtype: torch.dtype) -> torch.Tensor:
+    def joined_bias(self, dtype: torch.dtype, times: int) -> torch.Tensor:
         """The mask of `joined` and of the new tokens, as `bias`."""
-        key = ("joined", dtype)
+        key = ("joined", dtype, times)
         if key not in self._made:
             columns = torch.cat([
                 torch.full((keys[0][0].shape[-2],), k in self.joined) for k, (_, keys) in enumerate(self.past)
             ] + [torch.ones(len(self.subtree_ends), dtype=torch.bool)])  # fmt: skip
-            mask = self.dense[..., columns]
-            self._made[key] = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+            self._made[key] = _bias(self.dense[0, 0][:, columns], dtype, times)
         return self._made[key]
+
+    @property
+    def seen_by(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each key, the past first, the new tokens that see it: the first, and behind the last."""
+        if "seen_by" not in self._made:
+            ends = self.subtree_ends
+            sizes = [keys[0][0].shape[-2] for _, keys in self.past]
+            first = [ends.new_full((n,), part.start) for (part, _), n in zip(self.past, sizes, strict=True)]
+            last = [ends.new_full((n,), part.stop) for (part, _), n in zip(self.past, sizes, strict=True)]
+            at = torch.arange(len(ends), device=ends.device)
+            self._made["seen_by"] = torch.cat([*first, at]), torch.cat([*last, ends])
+        return self._made["seen_by"]
 
     @property
     def dense(self) -> torch.Tensor:
         """(1, 1, tokens, past + tokens) bool."""
         if "dense" not in self._made:
-            ends = self.subtree_ends
-            at = torch.arange(len(ends), device=ends.device)
-            mask = (at[None, :] <= at[:, None]) & (at[:, None] < ends[None, :])
-            seen = [mask.new_zeros(len(ends), keys[0][0].shape[-2]) for _, keys in self.past]
-            for (queries, _), part in zip(self.past, seen, strict=True):
-                part[queries] = True
-            self._made["dense"] = torch.cat([*seen, mask], dim=1)[None, None]
+            first, last = self.seen_by
+            at = torch.arange(len(self.subtree_ends), device=first.device)[:, None]
+            self._made["dense"] = ((first[None] <= at) & (at < last[None]))[None, None]
         return self._made["dense"]
 
     @property
@@ -139,26 +149,32 @@ class TreeMask:
         if "flex" not in self._made:
             from torch.nn.attention.flex_attention import create_block_mask
 
-            ends = self.subtree_ends
+            first, last = self.seen_by
 
             def sees(_batch: Any, _head: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-                return (j <= i) & (i < ends[j])
+                return (first[j] <= i) & (i < last[j])
 
-            n = len(ends)
-            self._made["flex"] = create_block_mask(sees, None, None, n, n, device=ends.device)
+            n = len(self.subtree_ends)
+            self._made["flex"] = create_block_mask(sees, None, None, n, len(first), device=first.device)
         return self._made["flex"]
+
+
+def _bias(mask: torch.Tensor, dtype: torch.dtype, times: int) -> torch.Tensor:
+    hidden = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    return hidden.repeat(times, 1)[None, None]
 
 
 def tree_blocks(subtree_ends: Sequence[int], small: int = SMALL) -> list[Block]:
     """Blocks in which every token meets each of its ancestors, and itself, exactly once.
 
-    The first block of a token is the one that holds itself; those of its ancestors' chains follow.
+    The first block of a token is the one that holds itself; those of its ancestors follow.
     """
     own: list[Block] = []
-    chains: list[Block] = []
-    todo = [(0, len(subtree_ends))]
+    above: list[Block] = []
+    # Ranges of sibling trees, with the keys above them that they have not read yet.
+    todo: list[tuple[int, int, tuple[slice, ...]]] = [(0, len(subtree_ends), ())]
     while todo:
-        start, end = todo.pop()
+        start, end, unread = todo.pop()
         at = start
         while at < end:
             until = at  # as many trees as make one small block
@@ -173,11 +189,24 @@ def tree_blocks(subtree_ends: Sequence[int], small: int = SMALL) -> list[Block]:
             while chain_end < tree_end and subtree_ends[chain_end] == tree_end:
                 chain_end += 1
             own += _chain_blocks(at, chain_end)
-            if chain_end < tree_end:
-                chains.append(Block(slice(chain_end, tree_end), slice(at, chain_end)))
-                todo.append((chain_end, tree_end))
+            below, chain = tree_end - chain_end, slice(at, chain_end)
+            if unread and chain_end - at < SHORT and below >= MANY:
+                above.append(Block(slice(start, chain_end), unread))
+                start = tree_end  # the tree below reads both together
+                todo.append((chain_end, tree_end, _side_by_side(unread, chain)))
+            elif below:
+                todo.append((chain_end, tree_end, (chain,)))
             at = tree_end
-    return own + chains
+        if unread and start < end:
+            above.append(Block(slice(start, end), unread))
+    return own + above
+
+
+def _side_by_side(ranges: tuple[slice, ...], more: slice) -> tuple[slice, ...]:
+    *before, last = ranges
+    if last.stop == more.start:
+        return (*before, slice(last.start, more.stop))
+    return (*ranges, more)
 
 
 def _chain_blocks(start: int, end: int) -> list[Block]:
@@ -185,21 +214,18 @@ def _chain_blocks(start: int, end: int) -> list[Block]:
     blocks = []
     for begin in range(start, end, PIECE):
         until = min(begin + PIECE, end)
-        if begin == start:
-            blocks.append(Block(slice(begin, until), slice(begin, until), causal=True))
-        else:
-            mask = torch.ones(until - begin, until - start, dtype=torch.bool).tril(begin - start)
-            blocks.append(Block(slice(begin, until), slice(start, until), mask=mask))
+        mask = torch.ones(until - begin, until - begin, dtype=torch.bool).tril()
+        blocks.append(Block(slice(begin, until), (slice(begin, until),), mask))
+        if begin > start:
+            blocks.append(Block(slice(begin, until), (slice(start, begin),)))
     return blocks
 
 
 def _small_blocks(subtree_ends: Sequence[int], start: int, end: int) -> list[Block]:
     part = slice(start, end)
     ends = torch.tensor(subtree_ends[start:end]) - start
-    if bool((ends == end - start).all()):  # a single chain
-        return _chain_blocks(start, end)
     at = torch.arange(end - start)
-    return [Block(part, part, mask=(at[None, :] <= at[:, None]) & (at[:, None] < ends[None, :]))]
+    return [Block(part, (part,), (at[None, :] <= at[:, None]) & (at[:, None] < ends[None, :]))]
 
 
 def tree_attention(
@@ -224,7 +250,8 @@ def tree_attention(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if tree.kept is not None:
-        tree.kept[module.layer_idx] = (key, value)
+        keep = slice(None) if tree.keep is None else tree.keep
+        tree.kept[module.layer_idx] = (key[:, :, keep], value[:, :, keep])
     past = [(queries, keys[module.layer_idx]) for queries, keys in tree.past]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     blocks_fit = query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not dropout
@@ -233,8 +260,8 @@ def tree_attention(
             out = _BlockAttention.apply(query, key, value, tree, scale)
         elif blocks_fit:
             out = _attend(query, key, value, tree, scale, past)[0]
-        elif query.device.type == "cuda" and not past and not dropout:
-            out = flex_attention(query, key, value, tree, scale)
+        elif query.device.type == "cuda" and not dropout:
+            out = flex_attention(query, key, value, tree, scale, past)
         else:
             out = dense_attention(query, key, value, tree, scale, past, dropout)
     return out.transpose(1, 2), None
@@ -250,18 +277,34 @@ def dense_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """By a mask of all pairs of tokens: the definition, which the other two are tested against."""
-    key = torch.cat([*(k for _, (k, _) in past), key], dim=2)
-    value = torch.cat([*(v for _, (_, v) in past), value], dim=2)
+    key, value = _with_past(key, value, past)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=tree.dense, dropout_p=dropout, scale=scale, enable_gqa=True
     )
 
 
 def flex_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tree: TreeMask, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tree: TreeMask,
+    scale: float,
+    past: Sequence[tuple[slice, tuple[torch.Tensor, torch.Tensor]]] = (),
 ) -> torch.Tensor:
     """By FlexAttention: compiled on a GPU, where it skips blocks that no token sees."""
+    key, value = _with_past(key, value, past)
     return _flex(query.device.type)(query, key, value, block_mask=tree.flex, scale=scale, enable_gqa=True)
+
+
+def _with_past(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    past: Sequence[tuple[slice, tuple[torch.Tensor, torch.Tensor]]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if not past:
+        return key, value
+    keys, values = zip(*(pair for _, pair in past), strict=True)
+    return torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2)
 
 
 @functools.cache
@@ -284,29 +327,39 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         query, key, value, out, sums = ctx.saved_tensors
-        key_heads = key.shape[1]
-        key, value = _for_every_head(query, key), _for_every_head(query, value)
-        total = [torch.zeros_like(x, dtype=torch.float32) for x in (query, key, value)]
+        # Copied keys are faster here than folded queries, and float32 than bfloat16, both 1.2 times.
+        key_heads, times = key.shape[1], query.shape[1] // key.shape[1]
+        dtype, shapes = query.dtype, (1, times, times)
+        query, key, value = (
+            x.float().repeat_interleave(n, dim=1) for x, n in zip((query, key, value), shapes, strict=True)
+        )
+        gradient, out = gradient.float(), out.float()
+        total = [torch.zeros_like(x) for x in (query, key, value)]
         for block in ctx.tree.blocks:
-            q, k = block.queries, block.keys
-            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            q = block.queries
+            to_query, to_key, to_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 gradient[:, :, q],
                 query[:, :, q],
-                key[:, :, k],
-                value[:, :, k],
+                _gathered(key, block.keys),
+                _gathered(value, block.keys),
                 out[:, :, q],
                 sums[:, :, q],
                 0.0,
-                block.causal,
-                attn_mask=ctx.tree.bias(block, query.dtype),
+                False,
+                attn_mask=ctx.tree.bias(block, torch.float32, 1),
                 scale=ctx.scale,
             )
-            for whole, part, where in zip(total, parts, (q, k, k), strict=True):
-                whole[:, :, where] += part
+            total[0][:, :, q] += to_query
+            at = 0
+            for keys in block.keys:
+                here = slice(at, at + keys.stop - keys.start)
+                total[1][:, :, keys] += to_key[:, :, here]
+                total[2][:, :, keys] += to_value[:, :, here]
+                at = here.stop
         to_query, to_key, to_value = total
         # Query heads that read the same keys: their gradients add up.
-        to_key, to_value = (x.unflatten(1, (key_heads, -1)).sum(2) for x in (to_key, to_value))
-        return to_query.to(query.dtype), to_key.to(key.dtype), to_value.to(value.dtype), None, None
+        to_key, to_value = (x.unflatten(1, (key_heads, times)).sum(2) for x in (to_key, to_value))
+        return to_query.to(dtype), to_key.to(dtype), to_value.to(dtype), None, None
 
 
 def _attend(
@@ -318,59 +371,54 @@ def _attend(
     past: Sequence[tuple[slice, tuple[torch.Tensor, torch.Tensor]]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output, and logarithms of the sums of the softmax weights, of all blocks together."""
-    reads: list[tuple[slice, torch.Tensor, torch.Tensor, bool, torch.Tensor | None]] = []
+    times = query.shape[1] // key.shape[1]
+    reads: list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
     if tree.joined:
         keys, values = (
             torch.cat([*(past[k][1][i] for k in tree.joined), own], dim=2)
             for i, own in enumerate((key, value))
         )
-        reads.append((slice(0, query.shape[2]), keys, values, False, tree.joined_bias(query.dtype)))
+        reads.append((slice(0, query.shape[2]), keys, values, tree.joined_bias(query.dtype, times)))
     else:
         for block in tree.blocks:
-            keys, values = key[:, :, block.keys], value[:, :, block.keys]
-            reads.append((block.queries, keys, values, block.causal, tree.bias(block, query.dtype)))
-    reads += [(part, *keys, False, None) for k, (part, keys) in enumerate(past) if k not in tree.joined]
+            keys, values = _gathered(key, block.keys), _gathered(value, block.keys)
+            reads.append((block.queries, keys, values, tree.bias(block, query.dtype, times)))
+    reads += [(part, *keys, None) for k, (part, keys) in enumerate(past) if k not in tree.joined]
     # (1, tokens, heads, width) in memory, as the projection behind it reads it
     out = torch.empty_like(query.transpose(1, 2), dtype=torch.float32, memory_format=torch.contiguous_format)
     out = out.transpose(1, 2)
     sums = out.new_empty(out.shape[:-1])
-    merged = torch.zeros(out.shape[2], dtype=torch.bool)
-    for queries, keys, values, causal, bias in reads:
-        part, logarithms = _read(query[:, :, queries], keys, values, causal, bias, scale)
-        if not merged[queries.start]:
-            out[:, :, queries], sums[:, :, queries] = part, logarithms
-            merged[queries] = True
+    for queries, keys, values, bias in reads:
+        part, logarithms = (
+            _unfolded(x, times)
+            for x in torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                _folded(query[:, :, queries], times), keys, values, 0.0, False, attn_mask=bias, scale=scale
+            )
+        )
+        here, sums_here = out[:, :, queries], sums[:, :, queries]
+        if bias is not None:  # every token is in one block with a mask, which comes first: its own
+            here.copy_(part)
+            sums_here.copy_(logarithms)
             continue
-        together = torch.logaddexp(sums[:, :, queries], logarithms)
-        out[:, :, queries] *= (sums[:, :, queries] - together).exp_().unsqueeze(-1)
-        out[:, :, queries] += part * (logarithms - together).exp_().unsqueeze(-1)
-        sums[:, :, queries] = together
+        here.lerp_(part.float(), (logarithms - sums_here).sigmoid_().unsqueeze(-1))
+        torch.logaddexp(sums_here, logarithms, out=sums_here)
     return out.to(query.dtype), sums
 
 
-def _read(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    causal: bool,
-    bias: torch.Tensor | None,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output (1, heads, queries, width) and logarithms of sums (1, heads, queries) of one block."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    if causal or bias is not None:
-        key, value = _for_every_head(query, key), _for_every_head(query, value)
-        return flash(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
-    # All see all: query heads that read the same keys are one head with more queries, and no key is copied.
-    shape = (key.shape[1], query.shape[1] // key.shape[1])
-    out, sums = flash(query.unflatten(1, shape).flatten(2, 3), key, value, 0.0, False, scale=scale)
-    return tuple(x.unflatten(2, (shape[1], -1)).flatten(1, 2) for x in (out, sums))
+def _gathered(x: torch.Tensor, ranges: tuple[slice, ...]) -> torch.Tensor:
+    if len(ranges) == 1:
+        return x[:, :, ranges[0]]
+    return torch.cat([x[:, :, one] for one in ranges], dim=2)
 
 
-def _for_every_head(query: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Keys or values repeated for each query head that reads them."""
-    heads, key_heads = query.shape[1], x.shape[1]
-    return x if heads == key_heads else x.repeat_interleave(heads // key_heads, dim=1)
+def _folded(x: torch.Tensor, times: int) -> torch.Tensor:
+    """Query heads that read the same keys as one head with more queries, so that no key is copied:
+    (1, key heads x times, queries, …) to (1, key heads, times x queries, …)."""
+    return x.unflatten(1, (-1, times)).flatten(2, 3)
+
+
+def _unfolded(x: torch.Tensor, times: int) -> torch.Tensor:
+    return x.unflatten(2, (times, -1)).flatten(1, 2)
 
 
 AttentionInterface.register(ATTENTION, tree_attention)

@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+from prm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -181,3 +184,31 @@ def _end(part: str, start: int) -> tuple[int, bool]:
 def _sentence(said: str) -> str:
     """The last paragraph of the prose before a step."""
     return re.split(r"\n[ \t\r]*\n", said.strip(" \t\r\n,;"))[-1].strip()
+
+
+# --- an answer as JSON ---
+
+
+def checked_answer(raw: Any, where: str) -> dict[str, Any]:
+    """{"sql": …} or {"steps": [{"text", "sql"?}, …]}, checked; other keys are left out."""
+    if not isinstance(raw, dict) or not ("sql" in raw or "steps" in raw):
+        raise InputError(f'{where}an answer is {{"sql": "…"}} or {{"steps": [{{"text": "…"}}, …]}}')
+    steps = raw.get("steps")
+    if steps is None:
+        if not isinstance(raw["sql"], str):
+            raise InputError(f"{where}'sql' must be a text")
+        return {"sql": raw["sql"]}
+    if not isinstance(steps, list) or not steps:
+        raise InputError(f"{where}'steps' must be a non-empty list")
+    checked = []
+    for i, step in enumerate(steps):
+        step = {"text": step} if isinstance(step, str) else step
+        text = step.get("text") if isinstance(step, dict) else None
+        if text is None and isinstance(step, dict):
+            text = step.get("sql")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}'text' of step {i} must be a non-empty text")
+        if not isinstance(step.get("sql"), (str, type(None))):
+            raise InputError(f"{where}'sql' of step {i} must be a text")
+        checked.append({"text": text, "sql": step.get("sql")})
+    return {"steps": checked}

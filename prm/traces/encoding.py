@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prm.errors import InputError
 from prm.traces.prompting import PROMPT_VERSION, prompt_text, shorter_schemas
@@ -41,6 +41,9 @@ class EncodedTrace:
 class Encoder:
     """Traces to `EncodedTrace`s under one length policy.
 
+    The prompts of other people's models (`prm.modeling.foreign`) are subclasses: they override `prompt_text`,
+    `step_text`, `step_ids` and what stands around a prompt.
+
     Attributes:
         max_length: tokens of a whole trace that the prompt is cut for.
         max_completion_length: room kept for the steps: the prompt is cut to `max_length -
@@ -54,14 +57,16 @@ class Encoder:
     max_length: int = 2048
     max_completion_length: int | None = None
     step_separator: str = "\n"
-    prompt_version: int = PROMPT_VERSION
+    prompt_version: int | str = PROMPT_VERSION
     longest: int | None = None
 
+    version: ClassVar[int | str] = PROMPT_VERSION
+
     def __post_init__(self) -> None:
-        if self.prompt_version != PROMPT_VERSION:
+        if self.prompt_version != self.version:
             raise InputError(
                 f"this checkpoint reads prompts of version {self.prompt_version}, this package writes "
-                f"version {PROMPT_VERSION}; install the package version that trained it"
+                f"version {self.version}; install the package version that trained it"
             )
         if self.max_completion_length is None:
             self.max_completion_length = self.max_length // 4
@@ -75,6 +80,9 @@ class Encoder:
             raise InputError(
                 f"step_separator {self.step_separator!r} is no token of this tokenizer; use '\\n'"
             )
+        bos = self.tokenizer.bos_token_id
+        self._before: list[int] = [] if bos is None else [bos]  # the text of a prompt
+        self._after: list[int] = []
         self._pieces: dict[str, list[int]] = {}
         self._prompts: dict[tuple[str, ...], list[int]] = {}
 
@@ -92,7 +100,10 @@ class Encoder:
             InputError: a trace is too long, and `drop_long` is False (names its file and line if known); or
                 all are.
         """
-        self._tokenize([prompt_text(t) for t in traces] + [s.text for t in traces for s in t.steps])
+        texts = [self.prompt_text(trace) for trace in traces]
+        self._tokenize(
+            texts + [self.step_text(s.text, k) for trace in traces for k, s in enumerate(trace.steps)]
+        )
         limit = min((n for n in (limit, self.longest) if n is not None), default=None)
         encoded: list[EncodedTrace | None] = []
         too_long: list[Trace] = []
@@ -128,28 +139,34 @@ class Encoder:
     def _encode(self, trace: Trace) -> EncodedTrace:
         ids = list(self.prompt_ids(trace))
         ends = []
-        for step in trace.steps:
-            ids += self.step_ids(step.text)
+        for k, step in enumerate(trace.steps):
+            ids += self.step_ids(step.text, k)
             ends.append(len(ids) - 1)
         return EncodedTrace(ids, ends, trace.labels, trace.question_key)
 
-    def step_ids(self, text: str) -> list[int]:
-        """The tokens of a step, its separator included."""
-        return self._ids(text) + self._separator
+    def prompt_text(self, trace: Trace, schema: str | None = None) -> str:
+        """The text of a prompt; `schema` replaces the trace's own (a shortened one)."""
+        return prompt_text(trace, schema)
+
+    def step_text(self, text: str, index: int) -> str:
+        """What is tokenised of a step, the `index`-th (from 0) of its trace."""
+        return text
+
+    def step_ids(self, text: str, index: int) -> list[int]:
+        """The tokens of the `index`-th step, its separator included; the last one is scored."""
+        return self._ids(self.step_text(text, index)) + self._separator
 
     def prompt_ids(self, trace: Trace) -> list[int]:
         """The prompt, cut by question alone to the room it has; remembered, as a question has many traces."""
-        text = prompt_text(trace)
+        text = self.prompt_text(trace)
         verbatim = isinstance(trace.extra.get("prompt"), str)
         key = (text, trace.question, trace.evidence or "", str(verbatim))
         if key not in self._prompts:
-            bos = self.tokenizer.bos_token_id
             room = self.max_length - (self.max_completion_length or 0)
-            head = [] if bos is None else [bos]
-            ids = head + self._ids(text)
+            ids = self._before + self._ids(text) + self._after
             if len(ids) > room and trace.schema and not verbatim:
                 for schema in shorter_schemas(trace.schema, trace.question, trace.evidence):
-                    ids = head + self._ids(prompt_text(trace, schema))
+                    ids = self._before + self._ids(self.prompt_text(trace, schema)) + self._after
                     if len(ids) <= room:
                         break
             if len(self._prompts) > 10_000:

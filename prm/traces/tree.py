@@ -28,6 +28,8 @@ from prm.traces.encoding import IGNORE, EncodedTrace
 
 #: A tree that is cut needs one more prefix and one more piece to handle: a cut must save so many tokens.
 CUT_COST = 32
+#: Trees whose traces share less than this part of their tokens are no faster than rows.
+NOT_WORTH = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,7 @@ def plan_forwards(
     """
     if not share:
         return _rows([_chain(trace, k) for k, trace in enumerate(traces)], max_tokens)
-    tokens = [np.asarray(trace.input_ids, dtype=np.int64) for trace in traces]
-    # Big-endian bytes compare as the token ids do, and faster than lists of them.
-    order = sorted(range(len(traces)), key=lambda k: tokens[k].astype(">u4").tobytes())
-    # tokens that each trace shares with the one before it
-    shared = [0] + [_common_prefix(tokens[a], tokens[b]) for a, b in itertools.pairwise(order)]
+    tokens, order, shared = _in_order(traces)
     lengths = [len(tokens[k]) for k in order]
     trees = []
     for start, end in _cuts(lengths, shared, max_tokens):
@@ -73,6 +71,26 @@ def plan_forwards(
             _merged([traces[k] for k in members], members, [tokens[k] for k in members], shared[start:end])
         )
     return _packed(trees, max_tokens)
+
+
+def worth_sharing(traces: Sequence[EncodedTrace]) -> bool:
+    """Whether trees have clearly fewer tokens than the traces; else plain rows are at least as fast."""
+    tokens, _, shared = _in_order(traces)
+    return sum(shared) > NOT_WORTH * sum(map(len, tokens))
+
+
+def in_token_order(traces: Sequence[EncodedTrace]) -> list[int]:
+    """Numbers of the traces, those that share most side by side."""
+    return _in_order(traces)[1]
+
+
+def _in_order(traces: Sequence[EncodedTrace]) -> tuple[list[np.ndarray], list[int], list[int]]:
+    """Tokens of the traces; the traces in the order of their tokens; what each shares with the one before."""
+    tokens = [np.asarray(trace.input_ids, dtype=np.int64) for trace in traces]
+    # Big-endian bytes compare as the token ids do, and faster than lists of them.
+    order = sorted(range(len(traces)), key=lambda k: tokens[k].astype(">u4").tobytes())
+    shared = [0] + [_common_prefix(tokens[a], tokens[b]) for a, b in itertools.pairwise(order)]
+    return tokens, order, shared
 
 
 def collate(

@@ -21,11 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from prm.traces.encoding import EncodedTrace
 from prm.traces.trace import Trace
-from prm.traces.tree import collate, padded_labels, plan_forwards
-
-#: What a backbone reads of a forward.
-INPUTS = ("input_ids", "attention_mask", "position_ids", "step_ends", "subtree_ends")
-
+from prm.traces.tree import collate, padded_labels, plan_forwards, worth_sharing
 
 #: Traces of which a head reads the features at once where it is measured.
 FEATURE_BATCH = 256
@@ -112,10 +108,11 @@ class Forwards:
     """
 
     def __init__(self, dataset: EncodedTraces, *, pad_id: int, max_tokens: int, share: bool) -> None:
-        self.dataset, self.pad_id, self.share = dataset, pad_id, share
+        self.dataset, self.pad_id = dataset, pad_id
+        self.share = share and dataset.features is None and worth_sharing(dataset.traces)
         self.planned: list[Any]
         if dataset.features is None:
-            self.planned = plan_forwards(dataset.traces, max_tokens=max_tokens, share=share)
+            self.planned = plan_forwards(dataset.traces, max_tokens=max_tokens, share=self.share)
         else:
             n = len(dataset)
             self.planned = [range(k, min(k + FEATURE_BATCH, n)) for k in range(0, n, FEATURE_BATCH)]
@@ -148,8 +145,9 @@ class ForwardCollator:
         if items[0][1] is not None:
             forwards = [feature_batch(traces, [feature for _, feature in items])]
         else:
-            planned = plan_forwards(traces, max_tokens=self.max_tokens, share=self.share)
-            forwards = [collate(trees, traces, self.pad_id, share=self.share) for trees in planned]
+            share = self.share and worth_sharing(traces)
+            planned = plan_forwards(traces, max_tokens=self.max_tokens, share=share)
+            forwards = [collate(trees, traces, self.pad_id, share=share) for trees in planned]
         return {"forwards": forwards, "labels": torch.cat([f["labels"].flatten() for f in forwards])}
 
 

@@ -29,9 +29,11 @@ from tqdm.auto import tqdm
 
 from prm.errors import InputError
 from prm.modeling.process_reward_model import ProcessRewardModel
-from prm.modeling.sharding import whole
+from prm.modeling.reading import step_states
+from prm.modeling.sharding import is_cut_up, whole
 from prm.traces.encoding import EncodedTrace
-from prm.training.batching import INPUTS, EncodedTraces, Forwards
+from prm.traces.tree import in_token_order
+from prm.training.batching import EncodedTraces
 
 #: A shard is written when it has so many bytes, or so many seconds were worked for it.
 SHARD_BYTES, SHARD_SECONDS = 64 << 20, 60.0
@@ -45,7 +47,7 @@ class FeatureStore:
 
     Args:
         folder: where shards are kept; several runs may share it, at the same time, too.
-        pad_id, max_tokens, share: how forwards are made, see `Forwards`.
+        pad_id, max_tokens: how it is read, see `step_states`.
     """
 
     def __init__(
@@ -55,12 +57,11 @@ class FeatureStore:
         *,
         pad_id: int,
         max_tokens: int,
-        share: bool,
         progress: bool = True,
     ) -> None:
         self.model = model
         self.folder = folder / fingerprint(model)
-        self.pad_id, self.max_tokens, self.share, self.progress = pad_id, max_tokens, share, progress
+        self.pad_id, self.max_tokens, self.progress = pad_id, max_tokens, progress
 
     def add_to(self, dataset: EncodedTraces) -> None:
         """Set `dataset.features`: (n_steps, hidden_size) for each trace, in the backbone's dtype, on the CPU.
@@ -88,13 +89,14 @@ class FeatureStore:
 
     @torch.no_grad()
     def _compute(self, traces: dict[bytes, EncodedTrace], *, rank: int, processes: int) -> None:
-        keys = list(traces)
-        forwards = Forwards(
-            EncodedTraces(list(traces.values())),
-            pad_id=self.pad_id,
-            max_tokens=self.max_tokens,
-            share=self.share,
-        )
+        keys, wanted = list(traces), list(traces.values())
+        order = in_token_order(wanted)  # neighbours share most: each process gets its stretch
+        # ZeRO-3 exchanges weights in every forward: all processes read all, one of each machine keeps it.
+        together = any(map(is_cut_up, self.model.parameters()))
+        if together:
+            rank, processes = 0, 1
+        keeps = not together or PartialState().is_local_main_process
+        mine = order[rank * len(order) // processes : (rank + 1) * len(order) // processes]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -102,26 +104,24 @@ class FeatureStore:
         self.model.eval()
         states: States = {}
         size, since = 0, time.monotonic()
-        mine = range(0, len(forwards), processes)
-        for start in tqdm(mine, desc="features", unit="batch", disable=not (self.progress and rank == 0)):
-            # ZeRO-3 exchanges weights in every forward: a process with none left repeats one.
-            k = min(start + rank, len(forwards) - 1)
-            inputs = forwards[k]
-            wanted = {name: inputs[name].to(self.model.device) for name in INPUTS if name in inputs}
-            rows = self.model(**wanted).features.cpu()
-            if k < start + rank:
-                continue
-            for member, row in zip(inputs["index"].tolist(), rows, strict=True):
-                key = keys[member]
-                states[key] = row[: len(traces[key].step_ends)]
-                size += states[key].nbytes
-            if size > SHARD_BYTES or time.monotonic() > since + SHARD_SECONDS:
-                self._write(states)
-                states, size, since = {}, 0, time.monotonic()
+        quiet = not (self.progress and rank == 0)
+        with tqdm(total=len(mine), desc="features", unit="trace", disable=quiet) as bar:
+            for members, rows in step_states(
+                self.model, [wanted[k] for k in mine], pad_id=self.pad_id, max_tokens=self.max_tokens
+            ):
+                for member, row in zip(members, rows, strict=True):
+                    states[keys[mine[member]]] = row.cpu()
+                    size += row.nbytes
+                bar.update(len(members))
+                if size > SHARD_BYTES or time.monotonic() > since + SHARD_SECONDS:
+                    self._write(states, keeps)
+                    states, size, since = {}, 0, time.monotonic()
         if states:
-            self._write(states)
+            self._write(states, keeps)
 
-    def _write(self, states: States) -> None:
+    def _write(self, states: States, keeps: bool) -> None:
+        if not keeps:
+            return
         keys = b"".join(states)
         tensors = {
             "features": torch.cat(list(states.values())),

@@ -45,9 +45,11 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, Predictio
 from prm.errors import InputError
 from prm.evaluation.calibration import fit_temperature
 from prm.evaluation.metrics import best_threshold, position_means
-from prm.modeling.hub import push_checkpoint, write_card
+from prm.modeling.card import describe_traces, keep_training, write_card
+from prm.modeling.hub import push_checkpoint
 from prm.modeling.losses import SCORE_KINDS, loss_mask, step_loss
 from prm.modeling.process_reward_model import ProcessRewardModel, load_tokenizer
+from prm.modeling.reading import step_states
 from prm.modeling.sharding import (
     is_cut_up,
     load_optimizer_state,
@@ -62,7 +64,6 @@ from prm.traces.encoding import IGNORE, EncodedTrace, Encoder
 from prm.traces.formats import traces_from_dataset
 from prm.traces.trace import Trace
 from prm.training.batching import (
-    INPUTS,
     EncodedTraces,
     EpochLoader,
     ForwardCollator,
@@ -149,6 +150,7 @@ class PRMTrainer(Trainer):
             self.encoder.max_completion_length,
         )
         config.step_separator = args.step_separator
+        config.prompt_version = self.encoder.prompt_version  # a foreign model learns to read our prompts
         if args.disable_dropout:
             _disable_dropout(model)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -157,11 +159,15 @@ class PRMTrainer(Trainer):
         self.share_prefixes = model.reads_trees
         self.class_weights: tuple[float, float] | None = None
         self._store: FeatureStore | None = None
+        #: What the card tells of the data, by key of the recipe, and the recipe; `prm/train.py` adds to it.
+        self.described: dict[str, dict[str, Any]] = {}
+        self.recipe: dict[str, Any] | None = None
         # Kept out of Trainer's reach: it would treat a bare list as a torch data set of finished examples.
         train, evals = None, None
         if train_dataset is not None:
             traces = list(_traces(train_dataset))
             config.position_means = position_means([t.labels for t in traces])
+            self.described["train_data"] = describe_traces(traces)
             encoded = self.encoder.encode(traces, drop_long=True, limit=args.max_length)
             train = EncodedTraces([one for one in encoded if one is not None])
             if args.train_on_last_step_only:
@@ -176,6 +182,8 @@ class PRMTrainer(Trainer):
                 evals = {name: self.encoded(data) for name, data in eval_dataset.items()}
             else:
                 evals = self.encoded(eval_dataset)
+            for name, data in evals.items() if isinstance(evals, dict) else [(None, evals)]:
+                self.described["eval_data" + (f".{name}" if name else "")] = describe_traces(data.sources)
         super().__init__(
             model=model,
             args=args,
@@ -221,7 +229,6 @@ class PRMTrainer(Trainer):
                 self._prm,
                 pad_id=self.pad_id,
                 max_tokens=self.args.max_tokens_per_batch,
-                share=self.share_prefixes,
                 progress=not self.args.disable_tqdm,
             )
         with self._readable():
@@ -441,6 +448,15 @@ class PRMTrainer(Trainer):
             self.save_model(str(partial), _internal_call=True)
         if self.args.should_save:
             self.state.save_to_json(str(partial / "trainer_state.json"))
+            keep_training(
+                partial,
+                name=Path(self.args.output_dir).name,
+                data=self.described,
+                recipe=self.recipe,
+                settings={} if self.train_dataset is None else self._what_is_trained(),
+                hardware=_hardware(self.args),
+            )
+            write_card(partial)
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
                 folder.rename(old)
@@ -581,20 +597,16 @@ class PRMTrainer(Trainer):
         questions: dict[str, list[EncodedTrace]] = {}
         for trace in self.train_dataset.traces:
             questions.setdefault(trace.question_key, []).append(trace)
-        # Whole questions, for their traces share a prompt; but several, for their states are alike.
+        # Several traces of a question, for they share its prompt; but of several, for their states are alike.
         wanted = max(4, round(STANDARDISE_TRACES * len(questions) / len(self.train_dataset)))
         chosen = list(questions.values())[:: max(1, len(questions) // wanted)][:wanted]
-        sample = EncodedTraces([trace for traces in chosen for trace in traces])
-        forwards = Forwards(
-            sample, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
-        )
+        sample = [trace for traces in chosen for trace in traces[: -(-STANDARDISE_TRACES // len(chosen))]]
         self.model.eval()
-        states = []
         with torch.no_grad(), self._readable(), self.compute_loss_context_manager():
-            for k in range(len(forwards)):
-                inputs = self._prepare_inputs({name: v for name, v in forwards[k].items() if name in INPUTS})
-                features = self.model(**inputs).features
-                states.append(features[inputs["step_ends"] >= 0])
+            read = step_states(
+                self._prm, sample, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch
+            )
+            states = [row for _, rows in read for row in rows]
         self._prm.head.standardise(torch.cat(states))
 
     def _what_is_trained(self) -> dict[str, Any]:
@@ -713,7 +725,6 @@ class PRMTrainer(Trainer):
         folder = self.save_final(Path(self.args.output_dir) / "checkpoint")
         if not self.args.should_save:
             return None
-        write_card(folder, None)
         return self.push_folder(folder, commit_message)
 
     def push_folder(self, folder: Path, commit_message: str | None = None) -> str:
@@ -867,6 +878,13 @@ def _lora_settings(model: ProcessRewardModel) -> dict[str, Any]:
             key = name if name.startswith("lora_") else f"lora_{name}"
             settings[key] = sorted(value) if isinstance(value, (set, list)) else value
     return settings
+
+
+def _hardware(args: PRMConfig) -> str:
+    """For people: `1 process, cpu` or `8 processes, NVIDIA H100 80GB HBM3`."""
+    kind = args.device.type
+    name = torch.cuda.get_device_name(args.device) if kind == "cuda" else kind
+    return f"{args.world_size} process{'es' if args.world_size > 1 else ''}, {name}"
 
 
 def _disable_dropout(model: ProcessRewardModel) -> None:
