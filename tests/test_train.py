@@ -327,67 +327,6 @@ def test_without_a_gpu_all_cores_work(tmp_path, wanted):
     assert wanted is None or int(alone.stdout) == int(wanted)  # not launched: what is said is done
 
 
-# Two processes
-
-
-@pytest.mark.parametrize("backbone", ["lora", "frozen"])
-def test_two_processes_equal_one(recipe, tmp_path, backbone):
-    """In two processes on gloo, from a file that was written for GPUs.
-
-    The same global batches (25 traces by 8: the last has one, so one process goes empty) and one test trace
-    (one forward).
-    """
-    write_traces(make_traces(1, seed=8)[:1], tmp_path / "test.jsonl")
-    changes = {"backbone": backbone, "lora_dropout": 0, "optim": "sgd", "learning_rate": 0.3}
-    main([recipe(**changes, max_tokens_per_batch=300)])
-    words = [
-        "--config_file",
-        str(REPO / "accelerate_configs" / "ddp.yaml"),
-        "--num_processes",
-        "2",
-        str(REPO / "prm" / "train.py"),
-        recipe(**changes),
-    ]
-    words += [
-        "--per_device_train_batch_size",
-        "4",
-        "--output_dir",
-        str(tmp_path / "two"),
-        "--max_tokens_per_batch=300",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *words],
-        env=ENV | {"MASTER_PORT": str(random.randint(20000, 60000))},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "prm: 2 process(es) on cpu, MULTI_CPU" in done.stdout
-    assert done.stdout.count("checkpoint   ") == 1
-
-    def numbers(run, key):
-        return [entry[key] for entry in log_of(run) if key in entry]
-
-    run, two = tmp_path / "run", tmp_path / "two"
-    assert len(numbers(run, "loss")) == 8
-    for key in (
-        "loss",
-        "eval_loss",
-        "eval_f1",
-        "eval_step_auc",
-        "eval_n_traces",
-        "eval_n_steps",
-        "eval_threshold",
-    ):
-        assert numbers(two, key) == pytest.approx(numbers(run, key), rel=1e-4, abs=1e-5), key
-    a, b = weights(run), weights(two)
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-5)
-    one, other = (load_traces(str(folder / "eval" / "predictions.jsonl")) for folder in (run, two))
-    assert [t.question for t in one] == [t.question for t in other]
-    assert [t.scores for t in other] == [pytest.approx(t.scores, abs=1e-5) for t in one]
-
-
 # Killed
 
 #: Ends the process by signal `KILL_BY` at its moment number `KILL_AT`, and says inside which calls. Moments
