@@ -1,7 +1,7 @@
 """Engines, ways to train and numbers of processes side by side: the same losses, what they cost.
 
     python benchmarks/engines.py --output runs/engines
-    python benchmarks/engines.py --model models/smollm2-135m --steps 4 --output runs/engines-135m
+    python benchmarks/engines.py --weights models/smollm2-135m
 
 Every run trains the same questions by the same global batches, as a user would launch it: `accelerate launch`
 with a file of `accelerate_configs/`, on CPU processes over gloo where there is no GPU. Each line of the table
@@ -9,6 +9,7 @@ says how far the losses are from those of one process (the largest relative diff
 large the checkpoint is, how long the launch took and the largest resident memory of a process. qlora runs in
 one process and is compared with itself only: its base is rounded.
 
+--weights prints what the weights of a model take in memory under lora and qlora instead.
 Without --model a small random Qwen2 is made (2 layers of width 128).
 """
 
@@ -123,6 +124,30 @@ def launch(engine: str, processes: int, mode: str, folder: Path, arguments: list
     }  # fmt: skip
 
 
+def weights_in_memory(model: str) -> None:
+    """Bytes of all tensors that make up the weights: parameters, buffers, and scales of quantised ones."""
+    from peft import LoraConfig
+
+    from prm.modeling import ProcessRewardModel
+
+    for mode, bits in (("lora", 4), ("qlora", 4), ("qlora", 8)):
+        prm = ProcessRewardModel.from_backbone(
+            model,
+            backbone=mode,
+            quantization_bits=bits,
+            peft_config=LoraConfig(r=16, target_modules="all-linear"),
+        )
+        found = [*prm.parameters(), *prm.buffers()]
+        for weight in prm.parameters():
+            state = getattr(weight, "quant_state", None)  # of 4 bits
+            if state is not None:
+                found += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+            found.append(getattr(weight, "SCB", None))  # of 8 bits
+        sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found if t is not None}
+        bits_of = f" {bits} bits" if mode == "qlora" else ""
+        print(f"{mode}{bits_of}: {sum(sizes.values()) / 2**20:.0f} MiB", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="folder of a base model; default: a small random one")
@@ -130,8 +155,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--engines", nargs="+", default=[engine for engine, *_ in RUNS])
     parser.add_argument("--modes", nargs="+", default=["frozen", "lora", "full", "qlora-4", "qlora-8"])
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--weights", metavar="MODEL", help="only show what the weights of this model take")
+    parser.add_argument("--output", default=ROOT / "runs/engines", type=Path)
     options = parser.parse_args()
+    if options.weights:
+        weights_in_memory(options.weights)
+        return
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     model = options.model or small_model(folder / "model")
