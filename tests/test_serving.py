@@ -48,7 +48,11 @@ def running(scorer, *, cache_bytes=1 << 28, model="tiny", **options):
     service = Service(Batcher(scorer, cache_bytes=cache_bytes), model=model, **options)
     listener = serving._listen("127.0.0.1", 0)
     config = uvicorn.Config(
-        make_app(service), http=ImpatientProtocol, ws="none", access_log=False, log_level="error",
+        make_app(service),
+        http=ImpatientProtocol,
+        ws="none",
+        access_log=False,
+        log_level="error",
         timeout_keep_alive=1,
     )
     server = uvicorn.Server(config)

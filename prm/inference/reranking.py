@@ -252,6 +252,11 @@ def read_candidates(
 
 
 def read_asked(row: Any, folder: Path | None) -> Asked:
+    """One line of a file of candidates, or the body of a request; `folder` holds the databases to run on.
+
+    Raises:
+        InputError: it is malformed, or there is no such database.
+    """
     if not isinstance(row, dict):
         raise InputError("a row is a JSON object with question and candidates")
     texts: dict[str, str | None] = {}
