@@ -201,7 +201,7 @@ class Batcher:
             unfinished = self._forward(jobs[:1] if jobs[0].alone else [job for job in jobs if not job.alone])
             with self._changed:
                 self._jobs = deque(job for job in self._jobs if not job.over)
-                if unfinished in self._jobs:  # the others first
+                if unfinished is not None and unfinished in self._jobs:  # the others first
                     self._jobs.remove(unfinished)
                     self._jobs.append(unfinished)
 
@@ -877,7 +877,8 @@ class Service:
         result = asyncio.wrap_future(self.batcher.submit(job))
         gone = asyncio.create_task(_until_gone(request))
         try:
-            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+            first: list[asyncio.Future[Any]] = [result, gone]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 raise _Gone
             return result.result()
