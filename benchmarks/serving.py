@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--data", default="runs/quickstart/data/test.jsonl")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument(
-        "--minutes", type=float, default=5.0, help="of load; the loops get a fifth of it each"
+        "--minutes", type=float, default=5.0, help="of load; the loops get a tenth of it each"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", required=True, metavar="FILE")
@@ -77,8 +77,8 @@ def main() -> None:
     expected, alone = score_file(args.model, args.data)
     rows = {}
     for name, clients, minutes, cache in (
-        ("one at a time, no cache", 1, args.minutes / 5, 1),
-        ("one at a time", 1, args.minutes / 5, 1024),
+        ("one at a time, no cache", 1, args.minutes / 10, 1),
+        ("one at a time", 1, args.minutes / 10, 1024),
         (f"{args.clients} clients", args.clients, args.minutes, 1024),
     ):
         rows[name] = measure(args, expected, clients, minutes, cache)
