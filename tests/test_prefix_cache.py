@@ -91,8 +91,9 @@ def test_a_longer_answer_costs_its_new_steps(make_model, tokenizer):
         trace = Trace(QUESTIONS[0], [Step(text) for text in STEPS[:n]], schema=SCHEMA)
         (scores,) = scores_in_batches(cache, [trace])
         assert len(scores) == n
-    steps = [len(scorer.encoder.step_ids(text)) for text in STEPS]
-    assert read[1:] == [steps[1], steps[2] + steps[3]]
+    (whole,) = scorer.encoder.encode([trace], drop_long=False)
+    first, second, _, last = whole.step_ends
+    assert read[1:] == [second - first, last - second]
 
 
 def test_hazards_multiply_up(make_model, tokenizer):
