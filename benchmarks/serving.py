@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=5.0, help="of load; the loops get a tenth of it each"
     )
+    parser.add_argument("--cache-mib", type=int, default=1024, help="of the server's prefix cache")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", required=True, metavar="FILE")
     args = parser.parse_args()
@@ -85,8 +86,8 @@ def main() -> None:
     rows = {}
     for name, clients, minutes, cache in (
         ("one at a time, no cache", 1, args.minutes / 10, 1),
-        ("one at a time", 1, args.minutes / 10, 1024),
-        (f"{args.clients} clients", args.clients, args.minutes, 1024),
+        ("one at a time", 1, args.minutes / 10, args.cache_mib),
+        (f"{args.clients} clients", args.clients, args.minutes, args.cache_mib),
     ):
         rows[name] = measure(args, expected, clients, minutes, cache)
         print(json.dumps({name: rows[name]}), flush=True)
@@ -248,10 +249,12 @@ def measure(
             threads.append(threading.Thread(target=hostile, args=(port, expected, end, tally)))
         for thread in threads:
             thread.start()
-        resident = []
+        resident, cached = [], []
         while time.monotonic() < end:
             time.sleep(min(5.0, max(end - time.monotonic(), 0.01)))
-            resident.append(gauge(get(port, "/metrics"), "prm_resident_bytes"))
+            metrics = get(port, "/metrics")
+            resident.append(gauge(metrics, "prm_resident_bytes"))
+            cached.append(gauge(metrics, "prm_cache_bytes"))
         for thread in threads:
             thread.join()
         seconds = time.monotonic() - began
@@ -268,6 +271,7 @@ def measure(
         "hostile": dict(tally.hostile), "wrong": tally.wrong,
         "computed_share": computed / max(computed + shared, 1),
         "resident_mib": [round(value / 2**20) for value in resident],
+        "cache_mib": [round(value / 2**20) for value in cached],
         "largest_difference": tally.largest_difference, "exit_status": status,
     }  # fmt: skip
 
@@ -307,13 +311,20 @@ def gauge(metrics: str, name: str) -> float:
 
 def table(result: dict[str, Any]) -> str:
     columns = ["", "requests/s", "traces/s", "p50, s", "p99, s", "429", "other errors", "tokens computed"]
-    lines = ["| " + " | ".join([*columns, "MiB after 5 s, at the end"]) + " |", "|---" * 9 + "|"]
+    lines = [
+        "| " + " | ".join([*columns, "MiB after 5 s, at the end (of it cache)"]) + " |",
+        "|---" * 9 + "|",
+    ]
     for name, row in result["rows"].items():
         resident = row["resident_mib"]
         figures = [f"{row['requests_per_second']:.1f}", f"{row['traces_per_second']:.1f}"]
         figures += [f"{row['p50']:.2f}", f"{row['p99']:.2f}", str(row["refused"])]
         figures += [str(sum(row["errors"].values())), f"{row['computed_share']:.0%}"]
-        lines.append("| " + " | ".join([name, *figures, f"{resident[0]:,}, {resident[-1]:,}"]) + " |")
+        lines.append(
+            "| "
+            + " | ".join([name, *figures, f"{resident[0]:,}, {resident[-1]:,} ({row['cache_mib'][-1]:,})"])
+            + " |"
+        )
     lines.append("")
     if alone := result["prm score"]:
         lines.append(f"`prm score` on the file: {alone['traces_per_second']:.1f} traces/s")
