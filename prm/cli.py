@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prm.inference.policies import Policy
 
 LABELS_HELP = "prefix: fold labels that return to 1 after a 0, and count how many were folded"
+AGGREGATES = ["last", "min", "mean", "product", "length-normalised-product", "no-error"]
 BAD_ROWS_HELP = "stop at the first malformed row (default), or skip and count them"
 
 
@@ -301,6 +302,27 @@ def _rerank(args: argparse.Namespace) -> None:
     )
 
 
+def _serve(args: argparse.Namespace) -> None:
+    try:
+        from prm.inference.serving import Limits, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise InputError(f"prm serve needs {error.name}: pip install 'nl2sql-prm[serve]'") from None
+
+    serve(
+        args.model,
+        host=args.host,
+        port=args.port,
+        databases=args.databases,
+        aggregate=args.aggregate,
+        api_key_file=args.api_key_file,
+        cache_bytes=args.cache_mib << 20,
+        limits=Limits(args.max_wait, args.request_timeout, args.max_body_kib << 10),
+        **_loading(args),
+    )
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.predictions is None):
         raise InputError("prm evaluate wants either --model with --data, or --predictions")
@@ -407,6 +429,20 @@ def _positive(value: str) -> int:
         if int(value) >= 1:
             return int(value)
     raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {value!r}")
+
+
+def _seconds(value: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(value) < float("inf"):
+            return float(value)
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {value!r}")
+
+
+def _port(value: str) -> int:
+    with suppress(ValueError):
+        if 0 <= int(value) <= 65535:
+            return int(value)
+    raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {value!r}")
 
 
 def _shard(value: str) -> tuple[int, int]:
@@ -696,7 +732,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--aggregate",
-        choices=["last", "min", "mean", "product", "length-normalised-product", "no-error"],
+        choices=AGGREGATES,
         default="last",
         help="how the scores of an answer's steps become one (default: last)",
     )
@@ -707,6 +743,42 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the intervals and curves")
     forward(sub)
     bad_rows(sub)
+
+    sub = verb("serve", _serve, "scores over HTTP")
+    model(sub, "checkpoint folder or Hub id; several make an ensemble", required=True)
+    sub.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)"
+    )
+    sub.add_argument("--port", type=_port, default=8080, help="%(default)s; 0: any that is free")
+    sub.add_argument(
+        "--databases", metavar="DIR", help="data set's folder: schemas and votes by the db_id of a request"
+    )
+    sub.add_argument(
+        "--api-key-file", metavar="FILE", help="holds the key that requests must bring (or PRM_API_KEY)"
+    )
+    sub.add_argument(
+        "--aggregate",
+        choices=AGGREGATES,
+        default="last",
+        help="how the scores of steps become one reward in /get_reward (%(default)s)",
+    )
+    sub.add_argument(
+        "--cache-mib", type=_positive, default=1024, help="memory for what requests share (%(default)s)"
+    )
+    sub.add_argument(
+        "--max-wait",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="a longer queue answers 429 (%(default)g)",
+    )
+    sub.add_argument(
+        "--request-timeout", type=_seconds, default=120.0, metavar="S", help="for one request (%(default)g)"
+    )
+    sub.add_argument(
+        "--max-body-kib", type=_positive, default=4096, help="a larger request answers 413 (%(default)s)"
+    )
+    forward(sub)
 
     sub = verb("evaluate", _evaluate, "measure a model, all checkpoints of a run, or a scored file")
     model(sub, "checkpoint folder, run folder or Hub id; several make an ensemble")

@@ -144,7 +144,7 @@ def rerank(
         for i, n in enumerate(votes):
             if isinstance(row["candidates"][i], dict):
                 row["candidates"][i] = row["candidates"][i] | {"votes": n}
-    asked = _asked(row, None)
+    asked = read_asked(row, None)
     preparer = Preparer(timeout)
     try:
         prepared = preparer.prepare(asked, database)
@@ -240,7 +240,7 @@ def read_candidates(
         try:
             if isinstance(row, InputError):
                 raise row
-            asked = _asked(row, folder)
+            asked = read_asked(row, folder)
             lines.append(Line(line, row, asked, _given(row)))
         except InputError as error:
             if on_bad_rows == "stop":
@@ -251,7 +251,12 @@ def read_candidates(
     return lines
 
 
-def _asked(row: Any, folder: Path | None) -> Asked:
+def read_asked(row: Any, folder: Path | None) -> Asked:
+    """One line of a file of candidates, or the body of a request; `folder` holds the databases to run on.
+
+    Raises:
+        InputError: it is malformed, or there is no such database.
+    """
     if not isinstance(row, dict):
         raise InputError("a row is a JSON object with question and candidates")
     texts: dict[str, str | None] = {}
