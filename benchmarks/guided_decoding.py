@@ -27,7 +27,7 @@ from prm.traces.trace import Trace
 
 RUN = Path("runs/guided_decoding")
 DATA = Path("runs/quickstart/data")
-LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
+LONGEST = 400  # tokens of prompt and answer; longer ones are not taught
 
 
 def policy_prompt(trace: Trace) -> str:
@@ -96,7 +96,7 @@ def train(model: str, *, epochs: int, minutes: float, seed: int) -> None:
         output_dir=str(RUN / "sft"),
         num_train_epochs=epochs,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=4,
+        gradient_accumulation_steps=2,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,

@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -31,8 +31,8 @@ from prm.errors import InputError
 from prm.evaluation.search_report import render
 from prm.inference.choosing import choose
 from prm.inference.policies import PROMPT_FORM_VERSION, Policy
-from prm.inference.search import PRM, Found, Plan, Task, search
 from prm.inference.reranking import result_classes
+from prm.inference.search import PRM, Found, Plan, Task, search
 from prm.labeling.cards import write_statistics
 from prm.labeling.journal import Journal
 from prm.labeling.progress import progress
@@ -211,8 +211,9 @@ def decode(
                 if line["candidates"]:
                     handle.write(_json(one.row | _written(line)) + "\n")
         drawn = [
-            {"id": one.row.get("id"), "question": one.row["question"], "failed": line["failed"]} |
-            line["tree"] for one, line in zip(questions, lines, strict=True)
+            {"id": one.row.get("id"), "question": one.row["question"], "failed": line["failed"]}
+            | line["tree"]
+            for one, line in zip(questions, lines, strict=True)
         ]
         if trees is not None:
             with atomic_write(trees) as handle:
@@ -323,7 +324,7 @@ def accuracies(
     no question has gold SQL and a database. Lines get `correct`, true or false a candidate.
 
     A question without any candidate counts as wrong; one whose gold does not run, or gives no rows, not at
-    all. """
+    all."""
     judged: list[dict[str, list[bool]]] = []
     without = 0
     ks = [k for k in (2**i for i in range(20)) if k < n] + [n]
@@ -366,6 +367,65 @@ def accuracies(
     }
 
 
+# --- to the Hub ---------------------------------------------------------------------------------------------
+
+
+def push(
+    repo_id: str,
+    output: str | Path,
+    *,
+    trees: str | Path | None = None,
+    report: str | Path | None = None,
+    private: bool = False,
+) -> str:
+    """Put what `decode` has written into a data set on the Hub, with a card; returns its address.
+
+    Raises:
+        InputError: no network, no or a wrong token, no right to write there, a bad name.
+    """
+    from prm.modeling.hub import push_dataset
+
+    statistics = json.loads(Path(f"{output}.stats.json").read_text(encoding="utf-8"))
+    files = {"data.jsonl": Path(output), "statistics.json": Path(f"{output}.stats.json")}
+    files |= {} if trees is None else {"trees.jsonl": Path(trees)}
+    files |= {} if report is None else {"report.html": Path(report)}
+    address = push_dataset(files, card(statistics), repo_id, private=private)
+    print(f"pushed -> {address}", file=sys.stderr)
+    return address
+
+
+def card(statistics: Row) -> str:
+    """The data card: what the lines hold, how they were made, what they are worth."""
+    s = statistics
+    lines = [
+        "---",
+        "tags: [text-to-sql, process-reward-model, guided-decoding]",
+        "configs: [{config_name: default, data_files: data.jsonl}]",
+        "---",
+        f"# Answers by guided decoding: {s['method']}",
+        f"{s['answered']} questions, each with the candidates that a policy (`{s['policy']}`) wrote, guided "
+        f"by a process reward model (`{s['prm']}`): `candidates[].steps` with the PRM's `scores`, `chosen` "
+        "(an index), `scores` (one a candidate), `spent`.",
+        f"`{s['command'] or 'from Python'}` (nl2sql-prm {s['version']})",
+        f"A question took {s['tokens_a_question']} new tokens, and the PRM read {s['prm_calls_a_question']} "
+        "steps of it.",
+    ]
+    if "accuracy" in s:
+        names = list(s["accuracy_at"])
+        rows = [
+            " | ".join([k, *(f"{s['accuracy_at'][name][k]:.3f}" for name in names)])
+            for k in s["accuracy_at"]["naive"]
+        ]
+        head = " | ".join(["n", *names])
+        lines.append(
+            f"Execution accuracy of what was chosen: {s['accuracy']:.3f} on {s['judged']} questions. Over "
+            "the first n candidates, by the best score, by majority of results, by votes weighted with "
+            "scores, and whether any is right:\n\n"
+            + "\n".join(f"| {row} |" for row in (head, "|".join(["---"] * (len(names) + 1)), *rows))
+        )
+    return "\n".join(lines[:4]) + "\n\n" + "\n\n".join(lines[4:]) + "\n"
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -374,10 +434,11 @@ def _show(statistics: Row, output: Path, trees: Any, report: Any) -> None:
     """The closing statistics on stderr."""
     s = statistics
     cost = "" if s["cost"] is None else f", cost {s['cost']:.2f}"
+    each = f"{s['tokens_a_question']:,} new tokens and {s['prm_calls_a_question']:,} steps read by the PRM"
     lines = [
         f"{s['answered']} of {s['questions']} questions answered by {s['method']} -> {output}",
-        f"a question {s['tokens_a_question']:,} new tokens and {s['prm_calls_a_question']:,} steps read by the "
-        f"PRM; {s['requests']:,} requests, {s['prompt_tokens']:,} prompt tokens, {s['seconds']:g} s{cost}",
+        f"a question {each}; {s['requests']:,} requests, {s['prompt_tokens']:,} prompt tokens, "
+        f"{s['seconds']:g} s{cost}",
     ]
     if "accuracy" in s:
         low, high = s["accuracy_ci"]

@@ -86,9 +86,9 @@ def draw(tree: Tree) -> Markup:
             curve = Markup('<path class="{}" d="M{:.1f},{:.1f} C{:.1f},{:.1f} {:.1f},{:.1f} {:.1f},{:.1f}"/>')
             edges.append(curve.format(kind, px, py, middle, py, middle, y, x, y))
         marks.append(_mark(node, x, y, number in way))
-    drawing = Markup('<svg class="tree" viewBox="0 0 {} {}" style="max-width:{}px" role="img">{}</svg>').format(
-        width, height, width, Markup("").join([*edges, *marks])
-    )
+    drawing = Markup(
+        '<svg class="tree" viewBox="0 0 {} {}" style="max-width:{}px" role="img">{}</svg>'
+    ).format(width, height, width, Markup("").join([*edges, *marks]))
     more = len(tree["nodes"]) - len(nodes)
     if more:
         drawing += Markup('<p class="note">{} more steps are not drawn.</p>').format(more)
@@ -107,9 +107,9 @@ def _mark(node: dict[str, Any], x: float, y: float, chosen: bool) -> Markup:
     kinds = "".join(
         f" {kind}" for kind, is_so in (("finished", node["state"] == "finished"), ("chosen", chosen)) if is_so
     )
-    circle = Markup('<circle class="step{}" style="--p:{}%" cx="{:.1f}" cy="{:.1f}" r="{}">{}</circle>').format(
-        kinds, 0 if score is None else round(100 * score), x, y, _RADIUS, title
-    )
+    circle = Markup(
+        '<circle class="step{}" style="--p:{}%" cx="{:.1f}" cy="{:.1f}" r="{}">{}</circle>'
+    ).format(kinds, 0 if score is None else round(100 * score), x, y, _RADIUS, title)
     if score is None:
         return circle
     return circle + Markup('<text x="{:.1f}" y="{:.1f}">{:.2f}</text>').format(x + 9, y + 3.5, score)
@@ -129,7 +129,4 @@ def _steps(tree: Tree) -> list[dict[str, Any]]:
         at = nodes[at]["parent"]
     dropped = [node for node in tree["nodes"] if node["state"] == "dropped"]
     rows = [("chosen", node) for node in reversed(way)] + [("dropped", node) for node in dropped[:10]]
-    return [
-        {"kind": kind, "score": node["score"], "text": _told(node)}
-        for kind, node in rows
-    ]
+    return [{"kind": kind, "score": node["score"], "text": _told(node)} for kind, node in rows]
