@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from prm.traces.formats import load_traces
@@ -59,7 +60,7 @@ def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
     return {name: torch.tensor([ids]) for name, ids in row.items()}
 
 
-def train(model: str, *, epochs: int, minutes: float, seed: int) -> None:
+def train(model: str, *, limit: int, epochs: int, minutes: float, seed: int) -> None:
     """Fine-tune, for so many minutes at a time; the last call leaves `RUN/policy`."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -87,6 +88,8 @@ def train(model: str, *, epochs: int, minutes: float, seed: int) -> None:
     policy = TransformersPolicy(model, Sampling(), dtype="bfloat16")
     right = [trace for trace in load_traces(DATA / "train.jsonl") if trace.first_error < 0]
     rows = list(_rows(policy, right))
+    Random(seed).shuffle(rows)
+    rows = rows[:limit]
     tokens, databases = sum(len(row["input_ids"]) for row in rows), len({trace.db_id for trace in right})
     print(
         f"{len(rows)} of {len(right)} right traces of {databases} databases, {tokens:,} tokens an epoch",
@@ -132,6 +135,7 @@ def main() -> None:
     )
     parser.add_argument("--train", action="store_true", help="teach the policy; otherwise: search")
     parser.add_argument("--model", default="models/smollm2-135m", help="the policy before it is taught")
+    parser.add_argument("--traces", type=int, default=1000, help="that the policy is taught with, at most")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument(
         "--minutes", type=float, default=4.0, help="stop after so long; run it again to go on"
@@ -139,7 +143,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.train:
-        train(args.model, epochs=args.epochs, minutes=args.minutes, seed=args.seed)
+        train(args.model, limit=args.traces, epochs=args.epochs, minutes=args.minutes, seed=args.seed)
 
 
 if __name__ == "__main__":

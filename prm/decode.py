@@ -40,7 +40,7 @@ from prm.labeling.provenance import output_file
 from prm.labeling.questions import Question, find_database
 from prm.sql.compare import is_ordered
 from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_steadily
-from prm.sql.schema import read_schema, schema_text
+from prm.sql.schema import Schema, read_schema, schema_text
 from prm.traces.formats import Tally, atomic_write, rows_of
 from prm.traces.trace import Trace
 
@@ -196,7 +196,7 @@ def decode(
         }  # fmt: skip
         statistics |= _costs([line["spent"] for line in lines], price)
         answered = [line for line in lines if line["candidates"]]
-        statistics["answered"] = len(answered)
+        statistics["answered"] = sum(line["failed"] is None for line in lines)
         statistics["failed"] = dict(
             Counter(line["failed"] for line in lines if line["failed"]).most_common(20)
         )
@@ -245,12 +245,13 @@ def _found(
     keys = [sha256(_json(one.row).encode()).hexdigest()[:32] + f"-{i}" for i, one in enumerate(questions)]
     lines: dict[int, Row] = {i: journal[key] for i, key in enumerate(keys) if key in journal}
     todo = [i for i in range(len(questions)) if i not in lines]
-    tasks = []
-    for i in todo:
-        one, row = questions[i], questions[i].row
-        if row.get("schema") is None and one.database is not None:
-            row["schema"] = databases.schema(one.database, row["question"])
-        tasks.append(Task(one.about, row.get("policy_prompt"), databases.open(one.database)))
+    for one in questions:
+        if one.row.get("schema") is None and one.database is not None:
+            one.row["schema"] = databases.schema(one.database, one.row["question"])
+    tasks = [
+        Task(questions[i].about, questions[i].row.get("policy_prompt"), databases.open(questions[i].database))
+        for i in todo
+    ]
     tokens = sum(line["spent"]["tokens"] for line in lines.values())
     with progress("questions", len(questions), done=len(lines)) as advance:
         for k, found in search(tasks, policy, prm, plan, pool=databases.pool, memory=journal):
@@ -259,9 +260,6 @@ def _found(
                 journal.add(keys[todo[k]], line)
             tokens += found.spent["tokens"]
             advance(so_far=f"{tokens:,} tokens")
-    for i, one in enumerate(questions):
-        if one.row.get("schema") is None and lines[i].get("schema"):
-            one.row["schema"] = lines[i]["schema"]
     return [lines[i] for i in range(len(questions))]
 
 
@@ -282,6 +280,7 @@ class _Databases:
     def __init__(self, pool: DatabasePool, timeout: float) -> None:
         self.pool, self.timeout = pool, timeout
         self._open: dict[str, Database] = {}
+        self._schemas: dict[str, Schema] = {}
 
     def open(self, path: Path | str | None) -> Database | None:
         if path is None:
@@ -291,7 +290,10 @@ class _Databases:
         return self._open[str(path)]
 
     def schema(self, path: Path | str, question: str) -> str:
-        return schema_text(read_schema(path), question)
+        """What a prompt says of the database."""
+        if str(path) not in self._schemas:
+            self._schemas[str(path)] = read_schema(path)
+        return schema_text(self._schemas[str(path)], question)
 
     def execute(self, path: Path | str, statements: Sequence[str]) -> list[Rows | None]:
         """The rows of each statement, None where it gives none."""

@@ -816,6 +816,8 @@ def _completion(choice: _Choice, request: Request, tokens: int) -> Completion:
     text = trimmed(choice.text, request.prefix)
     if request.stop is None:
         return Completion(text, tokens, choice.cut)
+    if request.prefix.endswith("\n"):
+        text = text.lstrip("\n")  # the blank line that is there already
     step = through_stop(text, request.stop)
     if step is None and text.strip() and not choice.cut and choice.stop_reason is not None:
         step = text + request.stop  # most servers leave it out

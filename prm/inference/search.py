@@ -220,8 +220,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a question. `chosen` is an index into `candidates`, None where there are none (`failed`
-    then says why); `spent` counts the policy's tokens and requests and the steps that the PRM read."""
+    """What came of a question. `chosen` is an index into `candidates`, None where there are none; `failed`
+    says why none of them is a whole answer, None where one is. `spent` counts the policy's tokens and
+    requests and the steps that the PRM read."""
 
     candidates: list[Candidate]
     chosen: int | None
@@ -273,6 +274,7 @@ class _Search:
         self.nodes = [self.root]
         self.spent = {"tokens": 0, "prompt_tokens": 0, "requests": 0, "unanswered": 0, "prm_calls": 0}
         self.rounds = 0
+        self.barren = 0  # rounds one after the other of which nothing is left
         self.refused: str | None = None
 
     def run(self) -> _Searching:
@@ -287,9 +289,9 @@ class _Search:
         whole = [i for i, one in enumerate(candidates) if one.sql is not None] or range(len(candidates))
         chosen = max(whole, key=lambda i: candidates[i].value, default=None)  # the first of equals
         failed = None
-        if chosen is None:
+        if chosen is None or candidates[chosen].sql is None:
             errors = [node.error for node in self.nodes if node.error is not None]
-            failed = self.refused or (errors[-1] if errors else "the policy wrote nothing")
+            failed = self.refused or (errors[-1] if errors else "it has no final SELECT yet")
         for node in self.nodes:
             node.branch = None  # what it stands on may leave the memory
         return Found(candidates, chosen, self.spent, self.nodes, failed)
@@ -383,8 +385,8 @@ class _Search:
 
     def _grow(self, parents: Sequence[Node], *, whole: bool) -> _Searching:
         """One step behind each of the parents, or with `whole` all that is left of the answer: a node for
-        each of them, which may be dropped. None where the budget is spent."""
-        if self._tokens_left() == 0 or self._calls_left() == 0:
+        each of them, which may be dropped. None where the budget is spent, or twice nothing came of it."""
+        if self._tokens_left() == 0 or self._calls_left() == 0 or self.barren > 1:
             return None
         self.rounds += 1
         greedy = self.plan.method == "greedy"
@@ -401,6 +403,7 @@ class _Search:
         yield from self._judge(grown)
         if self.plan.lookahead and not whole:
             yield from self._look_ahead(grown)
+        self.barren = 0 if any(node.state != "dropped" for node in grown) else self.barren + 1
         return grown
 
     def _request(self, parent: Node, slot: int, *, stop: bool, greedy: bool = False) -> Request:
@@ -451,6 +454,9 @@ class _Search:
                 if node.state == "open":
                     node.state, node.sql = "finished", answer.sql
                 return node  # what follows is no part of it
+            if node.step is not None and _step(text, self.plan.form).text == node.step.text:
+                node = self._child(node, text, ahead, "it says the same again")
+                break
             if rest.strip() or completion.stopped:
                 node = self._child(node, text, ahead)
             else:
@@ -490,7 +496,7 @@ class _Search:
 
     def _again(self, parents: Sequence[Node], requests: list[Request], grown: list[Node]) -> _Searching:
         """The nodes; for those that do not run, what the policy writes once it is told the error."""
-        wrong = [i for i, node in enumerate(grown) if node.step is not None and node.error is not None]
+        wrong = [i for i, node in enumerate(grown) if node.refused]
         if not wrong or self._tokens_left() == 0:
             return grown
         told = []
@@ -542,7 +548,8 @@ class _Search:
             scores = yield _Score(steps)
             self.spent["prm_calls"] += len(read)
             for one, score in zip(read, scores, strict=True):
-                one.score = score
+                # What is computed beside it shows in the last bits, and would show in a run that is taken up.
+                one.score = None if score is None else round(score, 6)
                 if score is None:
                     for node in alive:
                         if one in node.path():
