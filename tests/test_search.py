@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import sqlite3
+import time
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
@@ -79,7 +80,7 @@ class Judge:
 
 
 def score(steps):
-    return round(chance("score", [step.strip() for step in steps]), 9)
+    return round(chance("score", [step.strip() for step in steps]), 6)
 
 
 def steps_of(text):
@@ -536,6 +537,19 @@ def test_a_server_finds_what_a_local_policy_finds():
     assert [texts(served[i]) for i in range(5)] == [texts(local[i]) for i in range(5)]
     assert [served[i].chosen for i in range(5)] == [local[i].chosen for i in range(5)]
     assert stops == {("\n\n",)}
+
+
+def test_a_search_that_is_left_asks_nothing_more():
+    """Whoever stops listening does not go on paying: of the requests that wait none is sent."""
+    with serving(lambda body, _: chat("SELECT 1")) as server:
+        policy = server_policy(server.url, concurrency=2)
+        results = search(many(50), policy, Judge(), Plan("best-of-n", n=2))
+        next(results)
+        results.close()
+        time.sleep(0.3)
+        sent = len(server.log)
+        time.sleep(0.3)
+        assert len(server.log) == sent < 20
 
 
 def test_a_server_that_nobody_runs_ends_the_search(monkeypatch):

@@ -28,6 +28,7 @@ beside it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import random
@@ -386,7 +387,7 @@ class _Search:
     def _grow(self, parents: Sequence[Node], *, whole: bool) -> _Searching:
         """One step behind each of the parents, or with `whole` all that is left of the answer: a node for
         each of them, which may be dropped. None where the budget is spent, or twice nothing came of it."""
-        if self._tokens_left() == 0 or self._calls_left() == 0 or self.barren > 1:
+        if self._tokens_left() == 0 or self._calls_left() == 0 or (self.barren > 1 and not whole):
             return None
         self.rounds += 1
         greedy = self.plan.method == "greedy"
@@ -628,12 +629,12 @@ class _Asking:
     def __init__(self, policy: Policy, memory: Memory | None) -> None:
         self.policy, self.memory = policy, memory
         self.under_way = 0
-        self.remembered = 0
         self._done: deque[tuple[Any, Answered | Failed]] = deque()
         self._put: list[tuple[Any, str, Request]] = []  # for a model in this process
         self._answers: Iterator[tuple[Any, str, Answered | Failed]] | None = None
         self._requests: queue.SimpleQueue[tuple[Any, str, Request] | None] = queue.SimpleQueue()
         self._came: queue.SimpleQueue[tuple[Any, str, Any]] = queue.SimpleQueue()
+        self._left = 0  # answers that are still to come of those batches
         self._unanswered = 0
         self._threads = 0
 
@@ -643,7 +644,6 @@ class _Asking:
         key = sha256(repr((question, request)).encode("utf-8", "replace")).hexdigest()[:32]
         if self.memory is not None and key in self.memory:
             text, tokens, cut, stopped, prompt_tokens = self.memory[key]
-            self.remembered += 1
             self._done.append((tag, Answered([Completion(text, tokens, cut, stopped)], prompt_tokens)))
         elif self.policy.remote:
             self._requests.put((tag, key, request))
@@ -686,7 +686,10 @@ class _Asking:
         return self._answers is not None  # of the batches that were begun
 
     def close(self) -> None:
-        """Let the threads end once they have finished what they do."""
+        """Ask nothing more; the threads end with what they are at."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._requests.get_nowait()
         for _ in range(self._threads):
             self._requests.put(None)
 
