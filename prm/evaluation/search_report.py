@@ -112,7 +112,7 @@ def _mark(node: dict[str, Any], x: float, y: float, chosen: bool) -> Markup:
     ).format(kinds, 0 if score is None else round(100 * score), x, y, _RADIUS, title)
     if score is None:
         return circle
-    return circle + Markup('<text x="{:.1f}" y="{:.1f}">{:.2f}</text>').format(x + 9, y + 3.5, score)
+    return circle + Markup('<text x="{:.1f}" y="{:.1f}">{:.2f}</text>').format(x + 5, y - 8, score)
 
 
 def _told(node: dict[str, Any]) -> str:
