@@ -37,7 +37,7 @@ from prm.traces.trace import Trace
 RUN = Path("runs/guided_decoding")
 DATA = Path("runs/quickstart/data")
 CORPUS = Path("runs/quickstart/corpus/database")
-LONGEST = 400  # tokens of prompt and answer; longer ones are not taught
+LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
 
 
 def policy_prompt(trace: Trace) -> str:
@@ -88,11 +88,14 @@ def train(model: str, *, limit: int, epochs: int, minutes: float, seed: int) -> 
     class AnswersOnly(Trainer):
         """Logits where there is a label alone: the vocabulary head would take as long as the layers."""
 
-        def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], *_: Any, num_items_in_batch: Any = None, **__: Any
+        ) -> Any:
             labels = inputs.pop("labels")[0, 1:]
             hidden = model.get_base_model().model(**inputs, use_cache=False).last_hidden_state[0, :-1]
             logits = model.get_output_embeddings()(hidden[labels >= 0])
-            return torch.nn.functional.cross_entropy(logits.float(), labels[labels >= 0])
+            loss = torch.nn.functional.cross_entropy(logits.float(), labels[labels >= 0], reduction="sum")
+            return loss / num_items_in_batch  # of the whole optimiser step
 
     policy = TransformersPolicy(model, Sampling(), dtype="bfloat16")
     right = [trace for trace in load_traces(DATA / "train.jsonl") if trace.first_error < 0]
