@@ -563,18 +563,25 @@ def test_a_server_that_nobody_runs_ends_the_search(monkeypatch):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_with_a_real_policy_and_prm(tiny_model_dir, make_model, tokenizer, family):
-    """Random weights write no SQL, so steps go on until the end; scores are those of whole traces."""
+    """Random weights write no SQL, so steps go on until the end. Scores are those of whole traces, and cost the
+    PRM the prompt and every distinct step, once."""
     from prm.inference.scoring import Scorer
 
     scorer = Scorer(make_model("llama"), tokenizer)
     policy = TransformersPolicy(str(tiny_model_dir(family)), Sampling(1.0, 1.0, 24), dtype="float32")
     plan = Plan("beam", n=4, beam_width=2, max_steps=4, delimiter="a")
     tasks = [Task(replace(ABOUT, question=f"How many, {k}?")) for k in range(2)]
-    runs = []
+    runs, read = [], []
+    scorer.model.backbone.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
     for width in (16, 3):  # other batches
         policy.width = width
         runs.append(dict(search(tasks, policy, scorer, plan)))
     first, again = runs
+    steps = [node.step.text for one in first.values() for node in one.nodes if node.score is not None]
+    new = sum(len(scorer.encoder.step_ids(step)) for step in steps)
+    assert sum(read) == 2 * (new + sum(len(scorer.encoder.prompt_ids(task.about)) for task in tasks))
     n = 0
     for i, task in enumerate(tasks):
         assert [node.text for node in first[i].nodes] == [node.text for node in again[i].nodes]
