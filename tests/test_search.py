@@ -563,8 +563,8 @@ def test_a_server_that_nobody_runs_ends_the_search(monkeypatch):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_with_a_real_policy_and_prm(tiny_model_dir, make_model, tokenizer, family):
-    """Random weights write no SQL, so steps go on until the end. Scores are those of whole traces, and cost the
-    PRM the prompt and every distinct step, once."""
+    """Random weights write no SQL, so steps go on until the end. Scores are those of whole traces; the
+    PRM reads the prompt and every distinct step once."""
     from prm.inference.scoring import Scorer
 
     scorer = Scorer(make_model("llama"), tokenizer)
