@@ -228,7 +228,7 @@ def _decode(args: argparse.Namespace) -> None:
         command=command,
     )
     if args.push_to_hub:
-        push(args.push_to_hub, args.output, trees=args.trees, report=args.report, private=args.private)
+        push(args.push_to_hub, args.output, private=args.private)
 
 
 def _judge(args: argparse.Namespace) -> None:

@@ -164,8 +164,9 @@ def decode(
     price: tuple[float, float] | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Answer every question and write the lines to `output`, statistics to `<output>.stats.json`, and, if
-    asked for, the search trees (a JSON object a line) and a report of one HTML file. Returns the statistics.
+    """Answer every question and write the lines to `output`, statistics to `<output>.stats.json`, a data card
+    to `<output>.md`, and, if asked for, the search trees (a JSON object a line) and a report of one HTML
+    file. Returns the statistics.
 
     Args:
         prm_name: what the lines and the statistics call the PRM.
@@ -222,6 +223,8 @@ def decode(
             with atomic_write(report) as handle:
                 handle.write(render(statistics, drawn))
         write_statistics(statistics, output)
+        with atomic_write(f"{output}.md") as handle:
+            handle.write(card(statistics, output))
     _show(statistics, output, trees, report)
     return statistics
 
@@ -372,37 +375,27 @@ def accuracies(
 # --- to the Hub ---------------------------------------------------------------------------------------------
 
 
-def push(
-    repo_id: str,
-    output: str | Path,
-    *,
-    trees: str | Path | None = None,
-    report: str | Path | None = None,
-    private: bool = False,
-) -> str:
-    """Put what `decode` has written into a data set on the Hub, with a card; returns its address.
+def push(repo_id: str, output: str | Path, *, private: bool = False) -> str:
+    """Put what `decode` has written into a data set on the Hub, with its card; returns its address.
 
     Raises:
         InputError: no network, no or a wrong token, no right to write there, a bad name.
     """
-    from prm.modeling.hub import push_dataset
+    from prm.modeling.hub import push_data
 
-    statistics = json.loads(Path(f"{output}.stats.json").read_text(encoding="utf-8"))
-    files = {"data.jsonl": Path(output), "statistics.json": Path(f"{output}.stats.json")}
-    files |= {} if trees is None else {"trees.jsonl": Path(trees)}
-    files |= {} if report is None else {"report.html": Path(report)}
-    address = push_dataset(files, card(statistics), repo_id, private=private)
+    message = "Upload answers by guided decoding"
+    address = push_data(Path(output), repo_id, private=private, commit_message=message)
     print(f"pushed -> {address}", file=sys.stderr)
     return address
 
 
-def card(statistics: Row) -> str:
+def card(statistics: Row, output: Path) -> str:
     """The data card: what the lines hold, how they were made, what they are worth."""
     s = statistics
     lines = [
         "---",
         "tags: [text-to-sql, process-reward-model, guided-decoding]",
-        "configs: [{config_name: default, data_files: data.jsonl}]",
+        f"configs: [{{config_name: default, data_files: {json.dumps(output.name)}}}]",
         "---",
         f"# Answers by guided decoding: {s['method']}",
         f"{s['answered']} questions, each with the candidates that a policy (`{s['policy']}`) wrote, guided "

@@ -103,6 +103,7 @@ def test_the_whole_way(folder, checkpoint, capsys):
     chosen = [row["correct"][row["chosen"]] for row in made[:3]]
     assert statistics["accuracy"] == pytest.approx(sum(chosen) / 3)
     assert "execution accuracy" in told and "majority" in told
+    assert "# Answers by guided decoding: beam" in (folder / "out.jsonl.md").read_text()
     assert statistics["prm_calls"] < sum(len(c["steps"]) for row in made for c in row["candidates"])
 
     assert len(load_traces(folder / "out.jsonl")) == sum(len(row["candidates"]) for row in made)
