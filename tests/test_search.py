@@ -579,8 +579,8 @@ def test_with_a_real_policy_and_prm(tiny_model_dir, make_model, tokenizer, famil
         policy.width = width
         runs.append(dict(search(tasks, policy, scorer, plan)))
     first, again = runs
-    steps = [node.step.text for one in first.values() for node in one.nodes if node.score is not None]
-    new = sum(len(scorer.encoder.step_ids(step)) for step in steps)
+    scored = [node for one in first.values() for node in one.nodes if node.score is not None]
+    new = sum(len(scorer.encoder.step_ids(node.step.text, len(node.path()) - 1)) for node in scored)
     assert sum(read) == 2 * (new + sum(len(scorer.encoder.prompt_ids(task.about)) for task in tasks))
     n = 0
     for i, task in enumerate(tasks):
