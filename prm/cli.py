@@ -138,7 +138,7 @@ def _policy(args: argparse.Namespace) -> Policy:
 
 def _typed(verb: str, args: argparse.Namespace) -> str:
     """The command as a data card may show it: of files and folders only the last name."""
-    from prm.labeling.provenance import command
+    from prm.traces.provenance import command
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     files = [Path(options.pop(name)) for name in ("first", "second") if name in options]
@@ -232,7 +232,7 @@ def _decode(args: argparse.Namespace) -> None:
             raise InputError("prm decode wants --data with questions, or --layout and --root")
         if args.databases:
             raise InputError("--databases goes with --data; a --layout knows where its databases are")
-        from prm.labeling.questions import read_questions
+        from prm.traces.questions import read_questions
 
         questions = of_layout(read_questions(args.layout, args.root, args.split)[: args.limit])
     of_policy = {"model": args.policy, "dtype": args.policy_dtype, "revision": args.policy_revision}

@@ -33,15 +33,15 @@ from prm.inference.choosing import choose
 from prm.inference.policies import PROMPT_FORM_VERSION, Policy
 from prm.inference.reranking import result_classes
 from prm.inference.search import PRM, Found, Plan, Task, search
+from prm.jobs.journal import Journal
+from prm.jobs.progress import progress
 from prm.labeling.cards import write_statistics
-from prm.labeling.journal import Journal
-from prm.labeling.progress import progress
-from prm.labeling.provenance import output_file
-from prm.labeling.questions import Question, find_database
 from prm.sql.compare import is_ordered
 from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_steadily
 from prm.sql.schema import Schema, read_schema, schema_text
 from prm.traces.formats import Tally, atomic_write, rows_of
+from prm.traces.provenance import output_file
+from prm.traces.questions import Question, find_database
 from prm.traces.trace import Trace
 
 Row = dict[str, Any]
@@ -138,7 +138,7 @@ def _question(row: Any, databases: str | None) -> Asked:
 
 
 def of_layout(questions: Sequence[Question]) -> list[Asked]:
-    """The questions of a data set (`prm.labeling.questions`)."""
+    """The questions of a data set (`prm.traces.questions`)."""
     asked = []
     for q in questions:
         row = {"id": q.id, "question": q.question, "db_id": q.db_id}

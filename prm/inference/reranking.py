@@ -38,20 +38,20 @@ from prm.inference.rerank_report import (
     measure,
     render,
 )
-from prm.labeling.databases import LastUsed, check_reachable
-from prm.labeling.journal import Journal
-from prm.labeling.pool import each_finished
-from prm.labeling.progress import progress
-from prm.labeling.provenance import fingerprint, output_file
-from prm.labeling.questions import find_database
+from prm.jobs.journal import Journal
+from prm.jobs.last_used import LastUsed
+from prm.jobs.progress import progress
+from prm.jobs.workers import each_finished
 from prm.sql.chain import Known, links_of, tables_of
 from prm.sql.compare import Undecided, is_ordered, results_equal
-from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
+from prm.sql.database import DatabasePool, Rows, SQLError, check_reachable, open_steadily
 from prm.sql.hardness import hardness
 from prm.sql.pieces import Piece, pieces_of_sql, pieces_of_steps, pieces_unchecked, statement_of
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.answer import checked_answer, split_answer
 from prm.traces.formats import Tally, atomic_write, rows_of
+from prm.traces.provenance import fingerprint, output_file
+from prm.traces.questions import find_database
 from prm.traces.trace import Step, Trace
 
 if TYPE_CHECKING:

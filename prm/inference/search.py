@@ -614,7 +614,7 @@ def _seed(*parts: object) -> int:
 
 
 class Memory(Protocol):
-    """Where answers are kept for a run that goes on later: `prm.labeling.journal.Journal`."""
+    """Where answers are kept for a run that goes on later: `prm.jobs.journal.Journal`."""
 
     def __contains__(self, key: str) -> bool: ...
 

@@ -56,11 +56,11 @@ from prm.inference.choosing import Aggregate, Choose, aggregate_scores, choose
 from prm.inference.prefix_cache import PrefixCache
 from prm.inference.reranking import Asked, Preparer, read_asked
 from prm.inference.scoring import Ensemble, Scorer, combine_scores, load_scorer
-from prm.labeling.questions import locate_database
 from prm.sql.schema import schema_text
 from prm.traces.answer import split_answer
 from prm.traces.encoding import EncodedTrace
 from prm.traces.formats import parse_json
+from prm.traces.questions import locate_database
 from prm.traces.trace import Step, Trace
 from prm.traces.tree import plan_forwards
 
