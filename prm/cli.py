@@ -30,6 +30,31 @@ def _train(args: argparse.Namespace) -> None:
     train([args.recipe, *args.overrides])
 
 
+def _plan(args: argparse.Namespace) -> None:
+    # What stands behind the recipe is a mixture: our options, and keys of the recipe.
+    options = argparse.ArgumentParser(prog="prm plan", allow_abbrev=False, add_help=False)
+    _plan_options(options)
+    args, overrides = options.parse_known_args(args.overrides, argparse.Namespace(**vars(args)))
+    if args.gpu_memory is None:
+        raise InputError("prm plan wants --gpu-memory, the memory of one GPU, like 24GiB")
+    from prm.modeling.planning import plan_recipe
+
+    plan_recipe(
+        [args.recipe, *overrides],
+        memory=args.gpu_memory,
+        processes=args.processes or 1,
+        device=args.device or "cuda",
+        json_output=args.json,
+    )
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu-memory", metavar="SIZE", help="of one GPU, like 24GiB (of a process, if cpu)")
+    parser.add_argument("--processes", type=_positive, help="GPUs that train together (1)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="what it is to run on (cuda)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures in bytes for programs, too")
+
+
 def _build(args: argparse.Namespace) -> None:
     from prm.labeling.build import build
 
@@ -465,6 +490,13 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs=argparse.REMAINDER, metavar="--key value", help="override keys of the recipe"
     )
 
+    sub = verb("plan", _plan, "will it fit: the memory of a recipe's training, without loading weights")
+    _plan_options(sub)
+    sub.add_argument("recipe", help="YAML file")
+    sub.add_argument(
+        "overrides", nargs=argparse.REMAINDER, metavar="--key value", help="override keys of the recipe"
+    )
+
     sub = verb("build", _build, "labelled traces out of databases, questions and gold SQL")
     sub.add_argument("--layout", choices=["spider", "bird", "table"], required=True)
     sub.add_argument(
@@ -524,8 +556,8 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="format",
         required=True,
-        help="auto (by the columns), native, trl, math-shepherd, prm800k, processbench, verdict, cocte, "
-        "candidates",
+        help="auto (by the columns), native, trl, math-shepherd, openrlhf, prm800k, processbench, verdict, "
+        "cocte, candidates",
     )
     sub.add_argument("--input", required=True, help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
