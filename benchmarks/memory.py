@@ -9,8 +9,8 @@ of that time (`VmHWM`, reset at the baseline) less the baseline, with an allocat
 back at once (`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one process on a CPU without its
 reserve.
 
-The second model is a random one of Qwen2's shape (grouped keys, biases, a vocabulary as large as half its
-weights), made on the spot.
+Two more models are random ones, made on the spot: one of Qwen2's shape (grouped keys, biases), and a small
+one for the tests. `--model` gives the tokenizer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 #: name, model, backbone, dtype, bf16, checkpointing, attention, tokens a forward
 SETTINGS: list[tuple[str, str, str, bool, bool, str | None, int]] = [
+    ("small", "lora", "float32", False, False, None, 512),
     ("qwen2", "lora", "float32", False, False, None, 512),
     ("smollm2", "lora", "float32", False, False, None, 256),
     ("smollm2", "full", "float32", False, False, None, 256),
@@ -181,7 +182,11 @@ def main() -> None:
             Path(folder) / "qwen2", options.model, kind="qwen2", hidden_size=512, intermediate_size=2816,
             num_hidden_layers=10, num_attention_heads=8, num_key_value_heads=2,
         )  # fmt: skip
-        where = {"smollm2": options.model, "qwen2": qwen2}
+        small = tiny_model(
+            Path(folder) / "small", options.model, kind="llama", hidden_size=256, intermediate_size=1024,
+            num_hidden_layers=6, **shape,
+        )  # fmt: skip
+        where = {"smollm2": options.model, "qwen2": qwen2, "small": small}
         for values in SETTINGS:
             setting = dict(zip(KEYS, values, strict=True))
             name = " ".join(
