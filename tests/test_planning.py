@@ -204,9 +204,10 @@ def test_the_command_writes_tables_for_people_and_a_file_for_programs(tiny_model
     command += ["--model_name_or_path", folder, "--processes", "2", "--json", str(tmp_path / "plan.json")]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert "ZeRO-2 offload" in shown and "--backbone full --dtype float32" in shown
+    assert "ZeRO-2 offload" in shown and "backbone: full (float32)" in shown
     assert "4-bit weights" in shown and "the largest budget is --max_tokens_per_batch" in shown
-    assert max(map(len, shown.splitlines())) < 200
+    table = shown[: shown.index("learning: gradients")].splitlines()[1:]
+    assert max(map(len, table)) <= 80 and "…" not in shown
     told = json.loads((tmp_path / "plan.json").read_text())
     assert told["memory"] == 24 * GIB and told["processes"] == 2
     names = [row["name"] for row in told["engines"]]

@@ -69,7 +69,7 @@ STEPS_A_TRACE = 16
 #: DeepSpeed's default `stage3_max_live_parameters`.
 LIVE_PARAMETERS = 10**9
 #: Suggested budgets are multiples of this, up to `LARGEST_BUDGET`.
-ROUND, LARGEST_BUDGET = 64, 1 << 20
+ROUND, LARGEST_BUDGET = 64, 1 << 19
 
 _RESERVED = {"cuda": "CUDA, its libraries and fragmentation", "cpu": "Python and its libraries"}
 
@@ -112,7 +112,7 @@ class _Memory(TorchDispatchMode):
             return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             # A question about contents ("is the mask all ones?", "which step is it?"): there are none.
-            return {torch.bool: False}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 1)
+            return False if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
         if func is torch.ops.aten._grouped_mm.default:  # experts; its rule for shapes knows bfloat16 alone
             out = _grouped_matmul(*args[:3])
         else:
@@ -370,7 +370,7 @@ class TracedModel:
             memory = self._memory(ids, ends, mask)
             with memory, torch.no_grad():
                 self._features(ids, mask, ends)
-            head = self._head_alone(labels)
+            head = self._head_alone()
             return Step(head.saved, max(memory.peak, head.peak))
         for parameter in model.parameters():  # they are there from the first forward of a micro-batch on
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -400,9 +400,9 @@ class TracedModel:
     def _loss(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return step_loss(self.model.head(features), labels, loss=self.args.loss, num_items=1)
 
-    def _head_alone(self, labels: torch.Tensor) -> Step:
+    def _head_alone(self) -> Step:
         traces = self.args.per_device_train_batch_size
-        features = torch.zeros(traces, STEPS_A_TRACE, self.model.backbone.config.hidden_size)
+        features = torch.zeros(traces, STEPS_A_TRACE, self.hidden_size)
         labels = torch.zeros(traces, STEPS_A_TRACE)
         for parameter in self.model.head.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -775,19 +775,19 @@ def plan(
 
 
 def _other_ways(way: Way, trees: bool, args: PRMConfig) -> Iterator[tuple[str, Way]]:
-    """The recipe with one thing changed, named as it is typed."""
+    """The recipe with one thing changed, and its name."""
     recipe = way.model
     if recipe.backbone != "frozen":
-        switched = not way.checkpointing
-        yield f"--activation_checkpointing {str(switched).lower()}", replace(way, checkpointing=switched)
+        name = f"{'no ' if way.checkpointing else ''}activation checkpointing"
+        yield name, replace(way, checkpointing=not way.checkpointing)
     if trees:
-        yield "--attn_implementation sdpa", replace(way, model=replace(recipe, attn_implementation="sdpa"))
+        yield "attn_implementation: sdpa", replace(way, model=replace(recipe, attn_implementation="sdpa"))
     for backbone in ("frozen", "lora", "qlora", "full"):
         if backbone == recipe.backbone:
             continue
         # Weights that learn want float32; others do with what the arithmetic has.
         dtype = "float32" if backbone == "full" else "bfloat16" if args.bf16 else recipe.dtype
-        name = f"--backbone {backbone}" + (f" --dtype {dtype}" if dtype != recipe.dtype else "")
+        name = f"backbone: {backbone}" + (f" ({dtype})" if dtype != recipe.dtype else "")
         model = replace(recipe, backbone=backbone, dtype=dtype)
         yield name, replace(way, model=model, bits=4 if backbone == "qlora" else None)
     if recipe.backbone != "full":
