@@ -4,10 +4,10 @@
 
 A process first trains a tiny model in the same way, so that every library is loaded and warm; what it holds
 then is the baseline. It goes on to train the setting for two optimiser steps of two forwards each, through
-`PRMTrainer`, on traces of random words that fill the token budget. Measured is the highest resident memory
-of that time (`VmHWM`, reset at the baseline) less the baseline, with an allocator that gives freed blocks
-back at once (`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one process on a CPU without its
-reserve.
+`PRMTrainer`, on traces of random words that fill the token budget: a prompt and three answers to it, which
+make one token tree, or two rows. Measured is the highest resident memory of that time (`VmHWM`, reset at the
+baseline) less the baseline, with an allocator that gives freed blocks back at once
+(`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one process on a CPU without its reserve.
 
 Two more models are random ones, made on the spot: one of Qwen2's shape (grouped keys, biases), and a small
 one for the tests. `--model` gives the tokenizer.
@@ -60,29 +60,26 @@ def resident(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(key))
 
 
-def traces(encoder: Any, length: int, count: int) -> list[Any]:
-    """Traces of as nearly `length` tokens as may be, each of its own question, so that nothing is shared."""
+def traces(encoder: Any, length: int, branches: int, questions: int) -> list[Any]:
+    """For each question so many traces of as nearly `length` tokens as may be, the first half of them the
+    shared prompt."""
     from prm import Step, Trace
 
     words = ["table", "column", "singer", "year", "count", "rows", "where", "group", "name", "country"]
-    made = []
-    for k in range(count):
-        rng = random.Random(k)
 
-        def trace(n: int, rng: random.Random = rng, k: int = k) -> Trace:
-            rng.seed(k)
-            text = [rng.choice(words) for _ in range(n)]
-            size = max(1, n // 16)
-            steps = [Step(" ".join(text[i : i + size]), 1) for i in range(0, n // 2, size)]
-            return Trace(f"{k} {' '.join(text[n // 2 :])}", steps, group=str(k))
+    def trace(question: int, branch: int, n: int) -> Trace:
+        prompt = random.Random(question).choices(words, k=n // 2)
+        answer = random.Random(1000 * question + branch + 1).choices(words, k=n // 2)
+        size = max(1, n // 16)
+        steps = [Step(" ".join(answer[i : i + size]), 1) for i in range(0, n // 2, size)]
+        return Trace(f"{question} {' '.join(prompt)}", steps, group=str(question))
 
-        low, high = 16, 2 * length
-        while high - low > 1:
-            middle = (low + high) // 2
-            encoded = encoder.encode([trace(middle)], drop_long=False)[0]
-            low, high = (middle, high) if len(encoded.input_ids) <= length else (low, middle)
-        made.append(trace(low))
-    return made
+    low, high = 16, 2 * length
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = len(encoder.encode([trace(0, 0, middle)], drop_long=False)[0].input_ids) <= length - 2
+        low, high = (middle, high) if fits else (low, middle)
+    return [trace(question, branch, low) for question in range(questions) for branch in range(branches)]
 
 
 def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
@@ -92,7 +89,8 @@ def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
     from prm.traces.encoding import Encoder
     from prm.train import build_trainer
 
-    traces_a_forward = max(1, setting["tokens"] // length)
+    # A tree of a prompt and three answers, each as long; or rows.
+    branches = 3 if setting["attn_implementation"] is None else setting["tokens"] // length
     argv = ["--model_name_or_path", setting["folder"], "--train_data", "-", "--output_dir", folder]
     options = {
         "backbone": setting["backbone"],
@@ -102,7 +100,7 @@ def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
         "max_length": length,
         "max_completion_length": length * 3 // 4,
         "max_tokens_per_batch": setting["tokens"],
-        "per_device_train_batch_size": 2 * traces_a_forward,
+        "per_device_train_batch_size": 2 * branches,
         "max_steps": 2,
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -114,7 +112,7 @@ def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
     encoder = Encoder(
         load_tokenizer(setting["folder"]), max_length=length, max_completion_length=length * 3 // 4
     )
-    data = traces(encoder, length, 4 * traces_a_forward)
+    data = traces(encoder, length, branches, questions=4)
     trainer = build_trainer(model, args, train=data, dev=[])
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
@@ -128,7 +126,7 @@ def measure(setting: dict[str, Any], tiny: str) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    length = min(512, setting["tokens"])
+    length = setting["tokens"] // 2
     with tempfile.TemporaryDirectory() as folder:
         train(setting | {"folder": tiny, "tokens": 128}, f"{folder}/tiny", 64)
         gc.collect()

@@ -53,8 +53,8 @@ from prm.modeling.process_reward_model import (
     ProcessRewardConfig,
     ProcessRewardModel,
     _first_layers,
-    _read_trees,
     _reason,
+    read_trees,
 )
 from prm.modeling.tree_attention import ATTENTION
 from prm.recipe import ModelConfig, PRMConfig, read_recipe
@@ -66,6 +66,8 @@ RESERVE = 1 << 30
 TOKENS_A_STEP = 32
 #: What a head learns from at once on a frozen backbone, beside `per_device_train_batch_size` traces.
 STEPS_A_TRACE = 16
+#: Name of the setting without token trees; a batch whose traces share nothing is read in this way, too.
+ROWS = "attn_implementation: sdpa"
 #: DeepSpeed's default `stage3_max_live_parameters`.
 LIVE_PARAMETERS = 10**9
 #: Suggested budgets are multiples of this, up to `LARGEST_BUDGET`.
@@ -158,7 +160,8 @@ class _FusedAttention(torch.autograd.Function):
     """The memory of attention by a fused kernel; no arithmetic.
 
     On a GPU it needs little besides what it keeps; our blocks on the CPU hold gradients in float32 for every
-    query head (see `prm.modeling.tree_attention`).
+    query head (see `prm.modeling.tree_attention`). Where
+    nothing is learned, keys and values are kept for the next window (see `prm.modeling.reading`).
     """
 
     @staticmethod
@@ -173,17 +176,21 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        query, key, value, _, sums = ctx.saved_tensors
+        query, key, value, out, sums = ctx.saved_tensors
         if not ctx.on_cpu:
             rows = torch.empty_like(sums)  # of output times gradient, while the rest is computed
             gradients = tuple(torch.empty_like(x) for x in (query, key, value))
             del rows
             return *gradients, None
-        heads = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(heads, dim=1) if heads > 1 else x for x in (key, value))
-        totals = [torch.empty_like(x, dtype=torch.float32) for x in (query, key, value)]
-        shrunk = [x.unflatten(1, (-1, heads)).sum(2) for x in totals[1:]]
-        return *(x.to(query.dtype) for x in (totals[0], *shrunk)), None
+        times = query.shape[1] // key.shape[1]
+        dtype, copies = query.dtype, (1, times, times)
+        query, key, value = (
+            x.float().repeat_interleave(n, dim=1) for x, n in zip((query, key, value), copies, strict=True)
+        )
+        gradient, out = gradient.float(), out.float()
+        to_query, *others = (torch.empty_like(x) for x in (query, key, value))
+        to_key, to_value = (x.unflatten(1, (-1, times)).sum(2) for x in others)
+        return to_query.to(dtype), to_key.to(dtype), to_value.to(dtype), None
 
 
 def _fused_attention(on_cpu: bool) -> Callable[..., tuple[torch.Tensor, None]]:
@@ -198,6 +205,8 @@ def _fused_attention(on_cpu: bool) -> Callable[..., tuple[torch.Tensor, None]]:
         if torch.is_autocast_enabled("cpu"):  # as tree_attention does
             dtype = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if not torch.is_grad_enabled() and attention_mask.dtype == torch.int64:  # of trees
+            attention_mask.kept += [key, value]
         return _FusedAttention.apply(query, key, value, on_cpu).transpose(1, 2), None
 
     return attention
@@ -367,11 +376,13 @@ class TracedModel:
         else:
             mask = torch.zeros(rows, length, dtype=torch.int64)
         if model.config.backbone == "frozen":
-            memory = self._memory(ids, ends, mask)
-            with memory, torch.no_grad():
+            mask.kept = []
+            with self._memory(ids, ends, mask) as memory, torch.no_grad():
                 self._features(ids, mask, ends)
+            # Of the window before, the keys and values of one path are still there.
+            path = _bytes(mask.kept) // length * self.args.max_length
             head = self._head_alone()
-            return Step(head.saved, max(memory.peak, head.peak))
+            return Step(head.saved, max(memory.peak + path, head.peak))
         for parameter in model.parameters():  # they are there from the first forward of a micro-batch on
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         memory = self._memory(ids, ends, mask, labels)
@@ -493,7 +504,7 @@ def _on_meta(way: Way, loss: str) -> tuple[ProcessRewardModel, bool]:
                 **({} if wanted is None else {"attn_implementation": "sdpa" if fused else wanted}),
             )
             if wanted is None:
-                _read_trees(base)
+                read_trees(base)
             trees = base.config._attn_implementation == ATTENTION
             if trees or fused:
                 base.set_attn_implementation(f"prm_plan_{way.device}")
@@ -781,7 +792,7 @@ def _other_ways(way: Way, trees: bool, args: PRMConfig) -> Iterator[tuple[str, W
         name = f"{'no ' if way.checkpointing else ''}activation checkpointing"
         yield name, replace(way, checkpointing=not way.checkpointing)
     if trees:
-        yield "attn_implementation: sdpa", replace(way, model=replace(recipe, attn_implementation="sdpa"))
+        yield ROWS, replace(way, model=replace(recipe, attn_implementation="sdpa"))
     for backbone in ("frozen", "lora", "qlora", "full"):
         if backbone == recipe.backbone:
             continue
@@ -874,7 +885,16 @@ def print_plan(made: Plan, console: Console) -> None:
             soft_wrap=True,
         )
         return
-    console.print(Text(f"{best.name}: {said} --max_tokens_per_batch {best.largest_budget}"), soft_wrap=True)
+    rows = next((row.largest_budget for row in made.others if row.name == ROWS), best.largest_budget)
+    if rows != best.largest_budget:
+        unshared = "none" if rows is None else rows
+        said_of_rows = f" ({unshared} where the traces of a batch share no prefix: they are read as rows)"
+    else:
+        said_of_rows = ""
+    console.print(
+        Text(f"{best.name}: {said} --max_tokens_per_batch {best.largest_budget}{said_of_rows}"),
+        soft_wrap=True,
+    )
 
 
 def _table(rows: list[Figures], made: Plan, title: str, first: str) -> Table:
