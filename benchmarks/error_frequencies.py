@@ -38,10 +38,10 @@ from prm.labeling.build import _Skip as Skip
 from prm.labeling.build import _Workplace as Workplace
 from prm.labeling.build import right_chain
 from prm.labeling.chains import Errors, Mill
-from prm.labeling.questions import read_questions
 from prm.sql.database import DatabasePool
 from prm.sql.decompose import to_sql
 from prm.sql.mutate import CATEGORIES, FAILING
+from prm.traces.questions import read_questions
 
 #: What the database says -> category; the first pattern that matches. Broken syntax has no category: a step
 #: is made from a syntax tree.

@@ -31,7 +31,7 @@ from prm.traces.trace import Trace
 class KnownStrength:
     """Finishes right prefixes with a fixed chance; anything else that it says is wrong."""
 
-    name, width = "known-strength", 256
+    name, width, remote = "known-strength", 256, False
 
     def __init__(self, traces: list[Trace], strength: float) -> None:
         self.strength = strength

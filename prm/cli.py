@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prm.inference.policies import Policy
 
 LABELS_HELP = "prefix: fold labels that return to 1 after a 0, and count how many were folded"
+AGGREGATES = ["last", "min", "mean", "product", "length-normalised-product", "no-error"]
 BAD_ROWS_HELP = "stop at the first malformed row (default), or skip and count them"
 
 
@@ -28,6 +29,31 @@ def _train(args: argparse.Namespace) -> None:
     from prm.train import main as train
 
     train([args.recipe, *args.overrides])
+
+
+def _plan(args: argparse.Namespace) -> None:
+    # What stands behind the recipe is a mixture: our options, and keys of the recipe.
+    options = argparse.ArgumentParser(prog="prm plan", allow_abbrev=False, add_help=False)
+    _plan_options(options)
+    args, overrides = options.parse_known_args(args.overrides, argparse.Namespace(**vars(args)))
+    if args.gpu_memory is None:
+        raise InputError("prm plan wants --gpu-memory, the memory of one GPU, like 24GiB")
+    from prm.modeling.planning import plan_recipe
+
+    plan_recipe(
+        [args.recipe, *overrides],
+        memory=args.gpu_memory,
+        processes=args.processes or 1,
+        device=args.device or "cuda",
+        json_output=args.json,
+    )
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu-memory", metavar="SIZE", help="of one GPU, like 24GiB (of a process, if cpu)")
+    parser.add_argument("--processes", type=_positive, help="GPUs that train together (1)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="what it is to run on (cuda)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures in bytes for programs, too")
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -112,16 +138,19 @@ def _policy(args: argparse.Namespace) -> Policy:
 
 def _typed(verb: str, args: argparse.Namespace) -> str:
     """The command as a data card may show it: of files and folders only the last name."""
-    from prm.labeling.provenance import command
+    from prm.traces.provenance import command
 
     options = {name: value for name, value in vars(args).items() if name != "run"}
     files = [Path(options.pop(name)) for name in ("first", "second") if name in options]
-    for name in ("data", "databases", "root", "output"):
+    for name in ("data", "databases", "root", "output", "trees", "report"):
         value = options.get(name)
         if value is not None:
             options[name] = [Path(file) for file in value] if isinstance(value, list) else Path(value)
-    if options.get("model") and Path(options["model"]).is_dir():
-        options["model"] = Path(options["model"])
+    for name in ("model", "policy", "base_model"):
+        given = options.get(name)
+        if given is not None:
+            named = given if isinstance(given, list) else [given]
+            options[name] = [Path(one) if Path(one).is_dir() else one for one in named]
     return command(verb, options, files)
 
 
@@ -173,6 +202,59 @@ def _rollout(args: argparse.Namespace) -> None:
     sample_and_label(
         questions, _policy(args), args.output, plan, price=price, command=_typed("rollout", args)
     )
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from prm.decode import decode, of_layout, push, read_questions_file
+    from prm.inference.scoring import load_scorer
+    from prm.inference.search import Plan
+
+    options = (
+        "method", "n", "beam_width", "lookahead", "aggregate", "particle_temperature", "max_steps",
+        "max_tokens", "max_prm_calls", "on_error", "form", "seed",
+    )  # fmt: skip
+    plan = Plan(
+        **{name: getattr(args, name) for name in options},
+        delimiter=args.delimiter.replace("\\n", "\n"),
+        filter_duplicates=not args.keep_duplicates,
+        sort_finished=not args.keep_order,
+    )
+    if plan.method != "greedy" and args.temperature == 0:
+        raise InputError(f"--method {plan.method} wants answers that differ; --temperature must be above 0")
+    if args.data:
+        if args.layout or args.root or args.split:
+            raise InputError("--layout, --root and --split go without --data")
+        questions = read_questions_file(
+            args.data, args.databases, on_bad_rows=args.on_bad_rows, limit=args.limit
+        )
+    else:
+        if not args.layout or not args.root:
+            raise InputError("prm decode wants --data with questions, or --layout and --root")
+        if args.databases:
+            raise InputError("--databases goes with --data; a --layout knows where its databases are")
+        from prm.traces.questions import read_questions
+
+        questions = of_layout(read_questions(args.layout, args.root, args.split)[: args.limit])
+    of_policy = {"model": args.policy, "dtype": args.policy_dtype, "revision": args.policy_revision}
+    if args.base_url is not None:
+        of_policy["trust_remote_code"] = False  # it is for the PRM then
+    policy = _policy(argparse.Namespace(**vars(args) | of_policy))
+    command = _typed("decode", args)
+    decode(
+        questions,
+        policy,
+        load_scorer(args.model, **_loading(args)),
+        args.output,
+        plan,
+        prm_name=" + ".join(Path(one).name if Path(one).is_dir() else one for one in args.model),
+        trees=args.trees,
+        report=args.report,
+        timeout=args.timeout,
+        price=tuple(args.price) if args.price else None,
+        command=command,
+    )
+    if args.push_to_hub:
+        push(args.push_to_hub, args.output, private=args.private)
 
 
 def _judge(args: argparse.Namespace) -> None:
@@ -272,6 +354,27 @@ def _rerank(args: argparse.Namespace) -> None:
         timeout=args.timeout,
         on_bad_rows=args.on_bad_rows,
         seed=args.seed,
+        **_loading(args),
+    )
+
+
+def _serve(args: argparse.Namespace) -> None:
+    try:
+        from prm.inference.serving import Limits, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise InputError(f"prm serve needs {error.name}: pip install 'nl2sql-prm[serve]'") from None
+
+    serve(
+        args.model,
+        host=args.host,
+        port=args.port,
+        databases=args.databases,
+        aggregate=args.aggregate,
+        api_key_file=args.api_key_file,
+        cache_bytes=args.cache_mib << 20,
+        limits=Limits(args.max_wait, args.request_timeout, args.max_body_kib << 10),
         **_loading(args),
     )
 
@@ -384,6 +487,20 @@ def _positive(value: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {value!r}")
 
 
+def _seconds(value: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(value) < float("inf"):
+            return float(value)
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {value!r}")
+
+
+def _port(value: str) -> int:
+    with suppress(ValueError):
+        if 0 <= int(value) <= 65535:
+            return int(value)
+    raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {value!r}")
+
+
 def _shard(value: str) -> tuple[int, int]:
     """`--shard I/N`: the I-th (from 1) of N equal parts of the questions."""
     left, _, right = value.partition("/")
@@ -465,6 +582,13 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs=argparse.REMAINDER, metavar="--key value", help="override keys of the recipe"
     )
 
+    sub = verb("plan", _plan, "will it fit: the memory of a recipe's training, without loading weights")
+    _plan_options(sub)
+    sub.add_argument("recipe", help="YAML file")
+    sub.add_argument(
+        "overrides", nargs=argparse.REMAINDER, metavar="--key value", help="override keys of the recipe"
+    )
+
     sub = verb("build", _build, "labelled traces out of databases, questions and gold SQL")
     sub.add_argument("--layout", choices=["spider", "bird", "table"], required=True)
     sub.add_argument(
@@ -524,16 +648,19 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="format",
         required=True,
-        help="auto (by the columns), native, trl, math-shepherd, prm800k, processbench, verdict, cocte, "
-        "candidates",
+        help="auto (by the columns), native, trl, math-shepherd, openrlhf, prm800k, processbench, verdict, "
+        "cocte, candidates",
     )
     sub.add_argument("--input", required=True, help="file, folder or Hub id")
     sub.add_argument("--split", help="of a Hub data set or a folder")
     sub.add_argument("--output", required=True, help="JSONL or Parquet file to write")
     rows(sub)
 
-    def policy(sub: argparse.ArgumentParser, temperature: float, tokens: int) -> None:
-        sub.add_argument("--model", required=True, help="folder or Hub id; with --base-url the server's name")
+    def policy(
+        sub: argparse.ArgumentParser, temperature: float, tokens: int, *, beside_a_prm: bool = False
+    ) -> None:
+        name, of = ("--policy", "policy-") if beside_a_prm else ("--model", "")
+        sub.add_argument(name, required=True, help="folder or Hub id; with --base-url the server's name")
         sub.add_argument(
             "--base-url", metavar="URL", help="OpenAI-compatible server: http://localhost:8000/v1"
         )
@@ -547,9 +674,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--concurrency", type=_positive, help="requests under way at a time (8)")
         sub.add_argument("--request-timeout", type=float, metavar="SECONDS", help="for one answer (300)")
         sub.add_argument("--batch-size", type=_positive, help="samples in one batch of a local model (16)")
-        sub.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], help="of a local model")
-        sub.add_argument("--revision", help="of a model on the Hub")
-        sub.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings")
+        sub.add_argument(f"--{of}dtype", choices=["auto", "float32", "bfloat16"], help="of a local model")
+        sub.add_argument(f"--{of}revision", help="of a model on the Hub")
+        if not beside_a_prm:
+            sub.add_argument(
+                "--trust-remote-code", action="store_true", help="run code that the model brings"
+            )
         sub.add_argument("--temperature", type=float, default=temperature, help="default: %(default)s")
         sub.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
         sub.add_argument("--max-new-tokens", type=_positive, default=tokens, help="default: %(default)s")
@@ -590,6 +720,73 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
     policy(sub, temperature=0.8, tokens=512)
+    bad_rows(sub)
+
+    sub = verb("decode", _decode, "answer questions with a policy that a PRM guides")
+    model(sub, "the PRM: checkpoint folder or Hub id; several make an ensemble", required=True)
+    sub.add_argument(
+        "--data", nargs="+", metavar="FILE", help="questions, one a line; candidates or traces have them, too"
+    )
+    sub.add_argument("--databases", metavar="DIR", help="for --data: what is written is run on these")
+    sub.add_argument("--layout", choices=["spider", "bird", "table"], help="instead of --data: a data set")
+    sub.add_argument("--root", help="as of prm build")
+    sub.add_argument("--split", help="as of prm build")
+    sub.add_argument("--limit", type=_positive, help="only the first questions")
+    sub.add_argument(
+        "--output", required=True, help="JSONL file of candidates; <output>.journal is kept beside it"
+    )
+    sub.add_argument("--trees", metavar="FILE", help="JSONL file for the search trees")
+    sub.add_argument("--report", metavar="FILE", help="HTML file with the figures and the trees drawn")
+    sub.add_argument(
+        "--push-to-hub", metavar="REPO", help="put what was written into this data set on the Hub, too"
+    )
+    sub.add_argument("--private", action="store_true", help="of a data set that is new on the Hub")
+    sub.add_argument(
+        "--method",
+        choices=["greedy", "best-of-n", "beam", "dvts", "particles"],
+        default="best-of-n",
+        help="default: %(default)s",
+    )
+    sub.add_argument("--n", type=_positive, default=8, help="answers, beams or particles (8)")
+    sub.add_argument("--beam-width", type=_positive, default=4, help="tries of each prefix that goes on (4)")
+    sub.add_argument(
+        "--lookahead",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="written ahead before a prefix is judged (0)",
+    )
+    sub.add_argument(
+        "--aggregate",
+        choices=["last", "min", "mean", "product", "length-normalised-product", "no-error"],
+        default="last",
+        help="how the scores of an answer's steps become one (default: last)",
+    )
+    sub.add_argument(
+        "--particle-temperature", type=float, default=1.0, help="of the particles' weights (default: 1)"
+    )
+    sub.add_argument("--max-steps", type=_positive, default=16, help="of one answer (16)")
+    sub.add_argument("--max-tokens", type=_positive, help="new tokens that one question may cost")
+    sub.add_argument("--max-prm-calls", type=_positive, help="steps that the PRM may read for one question")
+    sub.add_argument(
+        "--on-error",
+        choices=["drop", "retry"],
+        default="drop",
+        help="what becomes of a prefix that does not run: dropped, or sent back once with its error",
+    )
+    sub.add_argument(
+        "--delimiter", default="\\n\\n", help="behind each step; \\n for a line break (default: a blank line)"
+    )
+    sub.add_argument(
+        "--form", choices=["sentences", "cte"], default="sentences", help="of the steps asked for"
+    )
+    sub.add_argument("--keep-duplicates", action="store_true", help="of beams; by default equal ones are one")
+    sub.add_argument(
+        "--keep-order", action="store_true", help="of finished beams; by default the best is first"
+    )
+    sub.add_argument("--timeout", type=float, default=5.0, help="seconds one statement may run")
+    policy(sub, temperature=0.8, tokens=512, beside_a_prm=True)
+    forward(sub)
     bad_rows(sub)
 
     sub = verb("judge", _judge, "step labels by a model that reads the steps")
@@ -664,7 +861,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--aggregate",
-        choices=["last", "min", "mean", "product", "length-normalised-product", "no-error"],
+        choices=AGGREGATES,
         default="last",
         help="how the scores of an answer's steps become one (default: last)",
     )
@@ -675,6 +872,42 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the intervals and curves")
     forward(sub)
     bad_rows(sub)
+
+    sub = verb("serve", _serve, "scores over HTTP")
+    model(sub, "checkpoint folder or Hub id; several make an ensemble", required=True)
+    sub.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)"
+    )
+    sub.add_argument("--port", type=_port, default=8080, help="%(default)s; 0: any that is free")
+    sub.add_argument(
+        "--databases", metavar="DIR", help="data set's folder: schemas and votes by the db_id of a request"
+    )
+    sub.add_argument(
+        "--api-key-file", metavar="FILE", help="holds the key that requests must bring (or PRM_API_KEY)"
+    )
+    sub.add_argument(
+        "--aggregate",
+        choices=AGGREGATES,
+        default="last",
+        help="how the scores of steps become one reward in /get_reward (%(default)s)",
+    )
+    sub.add_argument(
+        "--cache-mib", type=_positive, default=1024, help="memory for what requests share (%(default)s)"
+    )
+    sub.add_argument(
+        "--max-wait",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="a longer queue answers 429 (%(default)g)",
+    )
+    sub.add_argument(
+        "--request-timeout", type=_seconds, default=120.0, metavar="S", help="for one request (%(default)g)"
+    )
+    sub.add_argument(
+        "--max-body-kib", type=_positive, default=4096, help="a larger request answers 413 (%(default)s)"
+    )
+    forward(sub)
 
     sub = verb("evaluate", _evaluate, "measure a model, all checkpoints of a run, or a scored file")
     model(sub, "checkpoint folder, run folder or Hub id; several make an ensemble")

@@ -16,13 +16,13 @@ from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
 from prm.labeling.chains import Ground, closeness, is_right, written
-from prm.labeling.questions import read_questions
 from prm.sql.chain import Link
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import Rows, SQLError, open_database
 from prm.sql.decompose import assemble, decompose, parse_fragment
 from prm.sql.mutate import CATEGORIES, FAILING
 from prm.sql.variants import remake
+from prm.traces.questions import read_questions
 from prm.traces.trace import Trace
 
 DDL = """

@@ -18,8 +18,8 @@ from test_monte_carlo import EARLY, LATE, RIGHT, in_turn
 
 from prm.cli import _parser, main
 from prm.labeling.judge import consensus
-from prm.labeling.provenance import SOURCES, command, made_by, source_kind
 from prm.traces.formats import load_traces, write_traces
+from prm.traces.provenance import SOURCES, command, made_by, source_kind
 from prm.traces.trace import Trace
 
 

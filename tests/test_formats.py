@@ -112,6 +112,18 @@ def prm800k(*steps, **label):
             {"question": "Q"},
         ),
         (
+            "openrlhf",
+            {"input": "Q? Step 1: a ки Step 2: b ки", "value": ["+", "-"], "task": "GSM8K"},
+            [[("Step 1: a", 1), ("Step 2: b", 0)]],
+            {"question": "Q?", "label_scheme": "step", "extra": {"prompt": "Q? ", "task": "GSM8K"}},
+        ),
+        (
+            "openrlhf",  # RewardSQL's mark; CTEs; numbers; a row that says where its prompt ends
+            {"input": "Q WITH?\nWITH a AS (x), и SELECT 1; и", "labels": [0.75, 0.25], "prompt": "Q WITH?\n"},
+            [[("WITH a AS (x),", 0.75), ("SELECT 1;", 0.25)]],
+            {"question": "Q WITH?", "extra": {"prompt": "Q WITH?\n"}},
+        ),
+        (
             "prm800k",  # found an error: three rated ends, and an alternative to the first step
             prm800k(
                 ([completion("a", 1), completion("a2", -1)], 0, None),
@@ -257,6 +269,11 @@ def test_the_judges_other_words_stay_with_their_step():
             "'prompt' must be one string; render .* template",
         ),
         ({"input": "Q Step 1: a", "label": "Q Step 1: a"}, "no step mark"),
+        ({"input": "Q Step 1: a", "value": ["+"]}, "no step mark; known are 'ки'"),
+        ({"input": "Q Step 1: a ки", "value": ["+", "-"]}, "1 step marks, but 'value' holds 2 labels"),
+        ({"input": "Q Step 1: a ки", "value": ["good"]}, "label"),
+        ({"input": "Q. a ки b ки", "value": ["+", "-"]}, "where the prompt in 'input' ends is unknown"),
+        ({"input": ["Q"], "value": ["+"]}, "'input' must be a string"),
         ({"input": "Q a ки", "label": "Q a +"}, "no 'Step 1:'"),
         ({"input": "Q Step 1: a ки", "label": "Q Step 1: a ?"}, "step 0 differs"),
         ({"input": "Q Step 1: a ки b ки", "label": "Q Step 1: a + c -"}, "step 1 differs"),

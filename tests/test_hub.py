@@ -444,6 +444,37 @@ def test_code_in_a_repository_is_not_run(client, saved, tmp_path, tiny_model_dir
     assert not (tmp_path / "run").exists()
 
 
+def test_answers_by_guided_decoding(client, tmp_path):
+    """What `prm decode` has written, as a data set that `datasets` reads, with a card."""
+    import datasets
+
+    from prm.decode import card, push
+
+    step = {"text": "SELECT 1", "sql": "SELECT 1"}
+    rows = [
+        {"question": "q", "candidates": [{"steps": [step], "scores": [0.5], "sql": "SELECT 1"}], "chosen": 0},
+        {"question": "r", "candidates": [{"steps": [step], "scores": [0.5], "finished": False}], "chosen": 0},
+    ]
+    output = tmp_path / "out.jsonl"
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    statistics = {
+        "method": "beam", "policy": "m", "prm": "p", "answered": 2, "command": "prm decode --n 2",
+        "version": "1", "tokens_a_question": 9.5, "prm_calls_a_question": 3.0, "accuracy": 0.5, "judged": 4,
+        "accuracy_at": {"naive": {"1": 0.25, "2": 0.5}, "majority": {"1": 0.25, "2": 0.75}},
+    }  # fmt: skip
+    Path(f"{output}.stats.json").write_text(json.dumps(statistics))
+    Path(f"{output}.md").write_text(card(statistics, output))
+    assert push("me/answers", output, private=True).endswith("me/answers")
+    there = client.repos["datasets/me/answers"].files()
+    assert {"README.md", "out.jsonl", "out.jsonl.stats.json"} <= set(there)
+    assert there["out.jsonl"] == output.read_bytes()
+    told = there["README.md"].decode()
+    assert told.startswith("---\n") and 'data_files: "out.jsonl"' in told.split("---")[1]
+    assert "`prm decode --n 2`" in told and "| 2 | 0.500 | 0.750 |" in told
+    data = datasets.load_dataset("json", data_files=str(output), split="train", cache_dir=str(tmp_path / "c"))
+    assert data[0]["candidates"][0]["steps"][0]["text"] == "SELECT 1" and len(data) == 2
+
+
 def test_traces_with_their_data_card(client, tmp_path, capsys):
     """`prm push --data`: the file, its statistics, and the card as README.md of a data set repository."""
     file = tmp_path / "traces.jsonl"

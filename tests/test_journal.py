@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prm.errors import InputError
-from prm.labeling.journal import Journal
+from prm.jobs.journal import Journal
 
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 RUN = {"seed": 0, "versions": {"prm": "0"}}
@@ -138,7 +138,7 @@ def test_what_was_paid_for_is_refused_to_other_settings(tmp_path, settings, mess
 
 def test_two_programs_cannot_write_the_same(path):
     with Journal(path, "build", RUN) as one:
-        code = f"from prm.labeling.journal import Journal; Journal({str(path)!r}, 'build', {RUN!r})"
+        code = f"from prm.jobs.journal import Journal; Journal({str(path)!r}, 'build', {RUN!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
         assert "another command writes this output right now; wait for it, or give" in done.stderr
         assert len(one) == 4
@@ -162,7 +162,7 @@ def test_half_characters_of_models_are_kept(tmp_path):
 
 def test_a_full_disk_says_so_and_loses_nothing_before(path):
     code = (
-        "import sys\nfrom prm.labeling.journal import Journal\n"
+        "import sys\nfrom prm.jobs.journal import Journal\n"
         f"journal = Journal({str(path)!r}, 'build', {RUN!r})\n"
         "try:\n    journal.add('big', 'x' * 9000)\nexcept ValueError as error:\n    sys.exit(str(error))"
     )

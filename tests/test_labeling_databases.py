@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from prm.errors import InputError
-from prm.labeling.databases import GOLD_FAULTS, LastUsed, check_reachable, gold_fault
-from prm.sql.database import SQLError, open_database
+from prm.jobs.last_used import LastUsed
+from prm.labeling.databases import GOLD_FAULTS, gold_fault
+from prm.sql.database import SQLError, check_reachable, open_database
 
 
 @dataclass

@@ -21,7 +21,7 @@ from test_answers import killing
 from prm.cli import main
 from prm.errors import InputError
 from prm.inference.policies import Sampling, ServerPolicy
-from prm.labeling.journal import Journal
+from prm.jobs.journal import Journal
 from prm.labeling.monte_carlo import (
     _SAY_NOTHING,
     Estimate,

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from prm.inference.policies import (
     continued,
     form_of,
     prefix_text,
+    through_stop,
     trimmed,
 )
 from prm.traces.answer import split_answer
@@ -395,6 +397,62 @@ def test_a_server_needs_no_torch():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+# One step of an answer
+
+STEP = Request("p", "one\n\n", seed=7, stop="\n\n", greedy=True, max_new_tokens=5)
+
+
+def test_what_a_server_is_asked_for_a_step():
+    for api, stop in (("chat", ["\n\n"]), ("chat-ask", ["\n\n"]), ("completions", ["\n\n", *STOPS])):
+        body = {"choices": [{"text": "t"}]} if api == "completions" else chat("t")
+        with serving(lambda *_, body=body: body) as server:
+            answers(server_policy(server.url, api=api), STEP)
+            ((_, _, sent),) = server.log
+        assert (sent["stop"], sent["temperature"], sent["max_tokens"]) == (stop, 0.0, 5)
+
+
+def said(text, finish="stop", **more):
+    body = chat(text, finish=finish)
+    body["choices"][0] |= more
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "stopped", "cut"),
+    [
+        (said("two"), "two\n\n", True, False),  # most leave the stop out, and do not say what was met
+        (said("two\n\n"), "two\n\n", True, False),
+        (said("two\n\nthree\n\n"), "two\n\n", True, False),  # it ignores the stop
+        (said("\n\ntwo\n\nthree"), "two\n\n", True, False),  # what leads is no step
+        (said("two", stop_reason="\n\n"), "two\n\n", True, False),  # vLLM
+        (said("two", stop_reason=None), "two", False, False),  # vLLM: the answer ends
+        (said("two", "length"), "two", False, True),
+        (said("two\n\nthr", "length"), "two\n\n", True, False),
+        (said("", stop_reason=None), "", False, False),
+        (said("one\n\ntwo\n\n"), "two\n\n", True, False),  # an echo of the prefix
+    ],
+)
+def test_a_step_of_any_server(body, text, stopped, cut):
+    with serving(lambda *_: body) as server:
+        got = answers(server_policy(server.url), STEP)[0].completions[0]
+        assert len(server.log) == 1
+    assert (got.text, got.stopped, got.cut) == (text, stopped, cut)
+
+
+@pytest.mark.parametrize("reason", [{}, {"stop_reason": "\n\n"}])
+def test_a_prefix_that_a_template_strips(reason):
+    """The model then writes the blank line again, which ends the step: it is asked without the stop."""
+
+    def answer(body, _):
+        return said("", **reason) if "stop" in body else chat("\n\ntwo\n\nthree", tokens=6)
+
+    with serving(answer) as server:
+        got = answers(server_policy(server.url), STEP)[0]
+        assert len(server.log) == 2
+    assert (got.completions[0].text, got.completions[0].stopped) == ("two\n\n", True)
+    assert (got.completions[0].tokens, got.prompt_tokens) == (11, 200)  # both were paid for
+
+
 # A model in this process
 
 
@@ -457,6 +515,55 @@ def test_tokens_are_drawn_as_often_as_they_should_be():
         for token, chance in enumerate(chances.tolist()):
             assert abs(drawn[token] / n - chance) < 4 * (0.25 / n) ** 0.5
             assert chance > 0 or drawn[token] == 0
+
+
+@pytest.mark.parametrize("stop", ["a", "on"])
+def test_a_step_is_the_beginning_of_the_answer(tiny, stop):
+    """It ends behind the stop, and is what the same request without a stop begins with."""
+    policy = tiny(sampling={"max_new_tokens": 40})
+    whole = [Request("How many singers?", "", seed, n=2) for seed in range(6)]
+    steps = [replace(request, stop=stop) for request in whole]
+    got, full = answers(policy, *whole, *steps), answers(policy, *whole)
+    n = 0
+    for i in range(6):
+        assert got[i] == full[i]
+        for step, text in zip(got[6 + i].completions, full[i].completions, strict=True):
+            expected = through_stop(text.text, stop)
+            assert (step.text, step.stopped) == ((text.text, False) if expected is None else (expected, True))
+            assert step.tokens <= text.tokens and step.cut == (text.cut and not step.stopped)
+            n += step.stopped
+    assert n > 1
+
+
+def test_a_request_may_be_greedy_or_short_beside_others(tiny):
+    policy = tiny(sampling={"max_new_tokens": 12})
+    drawn = Request("How many singers?", "", 1, n=2)
+    greedy, short = replace(drawn, greedy=True, n=1), replace(drawn, max_new_tokens=3)
+    together = answers(policy, drawn, greedy, short)
+    assert [together[i] for i in range(3)] == [answers(policy, one)[0] for one in (drawn, greedy, short)]
+    zero = answers(tiny(sampling={"max_new_tokens": 12, "temperature": 0.0}), drawn)[0]
+    assert together[1].completions[0] == zero.completions[0]
+    for cut, whole in zip(together[2].completions, together[0].completions, strict=True):
+        assert cut.tokens == 3 and cut.cut and whole.text.startswith(cut.text)
+
+
+def test_a_prompt_is_read_once_for_all_that_goes_on_with_it(tiny):
+    policy = tiny(sampling={"max_new_tokens": 1})
+    read = []
+    policy.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    prompt, prefixes = "How many singers are there in each country?", ["", "S1 AS", "S1 AS (SELECT name)"]
+    tokens = len(policy._ids(prompt, ""))
+    for prefix in prefixes:
+        answers(policy, Request(prompt, prefix, 1, n=4))
+    assert read[0] == (1, tokens - 1)  # the prompt, once
+    extra = [len(policy._ids(prompt, prefix)) - tokens for prefix in prefixes]
+    assert read[1:] == [(4, 1 + n) for n in extra]
+    policy.cache_bytes = 0  # no room: it is read again
+    answers(policy, Request(prompt, "", 1))
+    answers(policy, Request(prompt, "", 1))
+    assert read[4:] == [(1, 1), (1, tokens - 1), (1, 1)]
 
 
 def test_text_that_looks_like_a_special_token_is_text(tiny):
@@ -551,6 +658,18 @@ def test_transformers_serve(transformers_serve):
     with pytest.raises(InputError, match="404"):  # the address lacks its /v1
         policy = ServerPolicy(transformers_serve.removesuffix("/v1"), str(SMOLLM2), Sampling())
         answers(policy, Request("p"))
+
+
+@pytest.mark.slow
+def test_a_step_of_transformers_serve(transformers_serve):
+    policy = ServerPolicy(
+        transformers_serve, str(SMOLLM2), Sampling(0.0, 1.0, 24), api="completions", concurrency=1, tries=1
+    )
+    asked = Request("One, two, three, four, five.\nOne, two,", "", seed=1)
+    whole, step = answers(policy, asked, replace(asked, stop=", ")).values()
+    assert not whole.completions[0].stopped and step.completions[0].stopped
+    assert step.completions[0].text == through_stop(whole.completions[0].text, ", ")
+    assert 0 < step.completions[0].tokens < whole.completions[0].tokens
 
 
 @pytest.mark.slow

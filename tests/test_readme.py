@@ -48,7 +48,17 @@ def test_prm_commands_are_what_the_command_line_takes():
             assert _parser().parse_args(words[1:]).run
             seen.add(words[1])
     labelling = {"build", "label", "rollout", "judge", "consensus", "convert", "inspect"}
-    assert seen == labelling | {"evaluate", "export", "push", "rerank", "score", "train"}
+    assert seen == labelling | {
+        "decode",
+        "evaluate",
+        "export",
+        "plan",
+        "push",
+        "rerank",
+        "score",
+        "serve",
+        "train",
+    }
 
 
 def test_verbs_named_in_prose_exist():

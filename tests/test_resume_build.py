@@ -24,8 +24,8 @@ import prm
 from prm.cli import main
 from prm.labeling.build import build
 from prm.labeling.cards import build_card
-from prm.labeling.provenance import made_by
 from prm.traces.formats import load_traces
+from prm.traces.provenance import made_by
 
 REPO = Path(__file__).parent.parent
 ENV = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}

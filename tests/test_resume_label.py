@@ -19,8 +19,8 @@ from test_answers import WORKED
 
 from prm.cli import _parser, main
 from prm.labeling.answers import label
-from prm.labeling.provenance import made_by
 from prm.traces.formats import load_traces
+from prm.traces.provenance import made_by
 
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
 

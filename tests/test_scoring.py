@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -407,3 +412,49 @@ def test_prm_evaluate_all_checkpoints(checkpoint, traces, tmp_path, capsys, more
     assert "…" not in out and {"threshold", "correct", "early"} <= {word for words in table for word in words}
     caption = " ".join(out.split())
     assert f"8 traces (4 erroneous), 14 steps; {said or f'threshold: {threshold_from[0]}'}" in caption
+
+
+NOTEBOOK = """
+from prm import Scorer, Step, Trace
+from prm.inference.reranking import rerank
+---
+scorer = Scorer.from_pretrained({checkpoint!r}, device="cpu")
+trace = Trace("How many singers?", [Step("Count the rows of singer.")], schema="singer(name TEXT)")
+scores = scorer.score([trace], progress=True)
+---
+import asyncio
+later = asyncio.get_running_loop().create_task(asyncio.sleep(0, scorer.score([trace])))
+---
+answers = ["SELECT COUNT(*) FROM singer", "SELECT 1"]
+chosen = rerank(scorer, "How many singers?", answers, database={database!r})
+assert len(scores[0]) == 1 and later.result() == scores and chosen.results == [0, 1]
+"""
+
+
+def test_it_works_in_a_notebook(checkpoint, tmp_path):
+    """Cells as a kernel runs them: inside its event loop, without a terminal, with the kernel's arguments."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "music.sqlite")) as connection:
+        connection.executescript(
+            "CREATE TABLE singer(name TEXT); INSERT INTO singer VALUES ('Ann'), ('Bob');"
+        )
+    names = {"checkpoint": str(checkpoint), "database": str(tmp_path / "music.sqlite")}
+    kernel = textwrap.dedent("""
+        import asyncio, sys
+        sys.argv = ["ipykernel_launcher.py", "-f", "kernel.json"]
+
+        async def main(cells):
+            user = {"__name__": "__main__"}
+            for cell in cells:
+                exec(compile(cell, "<cell>", "exec"), user)
+                await asyncio.sleep(0.01)
+
+        asyncio.run(main(sys.stdin.read().split("---\\n")))
+    """)
+    ran = subprocess.run(
+        [sys.executable, "-c", kernel],
+        input=NOTEBOOK.format(**names),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr

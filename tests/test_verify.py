@@ -13,12 +13,12 @@ from test_build import QUESTIONS, make_database, write_json
 from prm.cli import main
 from prm.errors import InputError
 from prm.labeling.build import build
-from prm.labeling.questions import find_database, locate_database
 from prm.labeling.verify import CHECKS, check_traces, verify
 from prm.sql.database import open_database
 from prm.sql.decompose import assemble
 from prm.sql.variants import Suite
 from prm.traces.formats import located_traces
+from prm.traces.questions import find_database, locate_database
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,22 +59,31 @@ BACKOFF = 1.0
 
 @dataclass(frozen=True)
 class Request:
-    """Ask for `n` samples of what follows `prefix` in the answer to `prompt`."""
+    """Ask for `n` samples of what follows `prefix` in the answer to `prompt`.
+
+    With `stop` a sample ends behind the first `stop` that it writes after anything else than white space: one
+    step. `greedy` takes the likeliest tokens and `max_new_tokens` as many as that, whatever the policy's
+    `Sampling` says.
+    """
 
     prompt: str
     prefix: str = ""
     seed: int = 0
     n: int = 1
+    stop: str | None = None
+    greedy: bool = False
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """`text` follows the request's prefix; `cut` says that it ended for want of tokens; `tokens` were
-    made."""
+    """`text` follows the request's prefix; `cut` says that it ended for want of tokens, `stopped` that it
+    ends with the request's `stop`; `tokens` were made."""
 
     text: str
     tokens: int = 0
     cut: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,10 +103,12 @@ class Failed:
 
 
 class Policy(Protocol):
-    """`name` is written into what the policy made; `width` requests at a time keep it busy."""
+    """`name` is written into what the policy made; `width` requests at a time keep it busy. `remote`: they
+    are computed elsewhere, so that one by one from `width` threads they come as fast as all at once."""
 
     name: str
     width: int
+    remote: bool
 
     def settings(self) -> dict[str, Any]:
         """What beside the request decides the answers; holds no secrets."""
@@ -128,6 +140,13 @@ def trimmed(text: str, prefix: str) -> str:
         text = text.lstrip()[len(prefix.strip()) :]
     ends = [at for stop in STOPS if (at := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
+
+
+def through_stop(text: str, stop: str) -> str | None:
+    """`text` up to and with the first `stop` behind anything else than white space; None where it has
+    none."""
+    at = text.find(stop, len(text) - len(text.lstrip()))
+    return None if at < 0 else text[: at + len(stop)]
 
 
 # --- answers in steps ---------------------------------------------------------------------------------------
@@ -233,10 +252,12 @@ def _squeezed(step: AnswerStep) -> str:
 class TransformersPolicy:
     """A causal LM of transformers, on the accelerator where there is one.
 
-    Batches hold `batch_size` samples, of one prompt or several (padded on the left); the keys and values of a
-    prompt are computed once and shared by its samples. Prompts go through the tokenizer's chat template where
-    it has one. Text that looks like a special token is text.
-    """
+    Batches hold `batch_size` samples, of one prompt or several (padded on the left). The keys and values of a
+    prompt are computed once and shared by its samples, and kept (up to `cache_bytes`, those used last) for
+    requests that go on with another prefix. Prompts go through the tokenizer's chat template where it has
+    one. Text that looks like a special token is text."""
+
+    remote = False
 
     def __init__(
         self,
@@ -247,6 +268,7 @@ class TransformersPolicy:
         dtype: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        cache_bytes: int = 1 << 30,
     ) -> None:
         """Load `model`, a folder or Hub id.
 
@@ -275,6 +297,8 @@ class TransformersPolicy:
         known = [] if eos is None else eos if isinstance(eos, list) else [eos]
         self._ends = sorted({*known, self.tokenizer.eos_token_id} - {None})
         self._heads: dict[str, list[int]] = {}
+        self.cache_bytes = cache_bytes
+        self._prompts: OrderedDict[tuple[int, ...], _Keys] = OrderedDict()
 
     def settings(self) -> dict[str, Any]:
         """What beside the request decides the answers; `batch_size` does not."""
@@ -284,24 +308,27 @@ class TransformersPolicy:
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answered | Failed]]:
         """See `Policy.answer`; batches of like length, the samples of one prompt together."""
         ids = {key: self._ids(*key) for key in dict.fromkeys(map(_key, requests))}
+        prompts = {prompt: len(self._ids(prompt, "")) for prompt, _ in ids}
         rows: list[tuple[int, int]] = []  # (request, sample)
         for i in sorted(range(len(requests)), key=lambda i: (len(ids[_key(requests[i])]), _key(requests[i]))):
-            n = len(ids[_key(requests[i])])
-            if self.longest is not None and n + self.sampling.max_new_tokens > self.longest:
-                why = f"the prompt has {n} tokens; with {self.sampling.max_new_tokens} new ones the model's "
+            n, new = len(ids[_key(requests[i])]), self._limit(requests[i])
+            if self.longest is not None and n + new > self.longest:
+                why = f"the prompt has {n} tokens; with {new} new ones the model's "
                 yield i, Failed(f"{why}limit of {self.longest} is passed", refused=True)
             else:
                 rows += [(i, k) for k in range(requests[i].n)]
         made: dict[int, list[Completion]] = {}
         for start in range(0, len(rows), self.width):
-            batch = rows[start : start + self.width]
-            prompts = [ids[_key(requests[i])] for i, _ in batch]
-            seeds = [_sample_seed(requests[i].seed, k) for i, k in batch]
-            for (i, _), (text, tokens, cut) in zip(batch, self._generate(prompts, seeds), strict=True):
+            batch = [(requests[i], k, i) for i, k in rows[start : start + self.width]]
+            cut = [_Row(ids[_key(r)], prompts[r.prompt], _sample_seed(r.seed, k), r) for r, k, _ in batch]
+            for (request, _, i), completion in zip(batch, self._generate(cut), strict=True):
                 done = made.setdefault(i, [])
-                done.append(Completion(trimmed(text, ""), tokens, cut))
-                if len(done) == requests[i].n:
-                    yield i, Answered(made.pop(i), len(ids[_key(requests[i])]))
+                done.append(completion)
+                if len(done) == request.n:
+                    yield i, Answered(made.pop(i), len(ids[_key(request)]))
+
+    def _limit(self, request: Request) -> int:
+        return min(self.sampling.max_new_tokens, request.max_new_tokens or self.sampling.max_new_tokens)
 
     def _ids(self, prompt: str, prefix: str) -> list[int]:
         """Template and text are read apart, so that nothing in a schema can end a message."""
@@ -333,22 +360,36 @@ class TransformersPolicy:
             "input_ids"
         ]
 
-    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[tuple[str, int, bool]]:
-        """(text, new tokens, whether it was cut) a row; equal prompts stand together."""
+    def _generate(self, rows: list[_Row]) -> list[Completion]:
+        """A completion a row."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         pad = self._ends[0] if self._ends else 0
-        longest = max(map(len, prompts))
-        device = self.model.device
-        input_ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+        # Of a prompt all but the last token can be kept; what follows is read anew.
+        keys = self._kept_keys([tuple(row.ids[: row.kept]) for row in rows])
+        parts = [(row.ids[: row.kept], row.ids[row.kept :]) for row in rows]
+        if keys is None:
+            parts = [([], row.ids) for row in rows]
+        widths = [max(len(part[k]) for part in parts) for k in range(2)]
+        start, device = sum(widths), self.model.device
+
+        def padded(filler: int, of: Callable[[list[int]], list[int]]) -> Any:
+            parted = [
+                [filler] * (widths[0] - len(head)) + of(head) + [filler] * (widths[1] - len(tail)) + of(tail)
+                for head, tail in parts
+            ]
+            return torch.tensor(parted, device=device)
+
+        limits = [self._limit(row.request) for row in rows]
+        greedy = [row.request.greedy or self.sampling.temperature == 0 for row in rows]
+        ends = _RowEnds(self.tokenizer, start, [row.request.stop for row in rows], limits)
         with torch.inference_mode():
             out = self.model.generate(
-                input_ids=input_ids,
-                attention_mask=mask,
-                past_key_values=self._shared_cache(prompts, input_ids, mask),
-                max_new_tokens=self.sampling.max_new_tokens,
+                input_ids=padded(pad, list),
+                attention_mask=padded(0, lambda part: [1] * len(part)),
+                past_key_values=None if keys is None else _joined(keys, widths[0]),
+                max_new_tokens=max(limits),
                 do_sample=False,
                 num_beams=1,
                 temperature=None,
@@ -356,45 +397,99 @@ class TransformersPolicy:
                 top_k=None,
                 eos_token_id=self._ends or None,
                 pad_token_id=pad,
-                logits_processor=LogitsProcessorList([_OwnStream(self.sampling, seeds)]),
-                stopping_criteria=StoppingCriteriaList([_NextQuestion(self.tokenizer, longest)]),
+                logits_processor=LogitsProcessorList(
+                    [_OwnStream(self.sampling, [row.seed for row in rows], greedy)]
+                ),
+                stopping_criteria=StoppingCriteriaList([ends]),
             )
-        rows = []
-        for new in out[:, longest:].tolist():
+        made = []
+        for row, limit, length, new in zip(rows, limits, ends.lengths, out[:, start:].tolist(), strict=True):
+            new = new[: length or limit]  # pads follow
             at = next((k for k, token in enumerate(new) if token in self._ends), None)
             text = self.tokenizer.decode(
                 new if at is None else new[:at], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
-            ended = at is not None or any(stop in text for stop in STOPS)
-            rows.append((text, len(new) if at is None else at + 1, not ended))
-        return rows
+            step = None if row.request.stop is None else through_stop(text, row.request.stop)
+            own = trimmed(text, "") if step is None else trimmed(step, "")
+            ended = at is not None or step is not None or any(stop in text for stop in STOPS)
+            tokens = len(new) if at is None else at + 1
+            made.append(Completion(own, tokens, not ended, step is not None and own == step))
+        return made
 
-    def _shared_cache(self, prompts: list[list[int]], input_ids: Any, mask: Any) -> Any:
-        """Keys and values of every token but the last, computed once a different prompt, repeated for its
-        rows.
+    def _kept_keys(self, prompts: list[tuple[int, ...]]) -> list[_Keys] | None:
+        """Keys and values of each of the prompts, computed where they are not at hand.
 
-        None where nothing is shared, or the model's cache is not of the plain kind that can be repeated.
-        """
+        None where the model's cache is not of the plain kind that can be taken apart (sliding windows,
+        states)."""
         import torch
         from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
 
-        first: dict[tuple[int, ...], int] = {}
-        row_of = [first.setdefault(tuple(prompt), i) for i, prompt in enumerate(prompts)]
-        if len(first) == len(prompts) or input_ids.shape[1] < 2:
+        if not all(prompts):
             return None
-        unique = list(first.values())
-        positions = (mask[unique].cumsum(-1) - 1).clamp(min=0)
-        cache = self.model.base_model(
-            input_ids=input_ids[unique, :-1],
-            attention_mask=mask[unique, :-1],
-            position_ids=positions[:, :-1],
-            use_cache=True,
-        ).past_key_values
-        if type(cache) is not DynamicCache:
-            return None
-        rank = {row: k for k, row in enumerate(unique)}
-        cache.batch_select_indices(torch.tensor([rank[row] for row in row_of], device=input_ids.device))
-        return cache
+        wanted = list(dict.fromkeys(prompts))
+        missing = [prompt for prompt in wanted if prompt not in self._prompts]
+        if missing:
+            longest, device = max(map(len, missing)), self.model.device
+            pad = self._ends[0] if self._ends else 0
+            ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in missing], device=device)
+            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in missing], device=device)
+            with torch.inference_mode():
+                cache = self.model.base_model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                    use_cache=True,
+                ).past_key_values
+            if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} != {DynamicLayer}:
+                return None
+            for i, prompt in enumerate(missing):
+                own = slice(longest - len(prompt), None)
+                self._prompts[prompt] = [
+                    (layer.keys[i : i + 1, :, own].clone(), layer.values[i : i + 1, :, own].clone())
+                    for layer in cache.layers
+                ]
+        for prompt in wanted:
+            self._prompts.move_to_end(prompt)
+        found = [self._prompts[prompt] for prompt in prompts]
+        used = sum(k.nbytes + v.nbytes for keys in self._prompts.values() for k, v in keys)
+        while used > self.cache_bytes:
+            _, oldest = self._prompts.popitem(last=False)
+            used -= sum(k.nbytes + v.nbytes for k, v in oldest)
+        return found
+
+
+#: Keys and values of a text, of each layer: (1, key heads, tokens, width).
+_Keys = list[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One sample to be made: the ids of prompt and prefix, those of the prompt first."""
+
+    ids: list[int]
+    prompt: int
+    seed: int
+    request: Request
+
+    @property
+    def kept(self) -> int:
+        """Tokens of the prompt whose keys can be kept: all but the last, from which generation goes on."""
+        return max(self.prompt - 1, 0)
+
+
+def _joined(keys: list[_Keys], width: int) -> Any:
+    """One cache of several texts, padded on the left to `width` tokens."""
+    import torch
+    from transformers import DynamicCache
+
+    def wide(part: Any) -> Any:
+        return torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0))
+
+    cache = DynamicCache()
+    for layer, parts in enumerate(zip(*keys, strict=True)):
+        cache.update(torch.cat([wide(k) for k, _ in parts]), torch.cat([wide(v) for _, v in parts]), layer)
+    return cache
 
 
 def _key(request: Request) -> tuple[str, str]:
@@ -407,21 +502,23 @@ def _sample_seed(seed: int, k: int) -> int:
 
 class _OwnStream:
     """Draws every row's token from a random stream of that row's own, and leaves generation no other choice.
+    Rows that are `greedy` take the likeliest.
 
     One uniform number a token, looked up in the cumulated probabilities: noise for every entry of a large
     vocabulary would cost more than the model.
     """
 
-    def __init__(self, sampling: Sampling, seeds: list[int]) -> None:
+    def __init__(self, sampling: Sampling, seeds: list[int], greedy: Sequence[bool] = ()) -> None:
         import torch
 
         self.sampling = sampling
         self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.greedy = list(greedy) or [sampling.temperature == 0] * len(seeds)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
 
-        if self.sampling.temperature == 0:
+        if all(self.greedy):
             return scores
         scores = scores.float()
         chances = (scores / self.sampling.temperature).softmax(-1)
@@ -433,21 +530,36 @@ class _OwnStream:
         drawn = torch.stack([1 - torch.rand(1, generator=stream) for stream in self.streams])  # in (0, 1]
         drawn = drawn.to(below.device, below.dtype) * below[:, -1:]
         token = (below < drawn).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
+        likeliest = torch.tensor(self.greedy, device=scores.device)[:, None]
+        token = torch.where(likeliest, scores.argmax(-1, keepdim=True), token)
         return torch.full_like(scores, float("-inf")).scatter(-1, token, 0.0)
 
 
-class _NextQuestion:
-    """Ends a row that has begun a question of its own."""
+class _RowEnds:
+    """Ends a row at its request's `stop`, at its own number of tokens, or where it has begun a question of
+    its own. `lengths`: of each row the tokens up to there, None where none of this has ended it."""
 
-    def __init__(self, tokenizer: Any, prompt_length: int) -> None:
-        self.tokenizer, self.start = tokenizer, prompt_length
+    def __init__(
+        self, tokenizer: Any, prompt_length: int, stops: Sequence[str | None], limits: Sequence[int]
+    ) -> None:
+        self.tokenizer, self.start, self.stops, self.limits = tokenizer, prompt_length, stops, limits
+        self.lengths: list[int | None] = [None] * len(stops)
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         import torch
 
-        tails = self.tokenizer.batch_decode(input_ids[:, max(self.start, input_ids.shape[1] - 12) :])
+        new = input_ids[:, self.start :]
+        tails = self.tokenizer.batch_decode(new[:, -12:], clean_up_tokenization_spaces=False)
+        for i, (tail, stop, limit) in enumerate(zip(tails, self.stops, self.limits, strict=True)):
+            if self.lengths[i] is not None:
+                continue
+            ended = new.shape[1] >= limit or any(one in tail for one in STOPS)
+            if not ended and stop is not None and stop in tail:  # white space that leads does not count
+                ended = through_stop(self.tokenizer.decode(new[i]), stop) is not None
+            if ended:
+                self.lengths[i] = new.shape[1]
         return torch.tensor(
-            [any(stop in tail for stop in STOPS) for tail in tails], device=input_ids.device, dtype=torch.bool
+            [length is not None for length in self.lengths], device=input_ids.device, dtype=torch.bool
         )
 
 
@@ -461,7 +573,12 @@ class ServerPolicy:
     answer that is no JSON) is tried `tries` times, after 1, 2, 4 … seconds with jitter, or after what the
     server asks for (`Retry-After`). The API key is read from the environment variable `api_key_env`; it is
     sent to `base_url` alone (redirects are not followed) and shown nowhere.
-    """
+
+    What a server does with `stop` differs: most leave it out of the text, many do not say whether it or the
+    end of the answer was met, some ignore it. So the text is cut here, too, and where nobody says, the stop
+    is taken to have been met: an answer that was over goes on with nothing."""
+
+    remote = True
 
     def __init__(
         self,
@@ -546,30 +663,42 @@ class ServerPolicy:
         got: list[Completion] = []
         prompt_tokens = 0
         while len(got) < request.n:
-            body = self._body(request, request.seed + len(got), request.n - len(got))
-            answer = self._post(body, stop)
+            answer = self._post(self._body(request, request.seed + len(got), request.n - len(got)), stop)
             if isinstance(answer, Failed):
                 return answer
             choices, usage = answer
+            if request.stop is not None and request.prefix and choices[0].may_have_stopped_at_once:
+                # Many chat templates strip the prefix, so that the model first writes the blank line again.
+                unstopped = replace(request, stop=None)
+                answer = self._post(self._body(unstopped, request.seed + len(got), 1), stop)
+                if isinstance(answer, Failed):
+                    return answer
+                usage = {k: usage.get(k, 0) + answer[1].get(k, 0) for k in usage | answer[1]}
+                choices = answer[0]
             made = usage.get("completion_tokens") or 0
             prompt_tokens += usage.get("prompt_tokens") or 0
-            for text, cut in choices[: request.n - len(got)]:
-                tokens = made // len(choices) if made else len(text) // 4
-                got.append(Completion(trimmed(text, request.prefix), tokens, cut))
+            for choice in choices[: request.n - len(got)]:
+                tokens = made // len(choices) if made else len(choice.text) // 4
+                got.append(_completion(choice, request, tokens))
         return Answered(got, prompt_tokens)
 
     def _body(self, request: Request, seed: int, n: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.name,
-            "temperature": self.sampling.temperature,
+            "temperature": 0.0 if request.greedy else self.sampling.temperature,
             "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_new_tokens,
+            "max_tokens": min(
+                self.sampling.max_new_tokens, request.max_new_tokens or self.sampling.max_new_tokens
+            ),
             "seed": seed,
         }
         if n > 1:
             body["n"] = n
+        stops = [] if request.stop is None else [request.stop]
         if self.api == "completions":
-            return body | {"prompt": f"{request.prompt}\n{request.prefix}", "stop": list(STOPS)}
+            return body | {"prompt": f"{request.prompt}\n{request.prefix}", "stop": [*stops, *STOPS]}
+        if stops:
+            body["stop"] = stops
         prompt = request.prompt
         if request.prefix and self.api == "chat-ask":
             prompt += (
@@ -586,8 +715,8 @@ class ServerPolicy:
 
     def _post(
         self, body: dict[str, Any], stop: threading.Event
-    ) -> tuple[list[tuple[str, bool]], dict[str, Any]] | Failed:
-        """The choices (text, cut) of one HTTP request and its usage, after as many tries as are needed."""
+    ) -> tuple[list[_Choice], dict[str, Any]] | Failed:
+        """The choices of one HTTP request and its usage, after as many tries as are needed."""
         path = "/completions" if self.api == "completions" else "/chat/completions"
         why = ""
         for attempt in range(self.tries):
@@ -668,8 +797,35 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _choices(answer: Any, api: str) -> tuple[list[tuple[str, bool]], dict[str, Any]]:
-    """(text, cut) of every choice, and the usage; ValueError for anything that is no answer."""
+@dataclass(frozen=True)
+class _Choice:
+    """`cut`: for want of tokens. `stop_reason`: what vLLM says beside it, the stop that was met or None for
+    the end of the answer; "?" of servers that do not say."""
+
+    text: str
+    cut: bool
+    stop_reason: Any
+
+    @property
+    def may_have_stopped_at_once(self) -> bool:
+        return not self.text.strip() and not self.cut and self.stop_reason is not None
+
+
+def _completion(choice: _Choice, request: Request, tokens: int) -> Completion:
+    """What a choice says, with the stop that the request names behind it where it was met."""
+    text = trimmed(choice.text, request.prefix)
+    if request.stop is None:
+        return Completion(text, tokens, choice.cut)
+    if request.prefix.endswith("\n"):
+        text = text.lstrip("\n")  # the blank line that is there already
+    step = through_stop(text, request.stop)
+    if step is None and text.strip() and not choice.cut and choice.stop_reason is not None:
+        step = text + request.stop  # most servers leave it out
+    return Completion(text if step is None else step, tokens, choice.cut and step is None, step is not None)
+
+
+def _choices(answer: Any, api: str) -> tuple[list[_Choice], dict[str, Any]]:
+    """Every choice, and the usage; ValueError for anything that is no answer."""
     if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list) or not answer["choices"]:
         raise ValueError(f"the answer holds no choices: {str(answer)[:200]}")
     choices = []
@@ -684,7 +840,8 @@ def _choices(answer: Any, api: str) -> tuple[list[tuple[str, bool]], dict[str, A
             text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
         if text is not None and not isinstance(text, str):
             raise ValueError(f"a choice whose text is none: {str(choice)[:200]}")
-        choices.append((_characters(text or ""), choice.get("finish_reason") == "length"))
+        cut = choice.get("finish_reason") == "length"
+        choices.append(_Choice(_characters(text or ""), cut, choice.get("stop_reason", "?")))
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return choices, {k: v for k, v in usage.items() if isinstance(v, int)}

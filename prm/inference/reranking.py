@@ -38,20 +38,20 @@ from prm.inference.rerank_report import (
     measure,
     render,
 )
-from prm.labeling.databases import LastUsed, check_reachable
-from prm.labeling.journal import Journal
-from prm.labeling.pool import each_finished
-from prm.labeling.progress import progress
-from prm.labeling.provenance import fingerprint, output_file
-from prm.labeling.questions import find_database
+from prm.jobs.journal import Journal
+from prm.jobs.last_used import LastUsed
+from prm.jobs.progress import progress
+from prm.jobs.workers import each_finished
 from prm.sql.chain import Known, links_of, tables_of
 from prm.sql.compare import Undecided, is_ordered, results_equal
-from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
+from prm.sql.database import DatabasePool, Rows, SQLError, check_reachable, open_steadily
 from prm.sql.hardness import hardness
 from prm.sql.pieces import Piece, pieces_of_sql, pieces_of_steps, pieces_unchecked, statement_of
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.answer import checked_answer, split_answer
 from prm.traces.formats import Tally, atomic_write, rows_of
+from prm.traces.provenance import fingerprint, output_file
+from prm.traces.questions import find_database
 from prm.traces.trace import Step, Trace
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def rerank(
         for i, n in enumerate(votes):
             if isinstance(row["candidates"][i], dict):
                 row["candidates"][i] = row["candidates"][i] | {"votes": n}
-    asked = _asked(row, None)
+    asked = read_asked(row, None)
     preparer = Preparer(timeout)
     try:
         prepared = preparer.prepare(asked, database)
@@ -240,7 +240,7 @@ def read_candidates(
         try:
             if isinstance(row, InputError):
                 raise row
-            asked = _asked(row, folder)
+            asked = read_asked(row, folder)
             lines.append(Line(line, row, asked, _given(row)))
         except InputError as error:
             if on_bad_rows == "stop":
@@ -251,7 +251,12 @@ def read_candidates(
     return lines
 
 
-def _asked(row: Any, folder: Path | None) -> Asked:
+def read_asked(row: Any, folder: Path | None) -> Asked:
+    """One line of a file of candidates, or the body of a request; `folder` holds the databases to run on.
+
+    Raises:
+        InputError: it is malformed, or there is no such database.
+    """
     if not isinstance(row, dict):
         raise InputError("a row is a JSON object with question and candidates")
     texts: dict[str, str | None] = {}

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -105,10 +105,20 @@ class Scorer:
         """Add a step to each of several branches, in one forward; the score of each."""
         return self.branches.extend(steps)
 
+    @overload
+    def score(
+        self, traces: Sequence[Trace], *, drop_long: Literal[False] = False, progress: bool = False
+    ) -> list[list[float]]: ...
+
+    @overload
+    def score(
+        self, traces: Sequence[Trace], *, drop_long: bool, progress: bool = False
+    ) -> list[list[float] | None]: ...
+
     @torch.inference_mode()
     def score(
         self, traces: Sequence[Trace], *, drop_long: bool = False, progress: bool = False
-    ) -> list[list[float] | None]:
+    ) -> list[list[float] | None] | list[list[float]]:
         """One list a trace, one score in [0, 1] a step: P(no error up to and including this step).
 
         Args:
@@ -122,7 +132,7 @@ class Scorer:
             return []
         encoded = self.encoder.encode(traces, drop_long=drop_long)
         kept = [i for i, one in enumerate(encoded) if one is not None]
-        ordered = [encoded[i] for i in kept]
+        ordered = [one for one in encoded if one is not None]
         scores: list[list[float] | None] = [None] * len(traces)
         with tqdm(total=len(kept), desc="scoring", unit="trace", disable=not progress) as bar:
             for members, states in step_states(
@@ -205,9 +215,19 @@ class Ensemble:
         """Load several checkpoints; `kwargs` as in `Scorer.from_pretrained`, the same for all of them."""
         return cls([Scorer.from_pretrained(path, **kwargs) for path in paths_or_ids], combine, k)
 
+    @overload
+    def score(
+        self, traces: Sequence[Trace], *, drop_long: Literal[False] = False, progress: bool = False
+    ) -> list[list[float]]: ...
+
+    @overload
+    def score(
+        self, traces: Sequence[Trace], *, drop_long: bool, progress: bool = False
+    ) -> list[list[float] | None]: ...
+
     def score(
         self, traces: Sequence[Trace], *, drop_long: bool = False, progress: bool = False
-    ) -> list[list[float] | None]:
+    ) -> list[list[float] | None] | list[list[float]]:
         """As `Scorer.score`; with `drop_long`, None for a trace that any of the members cannot read."""
         rows = self.member_scores(traces, drop_long=drop_long, progress=progress)
         return [None if each is None else combine_scores(each, self.combine, self.k) for each in rows]

@@ -40,23 +40,24 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
+from prm.jobs.last_used import LastUsed
 from prm.labeling.cards import label_card
 from prm.labeling.choices import OPEN, left_open
-from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, LastUsed, check_reachable, gold_fault
+from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, gold_fault
 from prm.labeling.gold import Gold
 from prm.labeling.holdings import Holding, holdings
-from prm.labeling.provenance import command, fingerprint, made_by, output_file, source_kind, versions
-from prm.labeling.questions import find_database
 from prm.labeling.reach import is_subtracted, judge
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, links_of, tables_of
-from prm.sql.database import DatabasePool, Rows, SQLError, open_steadily
+from prm.sql.database import DatabasePool, Rows, SQLError, check_reachable, open_steadily
 from prm.sql.decompose import assemble
 from prm.sql.pieces import Piece, pieces_of_sql, pieces_of_steps, statement_of
 from prm.sql.schema import read_schema, schema_text
 from prm.sql.scratch import ScratchFolder
 from prm.traces.answer import checked_answer
 from prm.traces.formats import Tally, rows_of
+from prm.traces.provenance import command, fingerprint, made_by, output_file, source_kind, versions
+from prm.traces.questions import find_database
 from prm.traces.trace import Step, Trace
 
 #: Why a question or an answer gave no trace; the keys of `skipped` in the statistics.

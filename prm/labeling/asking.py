@@ -1,7 +1,7 @@
 """Requests to a model whose answers are kept, so that none is paid for twice.
 
 Every request has a key made of all that it says, and a seed of its own; its answer goes into a journal
-(`prm.labeling.journal`) under that key. So a run that was killed at any moment asks for what is missing, and
+(`prm.jobs.journal`) under that key. So a run that was killed at any moment asks for what is missing, and
 the rest comes out as if nothing had happened. The journal stays after the run: the same command with more
 rollouts asks only for those that are new.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from prm.errors import InputError
 from prm.inference.policies import Answered, Failed, Policy, Request
-from prm.labeling.journal import Journal
+from prm.jobs.journal import Journal
 
 #: A run ends after so many requests in a row that no server answers …
 MAX_UNANSWERED = 3

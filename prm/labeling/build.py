@@ -38,6 +38,7 @@ from rich.table import Table
 from sqlglot import exp
 
 from prm.errors import InputError
+from prm.jobs.last_used import LastUsed
 from prm.labeling.cards import build_card
 from prm.labeling.chains import (
     Chain,
@@ -49,13 +50,19 @@ from prm.labeling.chains import (
     written,
     wrong_chains,
 )
-from prm.labeling.databases import GOLD_FAULTS, LastUsed, check_reachable, gold_fault
-from prm.labeling.provenance import command, fingerprint, made_by, output_file, versions
-from prm.labeling.questions import Question, read_questions
+from prm.labeling.databases import GOLD_FAULTS, gold_fault
 from prm.labeling.whole_run import label_all
 from prm.sql.chain import Known, Link, links_of, respelled, tables_of
 from prm.sql.compare import is_ordered
-from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_steadily, without_password
+from prm.sql.database import (
+    Database,
+    DatabasePool,
+    Rows,
+    SQLError,
+    check_reachable,
+    open_steadily,
+    without_password,
+)
 from prm.sql.decompose import DecomposeError, assemble, decompose, parse_fragment
 from prm.sql.dialect import TranslationError, Translator
 from prm.sql.mutate import CATEGORIES
@@ -63,6 +70,8 @@ from prm.sql.schema import read_schema, schema_text
 from prm.sql.scratch import ScratchFolder
 from prm.sql.tables import quote
 from prm.sql.variants import FEW, Suite
+from prm.traces.provenance import command, fingerprint, made_by, output_file, versions
+from prm.traces.questions import Question, read_questions
 from prm.traces.trace import Step, Trace
 
 #: Why a question gave no traces; the keys of `skipped` in the statistics.

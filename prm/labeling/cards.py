@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from prm.labeling.provenance import SOURCES, output_file, source_kind, versions
 from prm.traces.formats import atomic_write, write_traces
+from prm.traces.provenance import SOURCES, output_file, source_kind, versions
 from prm.traces.trace import Trace
 
 Card = Callable[[dict[str, Any], Path], str]

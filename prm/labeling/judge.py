@@ -24,15 +24,15 @@ from typing import Any
 from prm import __version__
 from prm.errors import InputError
 from prm.inference.policies import Answered, Policy, Request
+from prm.jobs.journal import Journal
+from prm.jobs.progress import progress
 from prm.labeling.asking import Answers, Record, digest, seed_of
 from prm.labeling.cards import consensus_card, judge_card, write_labelled
-from prm.labeling.journal import Journal
-from prm.labeling.progress import progress
-from prm.labeling.provenance import made_by, origins, output_file, relabelled
-from prm.labeling.questions import find_database
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.converters import native_rows
 from prm.traces.prompting import prompt_text
+from prm.traces.provenance import made_by, origins, output_file, relabelled
+from prm.traces.questions import find_database
 from prm.traces.trace import Label, Step, Trace, first_error, fold_labels
 
 JUDGE_PROMPT_VERSION = 1

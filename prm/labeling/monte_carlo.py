@@ -55,19 +55,19 @@ from prm.inference.policies import (
     form_of,
     prefix_text,
 )
+from prm.jobs.journal import Journal
+from prm.jobs.progress import progress
 from prm.labeling.asking import Answers, Record, digest, seed_of
 from prm.labeling.cards import rollout_card, write_labelled, write_statistics
 from prm.labeling.choices import OPEN, Choices, left_open
-from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, check_reachable, gold_fault
-from prm.labeling.journal import Journal
-from prm.labeling.progress import progress
-from prm.labeling.provenance import output_file, relabelled
-from prm.labeling.questions import Question, find_database
-from prm.sql.database import DatabasePool, SQLError, open_steadily
+from prm.labeling.databases import GOLD_FAULTS, UNDECIDED, gold_fault
+from prm.sql.database import DatabasePool, SQLError, check_reachable, open_steadily
 from prm.sql.schema import read_schema, schema_text
 from prm.sql.scratch import ScratchFolder
 from prm.sql.variants import FEW, Suite
 from prm.traces.answer import split_answer
+from prm.traces.provenance import output_file, relabelled
+from prm.traces.questions import Question, find_database
 from prm.traces.trace import Label, Step, Trace
 
 #: What becomes of a rollout. "variant" stands for the name of one, "variant:SEED:INDEX:DIGEST".

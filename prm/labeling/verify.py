@@ -39,12 +39,10 @@ from rich.console import Console
 from rich.table import Table
 
 from prm.errors import InputError
+from prm.jobs.progress import progress
+from prm.jobs.workers import each_finished
 from prm.labeling.build import STYLES
 from prm.labeling.chains import same_answer
-from prm.labeling.pool import each_finished
-from prm.labeling.progress import progress
-from prm.labeling.provenance import made_by, origins
-from prm.labeling.questions import database_at, locate_database
 from prm.sql.compare import Undecided, is_ordered
 from prm.sql.database import (
     Database,
@@ -61,6 +59,8 @@ from prm.sql.scratch import ScratchFolder
 from prm.sql.variants import remake
 from prm.traces.formats import atomic_write, located_traces
 from prm.traces.inspection import inspect
+from prm.traces.provenance import made_by, origins
+from prm.traces.questions import database_at, locate_database
 from prm.traces.trace import ReturningLabel, Trace
 
 CHECKS = ("labels", "whole", "once", "parent", "assembly", "text", "answer")

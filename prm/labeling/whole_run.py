@@ -1,7 +1,7 @@
 """A whole run over questions, killable at any moment: what `prm build` and `prm label` share.
 
 Questions are dealt out to processes, and what comes of each is put into a journal the moment it is there
-(`prm.labeling.journal`). The output is written from the journal in the order of the questions, in one go,
+(`prm.jobs.journal`). The output is written from the journal in the order of the questions, in one go,
 when all are done, with its statistics and its data card; so it is there whole or not at all, with the same
 bytes however often the work was cut off and by however many processes it was done.
 """
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from prm.errors import InputError
-from prm.labeling.journal import CANNOT_GO_ON, Journal
-from prm.labeling.pool import each_finished
-from prm.labeling.progress import progress
+from prm.jobs.journal import CANNOT_GO_ON, Journal
+from prm.jobs.progress import progress
+from prm.jobs.workers import each_finished
 from prm.traces.formats import atomic_write
 
 

@@ -272,3 +272,13 @@ def _holds_data(path: str) -> bool:
             return stream.read(1) not in (b"", b"\0")
     except OSError:
         return False
+
+
+def check_reachable(error: SQLError, database: Database) -> None:
+    """An error that is the database's own says nothing against the SQL.
+
+    Raises:
+        InputError: it is such an error.
+    """
+    if error.kind == "unavailable":
+        raise InputError(str(error), file=without_password(str(database.path))) from None

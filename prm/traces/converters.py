@@ -8,6 +8,7 @@ Keys that it does not know are handed on, so that nothing is lost on the way.
 | native | `question`, `steps` | what they are |
 | trl | `prompt`, `completions`, `labels` | step-wise; `prompt` stays, and is what the model reads |
 | math-shepherd | `input` with a `ки` behind each step, `label` with `+` or `-` in its place | step-wise |
+| openrlhf | `input` with `ки`, `<extra_0>` or ` и` behind each step, `value`: a list | step-wise, or none |
 | prm800k | `question.problem`, `label.steps[].completions[].rating` | step-wise; -1 wrong, 0 and 1 right |
 | processbench | `problem`, `steps` (strings), `label`: index of the first error or -1 | cumulative |
 | verdict | `question`, `reasoning.step_1`, `analysis.analysis_step_1.verification_result` | step-wise |
@@ -32,6 +33,8 @@ Row = dict[str, Any]
 
 #: Stands behind every step in Math-Shepherd's `input`, where `label` has + or -.
 STEP_MARK = "ки"
+#: What stands there in inputs for OpenRLHF and RewardSQL (` и`), the likeliest first.
+STEP_MARKS = (STEP_MARK, "<extra_0>", " и")
 _STEP_KEY = re.compile(r"\s*(?:analysis[\s_-]*)?step[\s_-]*(\d{1,6})\s*", re.IGNORECASE)
 _FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
 
@@ -65,6 +68,8 @@ def recognise(row: Row) -> str:
         return "candidates"
     if "problem" in row and "steps" in row:
         return "processbench"
+    if "input" in row and any(isinstance(row.get(key), list) for key in _LISTS_OF_LABELS):
+        return "openrlhf"
     if "input" in row and "label" in row:
         return "math-shepherd"
     if "question" in row and any(key in row for key in ANSWER_KEYS if key != "sql"):
@@ -128,6 +133,54 @@ def _math_shepherd(row: Row) -> list[Row]:
         labels.append(None)  # the solution goes on after its last mark: nobody has judged that part
     steps = [{"text": part.strip(), "label": label} for part, label in zip(parts, labels, strict=True)]
     return [_from(row, "monte-carlo", question=question, steps=steps, label_scheme="step")]
+
+
+#: What people call the list of labels beside a text with step marks (OpenRLHF: `--label_key`).
+_LISTS_OF_LABELS = ("value", "values", "labels", "label")
+
+
+def _openrlhf(row: Row) -> list[Row]:
+    """One text with a mark behind every step; without a list of labels its steps are unlabelled."""
+    text = row.pop("input")
+    if not isinstance(text, str):
+        raise InputError("'input' must be a string")
+    mark = next((mark for mark in STEP_MARKS if mark in text), None)
+    if mark is None:
+        raise InputError(f"'input' has no step mark; known are {', '.join(map(repr, STEP_MARKS))}")
+    *parts, tail = text.split(mark)
+    key = next((key for key in _LISTS_OF_LABELS if isinstance(row.get(key), list)), None)
+    labels = [None] * len(parts) if key is None else [_plus_or_number(label) for label in row.pop(key)]
+    if len(labels) != len(parts):
+        raise InputError(f"'input' has {len(parts)} step marks, but {key!r} holds {len(labels)} labels")
+    prompt, parts[0] = _prompt_and_step(parts[0], row)
+    if tail.strip():
+        parts.append(tail)
+        labels.append(None)  # nobody has judged what stands behind the last mark
+    steps = [{"text": part.strip(), "label": label} for part, label in zip(parts, labels, strict=True)]
+    # `prompt` is read as it stands: it has been rendered for a model already.
+    scheme = {} if key is None else {"label_scheme": "step"}
+    return [scheme | row | {"question": prompt.strip(), "prompt": prompt, "steps": steps}]
+
+
+def _plus_or_number(label: Any) -> Any:
+    return {"+": 1, "-": 0}.get(label.strip(), label) if isinstance(label, str) else label
+
+
+def _prompt_and_step(text: str, row: Row) -> tuple[str, str]:
+    """Where the prompt ends and the first step begins: at a key of the row that holds the prompt, at the
+    last "Step 1", or where a chain of CTEs opens.
+    """
+    for key in ("prompt", "question", "instruction"):
+        given = row.get(key)
+        if isinstance(given, str) and given and text.startswith(given):
+            return given, text[len(given) :]
+    found = list(re.finditer(r"Step 1\b|\bWITH\s", text))
+    if not found or not text[: found[-1].start()].strip():
+        raise InputError(
+            "where the prompt in 'input' ends is unknown: no 'Step 1' or 'WITH' stands before the first step "
+            "mark; give the prompt as 'prompt', too"
+        )
+    return text[: found[-1].start()], text[found[-1].start() :]
 
 
 def _prm800k(row: Row) -> list[Row]:
@@ -331,6 +384,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "native": (("question", "steps"), _native),
     "trl": (("prompt", "completions", "labels"), _trl),
     "math-shepherd": (("input", "label"), _math_shepherd),
+    "openrlhf": (("input",), _openrlhf),
     "prm800k": (("question", "label"), _prm800k),
     "processbench": (("problem", "steps", "label"), _processbench),
     "verdict": (("question", "reasoning"), _verdict),

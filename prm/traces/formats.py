@@ -443,7 +443,7 @@ def _json_rows(handle: Any, path: Path) -> Rows:
 
 def _is_object(raw: bytes) -> bool:
     try:
-        return isinstance(_parse(raw), dict)
+        return isinstance(parse_json(raw), dict)
     except InputError:
         return False
 
@@ -462,13 +462,17 @@ def _json_lines(handle: IO[bytes]) -> Rows:
         if not raw.strip():
             continue
         try:
-            yield line, _parse(raw)
+            yield line, parse_json(raw)
         except InputError as error:
             yield line, error
 
 
-def _parse(raw: bytes) -> Any:
-    """One line of JSON, strictly."""
+def parse_json(raw: bytes) -> Any:
+    """One JSON text, strictly.
+
+    Raises:
+        InputError: it is not UTF-8, not JSON, nested too deeply, or holds what is no text.
+    """
     text = _decode(raw)
     try:
         value = _JSON.decode(text)
@@ -613,7 +617,7 @@ def _unpacked(row: Row) -> Row:
     packed = row.pop("extra_json", None)
     if packed is None:
         return row
-    extra = _parse(packed.encode()) if isinstance(packed, str) else None
+    extra = parse_json(packed.encode()) if isinstance(packed, str) else None
     if not isinstance(extra, dict):
         raise InputError("'extra_json' must be the unknown keys of the trace or step as a JSON object")
     return row | extra

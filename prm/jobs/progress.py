@@ -1,4 +1,4 @@
-"""The progress bar of everything that labels or checks labels: one look, one place."""
+"""The progress bar of long commands: one look, one place."""
 
 from __future__ import annotations
 

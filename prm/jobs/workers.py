@@ -1,4 +1,4 @@
-"""Work dealt out to processes, for `prm build`, `prm label` and `prm inspect --databases`.
+"""Work dealt out to processes.
 
 Results come as they are finished, not in the order of the jobs: one slow query holds nothing back, and what
 is done can be put away at once. Processes are started afresh, not forked: progress bars have threads, and

@@ -1,0 +1,238 @@
+"""A small policy guided by a small PRM: greedy, best-of-N, beam, DVTS and particles at equal budgets.
+
+    make quickstart
+    python benchmarks/guided_decoding.py --train
+    python benchmarks/guided_decoding.py
+
+With `--minutes 4` each stops after four, and goes on where it stopped when it is run again.
+
+The PRM is the quickstart's, the questions are those of the starter corpus' held-out databases. Untrained,
+SmolLM2-135M writes no right step, so it is first taught the form on the right traces of the *train*
+databases: a plain transformers `Trainer` with LoRA. Its prompt names tables and columns alone, which makes
+it a quarter as long; the PRM reads the prompt that it was trained on.
+
+Every method may spend the same number of new tokens on a question; what it did spend stands in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from prm.errors import InputError
+from prm.traces.formats import load_traces
+from prm.traces.prompting import prompt_text, shorter_schemas
+from prm.traces.trace import Trace
+
+RUN = Path("runs/guided_decoding")
+DATA = Path("runs/quickstart/data")
+CORPUS = Path("runs/quickstart/corpus/database")
+LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
+
+
+def policy_prompt(trace: Trace) -> str:
+    """Tables with their columns, and the question."""
+    bare = next(shorter_schemas(trace.schema or "", trace.question), trace.schema) or ""
+    tables = [line for line in bare.splitlines() if not line.startswith("foreign keys:")]
+    named = [re.sub(r"(\w+)(?: [A-Z]+)+(?=[,)])", r"\1", line) for line in tables]
+    return prompt_text(trace, "\n".join(named))
+
+
+# --- teaching the policy the form ---------------------------------------------------------------------------
+
+
+def _rows(policy: Any, traces: list[Trace]) -> Iterator[dict[str, list[int]]]:
+    for trace in traces:
+        prompt, answer = policy_prompt(trace), "\n\n".join(step.text for step in trace.steps)
+        asked = len(policy._ids(prompt, ""))
+        ids = [*policy._ids(prompt, answer), policy.tokenizer.eos_token_id]
+        if len(ids) <= LONGEST:
+            yield {"input_ids": ids, "labels": [-100] * asked + ids[asked:]}
+
+
+def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """One answer a batch: without padding there is no mask, which makes attention several times as
+    fast."""
+    import torch
+
+    (row,) = rows
+    return {name: torch.tensor([ids]) for name, ids in row.items()}
+
+
+def train(model: str, *, limit: int, epochs: int, minutes: float, seed: int) -> None:
+    """Fine-tune, for so many minutes at a time; the last call leaves `RUN/policy`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from prm.inference.policies import Sampling, TransformersPolicy
+
+    class Clock(TrainerCallback):
+        began = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if time.monotonic() - self.began > 60 * minutes:
+                control.should_save = control.should_training_stop = True
+
+    class AnswersOnly(Trainer):
+        """Logits where there is a label alone: the vocabulary head would take as long as the layers."""
+
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], *_: Any, num_items_in_batch: Any = None, **__: Any
+        ) -> Any:
+            labels = inputs.pop("labels")[0, 1:]
+            hidden = model.get_base_model().model(**inputs, use_cache=False).last_hidden_state[0, :-1]
+            logits = model.get_output_embeddings()(hidden[labels >= 0])
+            loss = torch.nn.functional.cross_entropy(logits.float(), labels[labels >= 0], reduction="sum")
+            return loss / num_items_in_batch  # of the whole optimiser step
+
+    policy = TransformersPolicy(model, Sampling(), dtype="bfloat16")
+    right = [trace for trace in load_traces(DATA / "train.jsonl") if trace.first_error < 0]
+    rows = list(_rows(policy, right))
+    Random(seed).shuffle(rows)
+    rows = rows[:limit]
+    tokens, databases = sum(len(row["input_ids"]) for row in rows), len({trace.db_id for trace in right})
+    print(
+        f"{len(rows)} of {len(right)} right traces of {databases} databases, {tokens:,} tokens an epoch",
+        flush=True,
+    )
+    arguments = TrainingArguments(
+        output_dir=str(RUN / "sft"),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        save_strategy="no",
+        logging_steps=5,
+        seed=seed,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not torch.accelerator.is_available(),
+    )
+    layers = policy.model.config.num_hidden_layers
+    lora = LoraConfig(
+        r=16,
+        lora_alpha=32,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        layers_to_transform=list(range(layers // 3, layers)),
+    )
+    adapted = get_peft_model(policy.model, lora)
+    trainer = AnswersOnly(adapted, arguments, train_dataset=rows, data_collator=_collate, callbacks=[Clock()])
+    last = get_last_checkpoint(str(RUN / "sft")) if (RUN / "sft").is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    if trainer.state.global_step < trainer.state.max_steps:
+        print(f"step {trainer.state.global_step} of {trainer.state.max_steps}: run it again to go on")
+        return
+    adapted.merge_and_unload().save_pretrained(RUN / "policy")
+    policy.tokenizer.save_pretrained(RUN / "policy")
+    print(f"policy -> {RUN / 'policy'}")
+
+
+# --- searching ----------------------------------------------------------------------------------------------
+
+
+def measure(n_questions: int, max_tokens: int, prm: str, seed: int) -> dict[str, Any]:
+    """Every method on the same questions and budget; what is there already is not done again."""
+    from prm.decode import Asked, decode
+    from prm.inference.policies import Sampling, TransformersPolicy
+    from prm.inference.scoring import Scorer
+    from prm.inference.search import Plan
+
+    right = [trace for trace in load_traces(DATA / "test.jsonl") if trace.first_error < 0]
+    chosen = sorted(Random(seed).sample(range(len(right)), min(n_questions, len(right))))
+    questions = [
+        Asked(
+            {
+                "id": right[i].group,
+                "question": right[i].question,
+                "db_id": right[i].db_id,
+                "schema": right[i].schema,
+                "gold_sql": right[i].gold_sql,
+                "policy_prompt": policy_prompt(right[i]),
+            },
+            CORPUS / str(right[i].db_id) / f"{right[i].db_id}.sqlite",
+        )
+        for i in chosen
+    ]
+    policy = TransformersPolicy(str(RUN / "policy"), Sampling(0.8, 1.0, 256), batch_size=32)
+    scorer = Scorer.from_pretrained(prm)
+    plans = {
+        "greedy": Plan("greedy"),
+        "best-of-8": Plan("best-of-n", n=8),
+        "beam, width 4": Plan("beam", n=8, beam_width=4),
+        "DVTS, width 4": Plan("dvts", n=8, beam_width=4),
+        "particles": Plan("particles", n=8),
+    }
+    found = {}
+    for name, plan in plans.items():
+        plan = replace(plan, max_tokens=max_tokens, max_steps=10, seed=seed)
+        files = RUN / f"{n_questions}-{max_tokens}"
+        stem = name.split(",")[0].lower()
+        with suppress(InputError):  # no method is bound to find anything
+            decode(
+                questions, policy, scorer, files / f"{stem}.jsonl", plan, prm_name=Path(prm).name,
+                trees=files / f"{stem}.trees.jsonl", report=files / f"{stem}.html",
+            )  # fmt: skip
+        found[name] = json.loads((files / f"{stem}.jsonl.stats.json").read_text(encoding="utf-8"))
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table, and `RUN/results.json`."""
+    print("| method | chosen | 95 % interval | majority | weighted | any right | tokens | PRM steps |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, s in found.items():
+        last = list(s["accuracy_at"]["naive"])[-1]
+        low, high = s["accuracy_ci"]
+        votes = " | ".join(f"{s['accuracy_at'][vote][last]:.3f}" for vote in ("majority", "weighted", "any"))
+        print(
+            f"| {name} | {s['accuracy']:.3f} | {low:.3f} – {high:.3f} | {votes} "
+            f"| {s['tokens_a_question']:.0f} | {s['prm_calls_a_question']:.1f} |"
+        )
+    (RUN / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", action="store_true", help="teach the policy; otherwise: search")
+    parser.add_argument("--model", default="models/smollm2-135m", help="the policy before it is taught")
+    parser.add_argument("--traces", type=int, default=1000, help="that the policy is taught with, at most")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--prm", default="runs/quickstart/checkpoint")
+    parser.add_argument("--questions", type=int, default=96, help="held-out questions, drawn by the seed")
+    parser.add_argument("--max-tokens", type=int, default=1600, help="new tokens for a question, each method")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="stop after so long; run it again to go on"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.train:
+        train(args.model, limit=args.traces, epochs=args.epochs, minutes=args.minutes, seed=args.seed)
+        return
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
+    try:
+        found = measure(args.questions, args.max_tokens, args.prm, args.seed)
+    except KeyboardInterrupt:
+        sys.exit("not done; run it again to go on")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    show(found)
+
+
+if __name__ == "__main__":
+    main()
