@@ -1,7 +1,7 @@
 """How fast: training, features, scoring and guided scoring, beside plain rows and the hardware's limit.
 
-    python benchmarks/speed.py [--quick] [--root SPIDER_FOLDER] --json FILE [--plot docs/speed.png]
-        [--peer "trl-env/bin/python trl_prm_peer.py"]
+    python benchmarks/speed.py [--quick] [--root SPIDER_FOLDER] --json FILE [--plot docs/speed.svg]
+        [--works scoring incremental lora frozen growth] [--peer "trl-env/bin/python trl_prm_peer.py"]
 
 Every figure is measured in a process of its own, the two sides of a row one right after the other.
 
@@ -12,7 +12,10 @@ Every figure is measured in a process of its own, the two sides of a row one rig
   `--mode frozen`), in an interpreter that has it. In bfloat16 it keeps float32 weights under autocast, as it
   is used; ours and plain keep bfloat16 weights.
 * The *limit* is the number of distinct tokens by the best rate at which this backbone reads any plain batch
-  here (forward, or with LoRA forward and backward): what computes every token once cannot be faster.
+  here (forward, or with LoRA forward and backward): what computes every token once cannot be faster. The
+  batches are of 64 to 256 tokens a row, where attention costs next to nothing.
+
+`growth` is how scoring gains with the traces of a question and with the length of the prompt.
 
 Without `--root` the starter corpus is used.
 """
@@ -46,6 +49,7 @@ MALLOC = {
     "MALLOC_TOP_PAD_": "268435456",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
 }
+WORKS = ("scoring", "incremental", "lora", "frozen", "growth")
 BATCH = 8  # traces of an optimiser step, ours and TRL's
 PREFIXES = {"steps": 8, "branches": 4}
 COLUMNS = (
@@ -59,7 +63,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer traces and shapes; within 15 minutes")
     parser.add_argument("--root", help="Spider folder; default: the starter corpus")
     parser.add_argument("--json", type=Path, help="where the rows go")
-    parser.add_argument("--plot", type=Path, help="picture of the growth (needs matplotlib)")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="only these rows")
+    parser.add_argument("--plot", type=Path, help="an SVG file: the growth, drawn")
     parser.add_argument("--peer", help="command of the TRL peer: its interpreter and script")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one measurement, in this process
@@ -71,7 +76,7 @@ def main() -> None:
         parser.error("--json FILE is missing")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
-        rows = list(bench.quick_rows() if args.quick else bench.all_rows())
+        rows = list(bench.rows())
     report = {"machine": machine(), "model": args.model, "rows": rows}
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -88,27 +93,23 @@ class Bench:
         self.questions = built(args.root, folder, limit=60 if args.quick else 300)
         print("|", " | ".join(COLUMNS), "|\n" + "|---" * len(COLUMNS) + "|", flush=True)
 
-    def quick_rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
+        works, few = self.args.works, self.args.quick
         for dtype in ("float32", "bfloat16"):
-            yield from self.race("scoring", dtype, questions=2, traces=16, prompt=500)
-            yield from self.race("incremental", dtype, questions=2, traces=1, prompt=500)
-            yield from self.race("lora", dtype, questions=3, traces=8)
-            yield from self.race("frozen", dtype, questions=3, traces=8)
-
-    def all_rows(self) -> Iterator[dict[str, Any]]:
-        for dtype in ("float32", "bfloat16"):
-            yield from self.race("lora", dtype, questions=12, traces=8)
-            yield from self.race("frozen", dtype, questions=12, traces=8)
-            for prompt in (500, 1000):
-                yield from self.race("scoring", dtype, questions=6, traces=16, prompt=prompt)
-            yield from self.race("incremental", dtype, questions=4, traces=1, prompt=500)
-        for traces in (1, 2, 4, 8, 16, 32):
-            questions = {1: 32, 2: 16, 4: 12, 8: 8, 16: 4, 32: 2}[traces]
-            yield from self.race("scoring", "float32", questions=questions, traces=traces, prompt=500)
-        for prompt in (200, 1000, 2000, 4000):
-            yield from self.race("scoring", "float32", questions=2, traces=8, prompt=prompt)
-        for traces in (1, 2, 4, 16):
-            yield from self.race("lora", "bfloat16", questions=max(2, 32 // traces), traces=traces)
+            if "scoring" in works:
+                yield from self.race("scoring", dtype, questions=2 if few else 6, traces=16, prompt=500)
+            if "incremental" in works:
+                yield from self.race("incremental", dtype, questions=2 if few else 4, traces=1, prompt=500)
+            for work in ("lora", "frozen"):
+                if work in works:
+                    yield from self.race(work, dtype, questions=4 if few else 12, traces=8)
+        if "growth" in works:
+            size = 1 if few else 4
+            for traces in (1, 2, 4, 8, 16, 32):
+                questions = size * max(1, 16 // traces)
+                yield from self.race("scoring", "bfloat16", questions=questions, traces=traces, prompt=500)
+            for prompt in (200, 1000, 2000, 4000):
+                yield from self.race("scoring", "bfloat16", questions=2, traces=8, prompt=prompt)
 
     def race(
         self, work: str, dtype: str, *, questions: int, traces: int, prompt: int | None = None
@@ -466,35 +467,37 @@ def machine() -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """How many times as fast as plain, by traces a question and by the length of the prompt."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise SystemExit("--plot needs matplotlib: pip install matplotlib") from None
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for axis, x, label, fixed, values in (
-        (left, "traces_per_question", "traces a question", "prompt_tokens", lambda v: 300 < v < 700),
-        (right, "prompt_tokens", "tokens of the prompt", "traces_per_question", lambda v: v == 8),
+    """How many times as fast as plain rows scoring is, by traces a question and by tokens of the prompt."""
+    import math
+
+    import numpy as np
+
+    from prm.evaluation.report import chart, line
+
+    kept = [r for r in rows if (r["work"], r["dtype"], r["against"]) == ("scoring", "bfloat16", "plain")]
+    highest = max(r["ratio"] for r in kept)
+    heights = [(v / highest, f"{v}x") for v in (1, *range(2, math.ceil(highest), 2))]
+    panels = []
+    for title, key, points in (
+        ("traces a question", "traces_per_question", [r for r in kept if 400 < r["prompt_tokens"] < 700]),
+        ("tokens of the prompt", "prompt_tokens", [r for r in kept if r["traces_per_question"] == 8]),
     ):
-        for work, dtype in (("scoring", "float32"), ("lora", "bfloat16")):
-            points = sorted(
-                {
-                    (row[x], row["ratio"])
-                    for row in rows
-                    if (row["work"], row["dtype"], row["against"]) == (work, dtype, "plain")
-                    and values(row[fixed])
-                }
-            )
-            if len(points) > 2:
-                axis.plot(*zip(*points, strict=True), marker="o", label=f"{work}, {dtype}")
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel(label)
-        axis.axhline(1, color="grey", linewidth=0.8)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    left.set_ylabel("times as fast as one sequence a trace")
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+        found = sorted({(math.log2(r[key]), r["ratio"]) for r in points})
+        low, high = found[0][0], found[-1][0]
+        xs = np.array([(x - low) / (high - low) for x, _ in found])
+        ticks = [(float(x), f"{2**v:.0f}") for x, (v, _) in zip(xs, found, strict=True)]
+        marks = line(xs, np.array([ratio / highest for _, ratio in found]), "ours")
+        panels.append(
+            chart(title, title, "times as fast as plain rows", marks, x_ticks=ticks, y_ticks=heights)
+        )
+    left, right = (str(panel) for panel in panels)
+    style = "svg{font:11px sans-serif}.grid{stroke:#ddd}.line{fill:none;stroke:#1665c1;stroke-width:2}"
+    right = right.replace("<svg ", '<svg x="300" width="292" ', 1)
+    left = left.replace("<svg ", '<svg width="292" ', 1)
+    file.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 610 296" width="915"><style>{style}</style>'
+        f"{left}{right}</svg>\n"
+    )
 
 
 if __name__ == "__main__":
