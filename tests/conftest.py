@@ -4,8 +4,11 @@ Databases are in `engines.py` and `small_databases.py`."""
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # several test processes share few cores
+# What a shell starts in the background ignores Ctrl-C, and so would what the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
