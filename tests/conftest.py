@@ -7,12 +7,13 @@ import os
 import signal
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # several test processes share few cores
-# What a shell starts in the background ignores Ctrl-C, and so would what the tests start and interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
 pytest_plugins = ["engines", "small_databases"]
+
+# What a shell starts in the background ignores Ctrl-C, and so would what the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What the tokenizer's merges are learnt from: SQL, schema lines and plain sentences.
 TEXTS = [
