@@ -338,12 +338,9 @@ def scorer_of(spec: dict[str, Any], load: bool = True) -> Any:
 
 def count(encoded: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tuple[int, int]:
     """(tokens, distinct tokens within each part)."""
-    from prm.traces.tree import plan_forwards
+    from prm.traces.tree import distinct_tokens
 
-    trees = (plan_forwards(part, max_tokens=None) for part in parts)
-    return sum(len(e.input_ids) for e in encoded), sum(
-        len(t) for forwards in trees for f in forwards for t in f
-    )
+    return sum(len(e.input_ids) for e in encoded), sum(map(distinct_tokens, parts))
 
 
 def scoring(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:

@@ -69,14 +69,14 @@ def make_duckdb(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def duckdb_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("duckdb")
     return make_duckdb(tmp_path_factory.mktemp("duck") / "pets.duckdb")
 
 
 @pytest.fixture(scope="session")
 def postgres_server():
     """`server(user)` is the URL of the database `pets` on a server of our own, on a Unix socket."""
-    psycopg = pytest.importorskip("psycopg")
+    import psycopg
+
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[4]))
     initdb = str(found[-1]) if found else shutil.which("initdb")
     if initdb is None:

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import duckdb
 import pytest
 from engines import make_duckdb as make
 
@@ -13,7 +14,6 @@ from prm.errors import InputError
 from prm.sql import SQLError, read_schema, schema_text
 from prm.sql import open_database as open_any
 
-duckdb = pytest.importorskip("duckdb")
 open_database = partial(open_any, cache=False)
 
 

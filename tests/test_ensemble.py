@@ -50,7 +50,9 @@ def test_models_that_agree_are_one_model(combine):
 
 
 def test_disagreement_is_the_standard_deviation_of_the_models():
-    assert disagreement(MODELS) == pytest.approx([statistics.pstdev(step) for step in zip(*MODELS)])  # noqa: B905
+    assert disagreement(MODELS) == pytest.approx(
+        [statistics.pstdev(step) for step in zip(*MODELS, strict=True)]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,6 @@ def test_nothing_is_overwritten(make_model, qwen_tokenizer, tmp_path, capsys):
 
 def test_four_bit_weights_are_made_dense(make_model, qwen_tokenizer, traces, tmp_path):
     """The adapters were trained over what the 4-bit weights stand for: merged are those."""
-    pytest.importorskip("bitsandbytes")
     checkpoint, folder = exported(make_model("qwen2", backbone="qlora"), qwen_tokenizer, tmp_path)
     scores = Scorer.from_pretrained(checkpoint, device="cpu").score(traces)
     reference, rows = Reference(folder), []

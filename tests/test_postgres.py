@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from prm.cli import main
@@ -16,7 +17,6 @@ from prm.sql import SQLError, read_schema
 from prm.sql import open_database as open_any
 from prm.sql.pool import DatabasePool
 
-psycopg = pytest.importorskip("psycopg")
 open_database = partial(open_any, cache=False)
 
 

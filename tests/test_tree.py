@@ -18,7 +18,7 @@ from prm.modeling.tree_attention import (
     tree_blocks,
 )
 from prm.traces.encoding import EncodedTrace, Encoder
-from prm.traces.tree import collate, plan_forwards, worth_sharing
+from prm.traces.tree import collate, distinct_tokens, plan_forwards, worth_sharing
 
 
 def encoded(ids, ends=None, question="q", labels=None):
@@ -69,7 +69,7 @@ def test_a_token_sees_its_own_trace_and_no_other_token(seed):
         assert tree.ids[seen].tolist() == traces[member].input_ids
         assert tree.depths[seen].tolist() == list(range(len(seen)))
     prefixes = {tuple(t.input_ids[:n]) for t in traces for n in range(1, len(t.input_ids) + 1)}
-    assert len(tree) == len(prefixes)  # every distinct token once
+    assert len(tree) == len(prefixes) == distinct_tokens(traces)  # every distinct token once
 
 
 def test_questions_on_one_database_share_its_schema():

@@ -62,7 +62,7 @@ from prm.traces.encoding import EncodedTrace
 from prm.traces.formats import parse_json
 from prm.traces.questions import locate_database
 from prm.traces.trace import Step, Trace
-from prm.traces.tree import plan_forwards
+from prm.traces.tree import distinct_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Batcher:
         if not kept:
             return None, []
         encoded = [[one for i in kept if (one := column[i]) is not None] for column in columns]
-        return Job(encoded, _distinct_tokens(encoded[0])), kept
+        return Job(encoded, distinct_tokens(encoded[0])), kept
 
     def submit(self, job: Job) -> Future[list[list[float]]]:
         with self._changed:
@@ -267,10 +267,6 @@ def _settle(job: Job, outcome: list[list[float]] | Exception) -> None:
             job.future.set_result(outcome)
     except InvalidStateError:
         pass  # its client has gone
-
-
-def _distinct_tokens(encoded: Sequence[EncodedTrace]) -> int:
-    return sum(len(tree) for forward in plan_forwards(encoded, max_tokens=None) for tree in forward)
 
 
 # --- what it counts -----------------------------------------------------------------------------------------

@@ -73,10 +73,15 @@ def plan_forwards(
     return _packed(trees, max_tokens)
 
 
+def distinct_tokens(traces: Sequence[EncodedTrace]) -> int:
+    """How many tokens the traces have once they are merged into trees."""
+    tokens, _, shared = _in_order(traces)
+    return sum(map(len, tokens)) - sum(shared)
+
+
 def worth_sharing(traces: Sequence[EncodedTrace]) -> bool:
     """Whether trees have clearly fewer tokens than the traces; else plain rows are at least as fast."""
-    tokens, _, shared = _in_order(traces)
-    return sum(shared) > NOT_WORTH * sum(map(len, tokens))
+    return distinct_tokens(traces) < (1 - NOT_WORTH) * sum(len(trace.input_ids) for trace in traces)
 
 
 def in_token_order(traces: Sequence[EncodedTrace]) -> list[int]:
