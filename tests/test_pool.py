@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from prm.sql import SQLError
 from prm.sql import open_database as open_any
+from prm.sql import pool as pool_module
 from prm.sql.pool import AHEAD, MOST_AHEAD, DatabasePool
 from prm.sql.worker import CONNECTIONS
 
@@ -54,16 +56,25 @@ def test_every_answer_comes_to_its_statement(paths: list[Path], workers: int) ->
             assert result == [(d, i, "0" * (i % 7 * 80_000))]
 
 
-def test_a_worker_holds_many_quick_statements_but_few_slow_ones(paths: list[Path]) -> None:
+def test_a_worker_holds_many_quick_statements_but_few_slow_ones(paths: list[Path], monkeypatch) -> None:
     """Those behind a slow statement would wait for it, though another worker is idle."""
+    held: list[int] = []  # after each reading of answers, so many statements may the worker hold
+
+    def noted(worker, todo) -> None:
+        read(worker, todo)
+        held.append(worker.ahead)
+
+    read = pool_module._read
+    monkeypatch.setattr(pool_module, "_read", noted)
     count = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t LIMIT {}) SELECT count(*) FROM t"
     with DatabasePool(1) as pool:
         database, (worker,) = open_database(paths[0], pool=pool), pool._workers
         assert worker.ahead == AHEAD
         pool.execute_all([(database, f"SELECT {i}") for i in range(2000)])
-        assert AHEAD < worker.ahead <= MOST_AHEAD
+        assert AHEAD < max(held) <= MOST_AHEAD
+        held.clear()
         pool.execute_all([(database, count.format(300_000 + i)) for i in range(MOST_AHEAD + 10)])
-        assert worker.ahead == AHEAD
+        assert statistics.median(held) == AHEAD  # a busy machine may read two answers at once now and then
 
 
 def test_nothing_to_do(paths: list[Path]) -> None:
