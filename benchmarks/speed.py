@@ -13,7 +13,9 @@ Every figure is measured in a process of its own, the two sides of a row one rig
   is used; ours and plain keep bfloat16 weights.
 * The *limit* is the number of distinct tokens by the best rate at which this backbone reads any plain batch
   here (forward, or with LoRA forward and backward): what computes every token once cannot be faster. The
-  batches are of 64 to 256 tokens a row, where attention costs next to nothing.
+  batches are of 64 to 256 tokens a row, where attention costs next to nothing. Under a long prompt it does
+  not: *with attention* is the limit plus the arithmetic of each token's attention to its ancestors, at the
+  speed that the best batch's linear layers run at.
 
 `growth` is how scoring gains with the traces of a question and with the length of the prompt.
 
@@ -54,7 +56,7 @@ BATCH = 8  # traces of an optimiser step, ours and TRL's
 PREFIXES = {"steps": 8, "branches": 4}
 COLUMNS = (
     "work", "against", "dtype", "prompt tokens", "traces a question", "s", "other s", "ratio", "of limit",
-    "peak MiB", "other MiB",
+    "with attention", "peak MiB", "other MiB",
 )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
-        self.rates: dict[tuple[str, str], float] = {}
+        self.rates: dict[tuple[str, str], dict[str, float]] = {}
         self.questions = built(args.root, folder, limit=60 if args.quick else 300)
         print("|", " | ".join(COLUMNS), "|\n" + "|---" * len(COLUMNS) + "|", flush=True)
 
@@ -122,8 +124,11 @@ class Bench:
         ours, plain = self.run(spec), self.run(spec | {"rows": True})
         kind = "lora" if work == "lora" else "forward"
         if (kind, dtype) not in self.rates:
-            rate = self.run({"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model})
-            self.rates[kind, dtype] = rate["tokens_per_second"]
+            spec = {"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model}
+            self.rates[kind, dtype] = self.run(spec)
+        rate = self.rates[kind, dtype]
+        limit = ours["distinct_tokens"] / rate["tokens_per_second"]
+        per_pair = rate["flops_per_pair"] / rate["flops_per_token"]
         row = {
             "work": work,
             "against": "plain",
@@ -135,7 +140,8 @@ class Bench:
             "distinct_tokens": ours["distinct_tokens"],
             "seconds": ours["seconds"],
             "other_seconds": plain["seconds"],
-            "limit_seconds": ours["distinct_tokens"] / self.rates[kind, dtype],
+            "limit_seconds": limit,
+            "attention_seconds": limit * per_pair * ours["pairs"] / ours["distinct_tokens"],
             "peak_mib": ours["peak_mib"],
             "other_peak_mib": plain["peak_mib"],
         }
@@ -196,12 +202,14 @@ def finished(row: dict[str, Any]) -> dict[str, Any]:
     row |= {
         "ratio": row["other_seconds"] / row["seconds"],
         "share_of_limit": row["limit_seconds"] / row["seconds"],
+        "share_with_attention": (row["limit_seconds"] + row["attention_seconds"]) / row["seconds"],
     }
     row = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
     cells = [
         row["work"], row["against"], row["dtype"], row["prompt_tokens"], row["traces_per_question"],
         f"{row['seconds']:.1f}", f"{row['other_seconds']:.1f}", f"{row['ratio']:.1f}x",
-        f"{row['share_of_limit']:.0%}", row["peak_mib"], row["other_peak_mib"],
+        f"{row['share_of_limit']:.0%}", f"{row['share_with_attention']:.0%}", row["peak_mib"],
+        row["other_peak_mib"],
     ]  # fmt: skip
     print("|", " | ".join(map(str, cells)), "|", flush=True)
     return row
@@ -290,16 +298,17 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["work"] == "rate":
         return best_rate(spec)
     traces = load_traces(spec["data"])
-    works: dict[str, Callable[..., tuple[float, int, int]]] = {
+    works: dict[str, Callable[..., tuple[float, int, int, int]]] = {
         "scoring": scoring, "incremental": incremental, "lora": training, "frozen": training
     }  # fmt: skip
-    seconds, tokens, distinct = works[spec["work"]](spec, traces)
+    seconds, tokens, distinct, pairs = works[spec["work"]](spec, traces)
     encoder = scorer_of(spec | {"rows": True}, load=False)
     prompts = [len(encoder.prompt_ids(trace)) for trace in traces]
     return {
         "seconds": seconds,
         "tokens": tokens,
         "distinct_tokens": distinct,
+        "pairs": pairs,
         "traces": len(traces),
         "prompt_tokens": round(sum(prompts) / len(prompts)),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -336,14 +345,19 @@ def scorer_of(spec: dict[str, Any], load: bool = True) -> Any:
     return Scorer(model_of(spec), tokenizer)
 
 
-def count(encoded: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tuple[int, int]:
-    """(tokens, distinct tokens within each part)."""
-    from prm.traces.tree import distinct_tokens
+def count(encoded: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tuple[int, int, int]:
+    """(tokens, distinct tokens within each part, pairs of such a token and one that it sees)."""
+    from prm.traces.tree import collate, plan_forwards
 
-    return sum(len(e.input_ids) for e in encoded), sum(map(distinct_tokens, parts))
+    depths = []
+    for part in parts:
+        (trees,) = plan_forwards(part, max_tokens=None)
+        depths.append(collate(trees, part, 0)["position_ids"])
+    pairs = sum(int((each + 1).sum()) for each in depths)
+    return sum(len(e.input_ids) for e in encoded), sum(each.numel() for each in depths), pairs
 
 
-def scoring(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:
+def scoring(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int, int]:
     scorer = scorer_of(spec)
     scorer.score(traces[:2])
     start = time.perf_counter()
@@ -353,7 +367,7 @@ def scoring(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]
     return seconds, *count(encoded, [encoded])
 
 
-def incremental(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:
+def incremental(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int, int]:
     """A beam search: each branch takes a step, then the better half is forked over the worse half."""
     scorer, n = scorer_of(spec), PREFIXES["branches"]
     scorer.score([replace(traces[0], steps=traces[0].steps[:1])])
@@ -384,7 +398,7 @@ def incremental(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, 
     return seconds, *count(encoded, [encoded[k : k + size] for k in range(0, len(encoded), size)])
 
 
-def training(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int]:
+def training(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int, int]:
     import torch
     from transformers import AutoTokenizer
 
@@ -453,7 +467,21 @@ def best_rate(spec: dict[str, Any]) -> dict[str, Any]:
                     with torch.inference_mode():
                         model.eval()(**inputs)
             best = max(best, rows * tokens / (time.perf_counter() - start))
-    return {"tokens_per_second": best}
+    layers = [
+        m
+        for name, m in model.backbone.named_modules()
+        if isinstance(m, torch.nn.Linear) and "lora" not in name
+    ]
+    config = model.backbone.config
+    width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    # Forward: two products of queries, keys, values and weights; backward: five.
+    linear, attention = (4, 14) if backbone == "lora" else (2, 4)
+    weights = sum(m.weight.numel() for m in layers)
+    return {
+        "tokens_per_second": best,
+        "flops_per_token": linear * weights,
+        "flops_per_pair": attention * width,
+    }
 
 
 def machine() -> str:

@@ -239,8 +239,7 @@ def _loading(config: Mapping[str, Any], training: Mapping[str, Any], repo_id: st
         holds = {
             "frozen": "the whole model: the backbone as it was, and the head",
             "lora": "the whole model: a LoRA adapter was merged into the backbone",
-            "qlora": "the whole model: a LoRA adapter trained on 4-bit weights was merged into the weights "
-            "before quantisation, so scores differ slightly from those that were measured",
+            "qlora": "the whole model: a LoRA adapter was merged into what its quantised weights stand for",
         }[merged]
     about = f"This repository holds {holds}. Backbone: {shown}"
     if revision is not None and not local:

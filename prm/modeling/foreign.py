@@ -43,12 +43,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from prm.errors import InputError
 from prm.modeling.process_reward_model import (
-    ADAPTER_FOLDER,
     ProcessRewardConfig,
     ProcessRewardModel,
-    checkpoint_folder,
     load_base,
     load_tokenizer,
+    merged_backbone,
     read_trees,
     readable,
     snapshot,
@@ -481,7 +480,7 @@ def export_vllm(
     _check_fits(checkpoint, model.config)
     tokenizer = load_tokenizer(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     encoder = encoder_for(model, tokenizer)
-    backbone = _merged(model, checkpoint, revision)
+    backbone = merged_backbone(model, snapshot(checkpoint, revision=revision))
     state = {f"model.{name}": tensor.contiguous() for name, tensor in backbone.state_dict().items()}
     state |= folded_head(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -526,19 +525,6 @@ def _check_fits(checkpoint: str, config: ProcessRewardConfig) -> None:
             refuse + f"its head has {width} hidden units, and the layout has room for {config.hidden_size}; "
             "train with head_hidden_size: null"
         )
-
-
-def _merged(model: ProcessRewardModel, checkpoint: str, revision: str | None) -> PreTrainedModel:
-    """The backbone without adapters, and without 4-bit weights."""
-    if model.config.backbone == "lora":
-        return model.backbone.merge_and_unload()
-    if model.config.backbone == "qlora":
-        from peft import PeftModel
-
-        dense = model.backbone.unload().dequantize()
-        adapter = checkpoint_folder(checkpoint, revision=revision) / ADAPTER_FOLDER
-        return PeftModel.from_pretrained(dense, adapter).merge_and_unload()
-    return model.backbone
 
 
 @torch.no_grad()

@@ -161,16 +161,18 @@ def merge(
 ) -> None:
     """Write a checkpoint of a whole model from one of an adapter or a head: backbone: full.
 
-    An adapter trained on 4-bit weights is merged into the weights before quantisation: what it was trained on
-    cannot hold the sum. In a backbone of 16 bits the sum is rounded. `base_model` is where the base is, if
-    the folder is gone that the checkpoint names.
+    In a backbone of 16 bits the sum is rounded. `base_model` is where the base is, if the folder is gone that
+    the checkpoint names.
     """
-    from prm.modeling.process_reward_model import ProcessRewardConfig, ProcessRewardModel, load_tokenizer
+    from prm.modeling.process_reward_model import (
+        ProcessRewardConfig,
+        ProcessRewardModel,
+        load_tokenizer,
+        merged_backbone,
+    )
 
     config = ProcessRewardConfig.from_pretrained(folder)
     kind, known = config.backbone, config.base_model_name_or_path or ""
-    if kind == "qlora":
-        config.backbone = "lora"
     model = ProcessRewardModel.from_pretrained(
         folder,
         config=config,
@@ -178,10 +180,11 @@ def merge(
         trust_remote_code=trust_remote_code,
         token=token,
     )
-    if config.backbone == "lora":
-        model.backbone = model.backbone.merge_and_unload()
+    model.backbone = merged_backbone(model, folder)
     model.config.backbone = "full"
-    model.config.base_config = model.backbone.config.to_dict()  # that of 4-bit weights would quantise again
+    base = model.backbone.config.to_dict()
+    base.pop("quantization_config", None)  # the weights are dense now
+    model.config.base_config = base
     model.save_pretrained(output)
     load_tokenizer(folder, trust_remote_code=trust_remote_code).save_pretrained(output)
     for name in ("training.json", "metrics.json", "trainer_state.json"):

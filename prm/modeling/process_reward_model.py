@@ -484,6 +484,8 @@ class ProcessRewardModel(PreTrainedModel):
             if config.backbone in ("lora", "qlora"):
                 from peft import PeftModel
 
+                from prm.modeling.adapters import lean_adapters
+
                 with warnings.catch_warnings():
                     # PEFT would go on with a random weight …
                     warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -492,6 +494,7 @@ class ProcessRewardModel(PreTrainedModel):
                     model = PeftModel.from_pretrained(
                         model, folder / ADAPTER_FOLDER, is_trainable=is_trainable
                     )
+                lean_adapters(model)
             elif config.backbone == "frozen":
                 model.requires_grad_(False)
             prm = cls(config, model)
@@ -711,6 +714,22 @@ def load_tokenizer(path_or_id: str | os.PathLike[str], **kwargs: Any) -> PreTrai
         raise InputError(f"{path_or_id}: {reason}; save the base model's tokenizer there") from error
 
 
+def merged_backbone(model: ProcessRewardModel, folder: Path) -> PreTrainedModel:
+    """The backbone of a checkpoint with its adapter merged in, as plain weights; `model` is used up.
+
+    4-bit weights cannot hold the sum. They are made dense first: the adapter learnt to add to what they stand
+    for, not to what they were before.
+    """
+    if model.config.backbone == "lora":
+        return model.backbone.merge_and_unload()
+    if model.config.backbone == "qlora":
+        from peft import PeftModel
+
+        dense = model.backbone.unload().dequantize()
+        return PeftModel.from_pretrained(dense, folder / ADAPTER_FOLDER).merge_and_unload()
+    return model.backbone
+
+
 def _first_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     """The same decoder with its first `layers` layers; the weights of the others are never read."""
     if not 1 <= layers <= config.num_hidden_layers:
@@ -749,13 +768,17 @@ def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:
     """Wrap the backbone by PEFT; a config made for a token classifier is adapted, for the head is ours."""
     from peft import get_peft_model
 
+    from prm.modeling.adapters import lean_adapters
+
     peft_config = copy.deepcopy(peft_config)
     # PEFT's own token-classification wrapper would look for a classifier inside the backbone and train a
     # second one.
     peft_config.task_type = "FEATURE_EXTRACTION"
     names = [n for n in peft_config.modules_to_save or [] if n not in ("score", "classifier")]
     peft_config.modules_to_save = names or None
-    return get_peft_model(model, peft_config)
+    model = get_peft_model(model, peft_config)
+    lean_adapters(model)
+    return model
 
 
 #: Arguments of transformers' `from_pretrained` that do nothing for a model put together by ours …

@@ -77,8 +77,8 @@ from prm.training.features import FeatureStore, spread
 #: with the first is half a checkpoint and is cleared away, one with neither is not ours and is not touched.
 INCOMPLETE_FILE, COMPLETE_FILE = "incomplete", "complete.json"
 
-#: How many training traces show the head the scale of its input where the backbone is not frozen.
-STANDARDISE_TRACES = 24
+#: Where the backbone is not frozen, so many traces of so many questions show the head the scale of its input.
+STANDARDISE_TRACES, STANDARDISE_QUESTIONS = 12, 4
 #: How many states do it where it is frozen, and they are all there.
 STANDARDISE_STEPS = 50_000
 
@@ -594,13 +594,7 @@ class PRMTrainer(Trainer):
         if self.train_dataset.features is not None:
             self._prm.head.standardise(spread(self.train_dataset.features, STANDARDISE_STEPS))
             return
-        questions: dict[str, list[EncodedTrace]] = {}
-        for trace in self.train_dataset.traces:
-            questions.setdefault(trace.question_key, []).append(trace)
-        # Several traces of a question, for they share its prompt; but of several, for their states are alike.
-        wanted = max(4, round(STANDARDISE_TRACES * len(questions) / len(self.train_dataset)))
-        chosen = list(questions.values())[:: max(1, len(questions) // wanted)][:wanted]
-        sample = [trace for traces in chosen for trace in traces[: -(-STANDARDISE_TRACES // len(chosen))]]
+        sample = _standardise_sample(self.train_dataset.traces)
         self.model.eval()
         with torch.no_grad(), self._readable(), self.compute_loss_context_manager():
             read = step_states(
@@ -911,6 +905,20 @@ def _fingerprint(traces: list[EncodedTrace]) -> str:
     for trace in traces:
         digest.update(json.dumps([trace.input_ids, trace.step_ends, trace.labels]).encode())
     return digest.hexdigest()[:16]
+
+
+def _standardise_sample(traces: list[EncodedTrace]) -> list[EncodedTrace]:
+    """Traces to measure the states' scale by: several of a question, for they share its prompt; but of
+    several questions, for their states are alike. Of questions all over the data the shortest say as
+    much as any.
+    """
+    questions: dict[str, list[EncodedTrace]] = {}
+    for trace in traces:
+        questions.setdefault(trace.question_key, []).append(trace)
+    wanted = max(STANDARDISE_QUESTIONS, round(STANDARDISE_TRACES * len(questions) / len(traces)))
+    spaced = list(questions.values())[:: max(1, len(questions) // (6 * wanted))]
+    chosen = sorted(spaced, key=lambda group: len(group[0].input_ids))[:wanted]
+    return [trace for group in chosen for trace in group[: -(-STANDARDISE_TRACES // len(chosen))]]
 
 
 def _padded_labels(traces: list[EncodedTrace]) -> np.ndarray:
