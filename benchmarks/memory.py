@@ -5,9 +5,9 @@
 A process first trains a tiny model in the same way, so that every library is loaded and warm; what it holds
 then is the baseline. It goes on to train the setting for two optimiser steps of two forwards each, through
 `PRMTrainer`, on traces of random words that fill the token budget: a prompt and three answers to it, which
-make one token tree, or two rows. Measured is the highest resident memory of that time (`VmHWM`, reset at the
-baseline) less the baseline, with an allocator that gives freed blocks back at once
-(`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one process on a CPU without its reserve.
+make one token tree, or two rows. Measured is the highest resident memory of training (`VmHWM`, reset when the
+model is there: while it is read, the mapped file counts as resident, too) less the baseline, with an
+allocator that gives freed blocks back at once (`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one process on a CPU without its reserve.
 
 Two more models are random ones, made on the spot: one of Qwen2's shape (grouped keys, biases), and a small
 one for the tests. `--model` gives the tokenizer.
@@ -114,6 +114,7 @@ def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
     )
     data = traces(encoder, length, branches, questions=4)
     trainer = build_trainer(model, args, train=data, dev=[])
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is what is resident now
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
     return model, args
@@ -131,7 +132,6 @@ def measure(setting: dict[str, Any], tiny: str) -> dict[str, Any]:
         train(setting | {"folder": tiny, "tokens": 128}, f"{folder}/tiny", 64)
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the highest is what is resident now
         before = resident("VmRSS")
         model, args = train(setting, f"{folder}/run", length)
         highest = resident("VmHWM") - before

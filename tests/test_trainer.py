@@ -24,8 +24,14 @@ from prm import PRMConfig, PRMTrainer, ProcessRewardModel, Scorer, Step, Trace
 from prm.errors import InputError
 from prm.evaluation.metrics import best_threshold, first_error_metrics
 from prm.modeling import process_reward_model
+from prm.traces.encoding import EncodedTrace
 from prm.training.batching import QuestionBatches
-from prm.training.trainer import COMPLETE_FILE, INCOMPLETE_FILE, last_complete_checkpoint
+from prm.training.trainer import (
+    COMPLETE_FILE,
+    INCOMPLETE_FILE,
+    _standardise_sample,
+    last_complete_checkpoint,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +88,18 @@ def assert_same(a, b, **tolerance):
             torch.testing.assert_close(a[name], b[name], **tolerance)
         else:
             assert torch.equal(a[name], b[name]), name
+
+
+def test_the_scale_of_the_states_is_measured_on_short_traces_of_several_questions():
+    def encoded(question, length, n):
+        return [EncodedTrace([1] * length, [length - 1], [1.0], f"q{question}") for _ in range(n)]
+
+    many = [trace for k in range(30) for trace in encoded(k, 100 - k, 8)]
+    chosen = _standardise_sample(many)
+    assert [trace.question_key for trace in chosen] == [f"q{k}" for k in (29, 28, 27, 26) for _ in range(3)]
+    single = [trace for k in range(40) for trace in encoded(k, 50 + k, 1)]  # TRL's data
+    assert [trace.question_key for trace in _standardise_sample(single)] == [f"q{k}" for k in range(12)]
+    assert len(_standardise_sample(encoded(0, 10, 5))) == 5  # all there is
 
 
 # The loss
