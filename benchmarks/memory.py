@@ -7,7 +7,8 @@ then is the baseline. It goes on to train the setting for two optimiser steps of
 `PRMTrainer`, on traces of random words that fill the token budget: a prompt and three answers to it, which
 make one token tree, or two rows. Measured is the highest resident memory of training (`VmHWM`, reset when the
 model is there: while it is read, the mapped file counts as resident, too) less the baseline, with an
-allocator that gives freed blocks back at once (`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one process on a CPU without its reserve.
+allocator that gives freed blocks back at once (`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one
+process on a CPU without its reserve.
 
 Two more models are random ones, made on the spot: one of Qwen2's shape (grouped keys, biases), and a small
 one for the tests. `--model` gives the tokenizer.
