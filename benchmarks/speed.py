@@ -111,7 +111,7 @@ class Bench:
                 questions = size * max(1, 16 // traces)
                 yield from self.race("scoring", "bfloat16", questions=questions, traces=traces, prompt=500)
             for prompt in (200, 1000, 2000, 4000):
-                yield from self.race("scoring", "bfloat16", questions=2, traces=8, prompt=prompt)
+                yield from self.race("scoring", "bfloat16", questions=1 if few else 2, traces=8, prompt=prompt)
 
     def race(
         self, work: str, dtype: str, *, questions: int, traces: int, prompt: int | None = None
