@@ -110,8 +110,9 @@ class Bench:
             for traces in (1, 2, 4, 8, 16, 32):
                 questions = size * max(1, 16 // traces)
                 yield from self.race("scoring", "bfloat16", questions=questions, traces=traces, prompt=500)
+            questions = 1 if few else 2
             for prompt in (200, 1000, 2000, 4000):
-                yield from self.race("scoring", "bfloat16", questions=1 if few else 2, traces=8, prompt=prompt)
+                yield from self.race("scoring", "bfloat16", questions=questions, traces=8, prompt=prompt)
 
     def race(
         self, work: str, dtype: str, *, questions: int, traces: int, prompt: int | None = None
