@@ -21,7 +21,7 @@ from prm.train import main
 
 REPO = Path(__file__).resolve().parent.parent
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "TOKENIZERS_PARALLELISM": "false"}
-MODES = ("frozen", "lora", "full")
+MODES = ("frozen", "lora", "full", "qlora")
 
 #: Trains what the lines of a file say, one run after another, in the processes it is launched in.
 RUNS = """
@@ -155,7 +155,8 @@ ENGINES = [
     ("engine", "name", "modes"),
     [
         *ENGINES,
-        *(pytest.param(e, n, MODES, marks=pytest.mark.slow, id=f"{e}-all") for e, n, _ in ENGINES[1:]),
+        pytest.param("zero2", "DEEPSPEED ZeRO-2", MODES, marks=pytest.mark.slow, id="zero2-all"),
+        pytest.param("zero3", "DEEPSPEED ZeRO-3", MODES[:3], marks=pytest.mark.slow, id="zero3-all"),
     ],
 )
 def test_two_processes_equal_one(runs, engine, name, modes):
