@@ -104,15 +104,13 @@ class Bench:
                 yield from self.race("incremental", dtype, questions=2 if few else 4, traces=1, prompt=500)
             for work in ("lora", "frozen"):
                 if work in works:
-                    yield from self.race(work, dtype, questions=4 if few else 12, traces=8)
+                    yield from self.race(work, dtype, questions=2 if few else 12, traces=8)
         if "growth" in works:
-            size = 1 if few else 4
-            for traces in (1, 2, 4, 8, 16, 32):
-                questions = size * max(1, 16 // traces)
+            for traces in (1, 4, 16) if few else (1, 2, 4, 8, 16, 32):
+                questions = max(1, 16 // traces)
                 yield from self.race("scoring", "bfloat16", questions=questions, traces=traces, prompt=500)
-            questions = 1 if few else 2
-            for prompt in (200, 1000, 2000, 4000):
-                yield from self.race("scoring", "bfloat16", questions=questions, traces=8, prompt=prompt)
+            for prompt in (200, 1000, 2000) if few else (200, 1000, 2000, 4000):
+                yield from self.race("scoring", "bfloat16", questions=1, traces=8, prompt=prompt)
 
     def race(
         self, work: str, dtype: str, *, questions: int, traces: int, prompt: int | None = None
