@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -223,6 +224,30 @@ def test_two_machines(runs, engine):
     assert all("prm: 2 process(es) on cpu" in out for out, _ in ended)
     assert ["checkpoint   " in out for out, _ in ended] == [True, False]
     assert_same(runs / "one-lora", runs / f"machines-{engine}")
+
+
+#: As `RUNS`, with features in a folder of each process's own.
+APART = """
+import json, os, sys
+import prm.train
+
+for words in json.load(open(sys.argv[1])):
+    prm.train.run([*words, "--features_dir", f"{sys.argv[2]}-{os.environ['RANK']}"])
+"""
+
+
+def test_processes_with_disks_of_their_own(runs):
+    """One has kept all features of an earlier run, the other has none."""
+    shutil.copytree(runs / "one-frozen" / "features", runs / "apart-0")
+    (runs / "apart.py").write_text(APART)
+    (runs / "apart.json").write_text(json.dumps([two_processes(runs, "frozen", "apart")]))
+    words = [*config_file("ddp"), "--num_processes", "2", str(runs / "apart.py")]
+    done = launch(*words, str(runs / "apart.json"), str(runs / "apart"))
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert "prm: 2 process(es) on cpu" in done.stdout
+    assert_same(runs / "one-frozen", runs / "apart")
+    kept = [{file.name for file in (runs / f"apart-{rank}").rglob("*.safetensors")} for rank in range(2)]
+    assert all(kept)
 
 
 #: the words for the launcher, and what the only line of ours says

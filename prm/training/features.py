@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -74,8 +75,9 @@ class FeatureStore:
         keys = [trace_key(trace) for trace in dataset.traces]
         wanted = dict(zip(keys, dataset.traces, strict=True))
         known = self._read(wanted)
-        state.wait_for_everyone()  # all look before one writes: they must agree on what is missing
-        missing = {key: trace for key, trace in wanted.items() if key not in known}
+        # All have looked before one writes, and what one lacks all compute: their disks need not be the same.
+        lacking = set(gather_object([key for key in wanted if key not in known]))
+        missing = {key: trace for key, trace in wanted.items() if key in lacking}
         if missing:
             self._compute(missing, rank=state.process_index, processes=state.num_processes)
             state.wait_for_everyone()
