@@ -27,7 +27,7 @@ class Two(nn.Module):
 def adapted(dtype: torch.dtype = torch.float32, **settings) -> tuple[nn.Module, nn.Module]:
     """The same model with the same adapter, by PEFT and by us."""
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=12, target_modules=["up", "down"], **settings)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": ["up", "down"]} | settings)
     theirs = get_peft_model(Two().to(dtype), config)
     for name, weight in theirs.named_parameters():
         if "lora_B" in name:
@@ -83,7 +83,11 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_peft_is():
     "mode", ["disabled", "merged", "dropout", "dora", "two adapters", "autocast", "bias"]
 )
 def test_what_is_not_plain_is_left_to_peft(mode, monkeypatch):
-    settings = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}, "bias": {"lora_bias": True}}
+    settings = {
+        "dropout": {"lora_dropout": 0.5},
+        "dora": {"use_dora": True},
+        "bias": {"lora_bias": True, "target_modules": ["up"]},  # the other layer has none
+    }
     theirs, ours = adapted(**settings.get(mode, {}))
     x = torch.randn(4, 24)
 
