@@ -123,8 +123,8 @@ class Bench:
         ours, plain = self.run(spec), self.run(spec | {"rows": True})
         kind = "lora" if work == "lora" else "forward"
         if (kind, dtype) not in self.rates:
-            spec = {"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model}
-            self.rates[kind, dtype] = self.run(spec)
+            wanted = {"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model}
+            self.rates[kind, dtype] = self.run(wanted)
         rate = self.rates[kind, dtype]
         limit = ours["distinct_tokens"] / rate["tokens_per_second"]
         per_pair = rate["flops_per_pair"] / rate["flops_per_token"]

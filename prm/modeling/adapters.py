@@ -31,6 +31,8 @@ def lean_adapters(model: nn.Module) -> None:
 
 
 class _LeanLinear(lora.Linear):
+    """PEFT's layer with a shorter way where nothing but one LoRA adapter is at work (Hu et al. 2021)."""
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         name = self._plain_adapter(x.device.type)
         if name is None or args or kwargs:
@@ -57,7 +59,11 @@ class _LeanLinear(lora.Linear):
 
 
 class _LowRank(torch.autograd.Function):
-    """`x @ weight.T + bias + scaling * x @ a.T @ b.T`, of frozen `weight` and `bias`."""
+    """`x @ weight.T + bias + scaling * x @ a.T @ b.T`, of frozen `weight` (out, in) and `bias` (out,).
+
+    `x` (…, in) has the dtype of `weight`, and so have the result (…, out) and the gradient of `x`; `a`
+    (rank, in) and `b` (out, rank) have one of their own.
+    """
 
     @staticmethod
     def forward(ctx: Any, x, weight, bias, a, b, scaling: float) -> torch.Tensor:
