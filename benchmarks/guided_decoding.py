@@ -6,10 +6,12 @@
 
 With `--minutes 4` each stops after four, and goes on where it stopped when it is run again.
 
-The PRM is the quickstart's, the questions are those of the starter corpus' held-out databases. Untrained,
-SmolLM2-135M writes no right step, so it is first taught the form on the right traces of the *train*
-databases: a plain transformers `Trainer` with LoRA. Its prompt names tables and columns alone, which makes
-it a quarter as long; the PRM reads the prompt that it was trained on.
+The PRM is the quickstart's. Of the questions on the starter corpus' held-out databases a seeded third is
+searched. SmolLM2-135M writes no right step untaught, and on a database that it has never seen none after
+being taught either (it invents names). So it is taught on the right traces of the train databases *and of
+the other questions on the held-out ones*: a plain transformers `Trainer` with LoRA. The PRM has seen neither
+these databases nor a question on them. The policy's prompt names tables and columns alone, which makes it a
+quarter as long; the PRM reads the prompt that it was trained on.
 
 Every method may spend the same number of new tokens on a question; what it did spend stands in the table.
 """
@@ -38,6 +40,13 @@ RUN = Path("runs/guided_decoding")
 DATA = Path("runs/quickstart/data")
 CORPUS = Path("runs/quickstart/corpus/database")
 LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
+
+
+def held_out(n_questions: int, seed: int) -> tuple[list[Trace], list[Trace]]:
+    """The right traces of so many held-out questions, which are searched, and of the others."""
+    right = [trace for trace in load_traces(DATA / "test.jsonl") if trace.first_error < 0]
+    searched = set(Random(seed).sample(range(len(right)), min(n_questions, len(right))))
+    return [right[i] for i in sorted(searched)], [t for i, t in enumerate(right) if i not in searched]
 
 
 def policy_prompt(trace: Trace) -> str:
@@ -69,7 +78,7 @@ def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
     return {name: torch.tensor([ids]) for name, ids in row.items()}
 
 
-def train(model: str, *, limit: int, epochs: int, minutes: float, seed: int) -> None:
+def train(model: str, *, dtype: str, questions: int, epochs: int, minutes: float, seed: int) -> None:
     """Fine-tune, for so many minutes at a time; the last call leaves `RUN/policy`."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -97,11 +106,10 @@ def train(model: str, *, limit: int, epochs: int, minutes: float, seed: int) -> 
             loss = torch.nn.functional.cross_entropy(logits.float(), labels[labels >= 0], reduction="sum")
             return loss / num_items_in_batch  # of the whole optimiser step
 
-    policy = TransformersPolicy(model, Sampling(), dtype="bfloat16")
+    policy = TransformersPolicy(model, Sampling(), dtype=dtype)
     right = [trace for trace in load_traces(DATA / "train.jsonl") if trace.first_error < 0]
+    right += held_out(questions, seed)[1]
     rows = list(_rows(policy, right))
-    Random(seed).shuffle(rows)
-    rows = rows[:limit]
     tokens, databases = sum(len(row["input_ids"]) for row in rows), len({trace.db_id for trace in right})
     print(
         f"{len(rows)} of {len(right)} right traces of {databases} databases, {tokens:,} tokens an epoch",
@@ -111,7 +119,7 @@ def train(model: str, *, limit: int, epochs: int, minutes: float, seed: int) -> 
         output_dir=str(RUN / "sft"),
         num_train_epochs=epochs,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=2,
+        gradient_accumulation_steps=4,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
@@ -151,21 +159,19 @@ def measure(n_questions: int, max_tokens: int, prm: str, seed: int) -> dict[str,
     from prm.inference.scoring import Scorer
     from prm.inference.search import Plan
 
-    right = [trace for trace in load_traces(DATA / "test.jsonl") if trace.first_error < 0]
-    chosen = sorted(Random(seed).sample(range(len(right)), min(n_questions, len(right))))
     questions = [
         Asked(
             {
-                "id": right[i].group,
-                "question": right[i].question,
-                "db_id": right[i].db_id,
-                "schema": right[i].schema,
-                "gold_sql": right[i].gold_sql,
-                "policy_prompt": policy_prompt(right[i]),
+                "id": trace.group,
+                "question": trace.question,
+                "db_id": trace.db_id,
+                "schema": trace.schema,
+                "gold_sql": trace.gold_sql,
+                "policy_prompt": policy_prompt(trace),
             },
-            CORPUS / str(right[i].db_id) / f"{right[i].db_id}.sqlite",
+            CORPUS / str(trace.db_id) / f"{trace.db_id}.sqlite",
         )
-        for i in chosen
+        for trace in held_out(n_questions, seed)[0]
     ]
     policy = TransformersPolicy(str(RUN / "policy"), Sampling(0.8, 1.0, 256), batch_size=32)
     scorer = Scorer.from_pretrained(prm)
@@ -211,10 +217,10 @@ def main() -> None:
     )
     parser.add_argument("--train", action="store_true", help="teach the policy; otherwise: search")
     parser.add_argument("--model", default="models/smollm2-135m", help="the policy before it is taught")
-    parser.add_argument("--traces", type=int, default=1000, help="that the policy is taught with, at most")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--dtype", default="float32", help="to teach in; bfloat16 where the machine has it")
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
-    parser.add_argument("--questions", type=int, default=96, help="held-out questions, drawn by the seed")
+    parser.add_argument("--questions", type=int, default=32, help="that are searched, and not taught")
     parser.add_argument("--max-tokens", type=int, default=1600, help="new tokens for a question, each method")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="stop after so long; run it again to go on"
@@ -222,7 +228,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.train:
-        train(args.model, limit=args.traces, epochs=args.epochs, minutes=args.minutes, seed=args.seed)
+        train(
+            args.model,
+            dtype=args.dtype,
+            questions=args.questions,
+            epochs=args.epochs,
+            minutes=args.minutes,
+            seed=args.seed,
+        )
         return
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)

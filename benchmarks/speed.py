@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py [--quick] [--root SPIDER_FOLDER] --json FILE [--plot docs/speed.svg]
         [--works scoring incremental lora frozen growth] [--peer "trl-env/bin/python trl_prm_peer.py"]
+        [--predictions PREDICTIONS.jsonl]
 
 Every figure is measured in a process of its own, the two sides of a row one right after the other.
 
@@ -19,7 +20,10 @@ Every figure is measured in a process of its own, the two sides of a row one rig
 
 `growth` is how scoring gains with the traces of a question and with the length of the prompt.
 
-Without `--root` the starter corpus is used.
+Without `--root` the starter corpus is used. Traces come from `prm build`: errors and rewrites of gold.
+With `--predictions` (answers of real systems to the dev questions of `--root`, in the form that
+`benchmarks/rerank_spider.py` describes, with `correct` besides) training takes the distinct answers to a
+question, each as one step, as a pool of candidates has them.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prm.traces.formats import load_traces, write_traces
+from prm.sql.schema import read_schema, schema_text
+from prm.traces.formats import load_traces, rows_of, write_traces
 from prm.traces.trace import Step, Trace
 
 MODEL = "models/smollm2-135m"
@@ -64,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer traces and shapes; within 15 minutes")
     parser.add_argument("--root", help="Spider folder; default: the starter corpus")
+    parser.add_argument("--predictions", type=Path, help="train on these answers, instead of built traces")
     parser.add_argument("--json", type=Path, help="where the rows go")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="only these rows")
     parser.add_argument("--plot", type=Path, help="an SVG file: the growth, drawn")
@@ -76,6 +82,8 @@ def main() -> None:
         return
     if args.json is None:
         parser.error("--json FILE is missing")
+    if args.predictions and not args.root:
+        parser.error("--predictions: --root is missing, the folder of their questions and databases")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
         rows = list(bench.rows())
@@ -93,6 +101,7 @@ class Bench:
         self.args, self.folder = args, folder
         self.rates: dict[tuple[str, str], dict[str, float]] = {}
         self.questions = built(args.root, folder, limit=60 if args.quick else 300)
+        self.answers = answered(Path(args.root), args.predictions) if args.predictions else self.questions
         print("|", " | ".join(COLUMNS), "|\n" + "|---" * len(COLUMNS) + "|", flush=True)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -151,7 +160,8 @@ class Bench:
 
     def choose(self, work: str, questions: int, traces: int, prompt: int | None) -> list[Trace]:
         """So many traces of so many questions, under prompts of at least `prompt` tokens."""
-        wanted = [group for group in self.questions if len(group) >= traces]
+        questions_of = self.answers if work in ("lora", "frozen") else self.questions
+        wanted = [group for group in questions_of if len(group) >= traces]
         # The schemas of the largest row are those of the smallest, too: questions are taken in one order.
         chosen = [trace for group in wanted[:questions] for trace in group[:traces]]
         if len(chosen) < questions * traces:
@@ -247,6 +257,29 @@ def built(root: str | None, folder: Path, limit: int) -> list[list[Trace]]:
     groups: dict[str, list[Trace]] = {}
     for trace in load_traces(output):
         groups.setdefault(trace.question_key, []).append(trace)
+    return shuffled(groups)
+
+
+def answered(root: Path, predictions: Path) -> list[list[Trace]]:
+    """The distinct answers to each dev question, SQL as its only step, in a seeded order of the questions."""
+    entries = json.loads((root / "dev.json").read_text(encoding="utf-8"))
+    asked = {str(entry.get("id", f"dev_{number:04d}")): entry for number, entry in enumerate(entries)}
+    schemas = {
+        db: read_schema(root / "database" / db / f"{db}.sqlite") for db in {e["db_id"] for e in entries}
+    }
+    groups: dict[str, list[Trace]] = {}
+    for _, row in rows_of(predictions):
+        entry, group = asked[row["id"]], groups.setdefault(row["id"], [])
+        step = Step(" ".join(row["sql"].split()), int(row["correct"]))
+        if step not in (trace.steps[0] for trace in group):
+            schema = schema_text(schemas[entry["db_id"]], entry["question"])
+            group.append(
+                Trace(entry["question"], [step], group=row["id"], db_id=entry["db_id"], schema=schema)
+            )
+    return shuffled(groups)
+
+
+def shuffled(groups: dict[str, list[Trace]]) -> list[list[Trace]]:
     questions = list(groups.values())
     random.Random(0).shuffle(questions)
     for group in questions:
