@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="teach the policy; otherwise: search")
     parser.add_argument("--model", default="models/smollm2-135m", help="the policy before it is taught")
     parser.add_argument("--dtype", default="float32", help="to teach in; bfloat16 where the machine has it")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
     parser.add_argument("--questions", type=int, default=32, help="that are searched, and not taught")
     parser.add_argument("--max-tokens", type=int, default=1600, help="new tokens for a question, each method")

@@ -3,12 +3,13 @@
     python benchmarks/memory.py --model models/smollm2-135m --output memory.json [--only lora]
 
 A process first trains a tiny model in the same way, so that every library is loaded and warm; what it holds
-then is the baseline. It goes on to train the setting for two optimiser steps of two forwards each, through
-`PRMTrainer`, on traces of random words that fill the token budget: a prompt and three answers to it, which
-make one token tree, or two rows. Measured is the highest resident memory of training (`VmHWM`, reset when the
-model is there: while it is read, the mapped file counts as resident, too) less the baseline, with an
-allocator that gives freed blocks back at once (`MALLOC_MMAP_THRESHOLD_`). The plan's figure is that of one
-process on a CPU without its reserve.
+then, with the tokenizer and the traces, is the baseline. It goes on to train the setting for two optimiser
+steps of two forwards each, through `PRMTrainer`, on traces of random words that fill the token budget: a
+prompt and three answers to it, which make one token tree, or two rows. Measured is the highest resident
+memory of training less the baseline (`VmHWM`, reset when the model is there: while it is read, the mapped
+file counts as resident, too). Freed blocks go back to the system at once (`MALLOC_MMAP_THRESHOLD_`), and each
+weight is read once before training: of a mapped file only those rows of the embeddings would be resident
+that the traces' words need. The plan's figure is that of one process on a CPU without its reserve.
 
 Two more models are random ones, made on the spot: one of Qwen2's shape (grouped keys, biases), and a small
 one for the tests. `--model` gives the tokenizer.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -83,12 +85,12 @@ def traces(encoder: Any, length: int, branches: int, questions: int) -> list[Any
     return [trace(question, branch, low) for question in range(questions) for branch in range(branches)]
 
 
-def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
+def train(setting: dict[str, Any], folder: str, length: int, tokenizer: Any) -> tuple[Any, Any]:
     """Two optimiser steps of two forwards; returns the sections of the recipe."""
-    from prm.modeling.process_reward_model import load_tokenizer
+    from prm.modeling import ProcessRewardModel
     from prm.recipe import read_recipe
     from prm.traces.encoding import Encoder
-    from prm.train import build_trainer
+    from prm.training.trainer import PRMTrainer
 
     # A tree of a prompt and three answers, each as long; or rows.
     branches = 3 if setting["attn_implementation"] is None else setting["tokens"] // length
@@ -110,31 +112,46 @@ def train(setting: dict[str, Any], folder: str, length: int) -> tuple[Any, Any]:
     if setting["attn_implementation"] is not None:
         options["attn_implementation"] = setting["attn_implementation"]
     model, _, args = read_recipe([*argv, *(f"--{key}={value}" for key, value in options.items())])
-    encoder = Encoder(
-        load_tokenizer(setting["folder"]), max_length=length, max_completion_length=length * 3 // 4
-    )
+    encoder = Encoder(tokenizer, max_length=length, max_completion_length=length * 3 // 4)
     data = traces(encoder, length, branches, questions=4)
-    trainer = build_trainer(model, args, train=data, dev=[])
+    prm = ProcessRewardModel.from_backbone(
+        model.model_name_or_path,
+        backbone=model.backbone,
+        quantization_bits=model.quantization_bits,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        peft_config=model.peft_config(),
+    )
+    trainer = PRMTrainer(prm, args, train_dataset=data, processing_class=tokenizer)
+    for weight in prm.parameters():
+        weight.detach().view(-1)[::1024].sum()  # touches every page
+    give_back()
     Path("/proc/self/clear_refs").write_text("5")  # the highest is what is resident now
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
     return model, args
 
 
+def give_back() -> None:
+    """Freed memory goes back to the system."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def measure(setting: dict[str, Any], tiny: str) -> dict[str, Any]:
     """In a process of its own: the highest memory of training beyond what a tiny training leaves."""
-    import ctypes
-
     import torch
+
+    from prm.modeling.process_reward_model import load_tokenizer
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     length = setting["tokens"] // 2
     with tempfile.TemporaryDirectory() as folder:
-        train(setting | {"folder": tiny, "tokens": 128}, f"{folder}/tiny", 64)
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        tokenizer = load_tokenizer(tiny)
+        train(setting | {"folder": tiny, "tokens": 128}, f"{folder}/tiny", 64, tokenizer)
+        give_back()
         before = resident("VmRSS")
-        model, args = train(setting, f"{folder}/run", length)
+        model, args = train(setting, f"{folder}/run", length, tokenizer)
         highest = resident("VmHWM") - before
     from prm.modeling.planning import plan
 
