@@ -2,16 +2,18 @@
 
     make quickstart
     python benchmarks/guided_decoding.py --train
+    python benchmarks/guided_decoding.py --taught 24 --max-tokens 800
     python benchmarks/guided_decoding.py
 
 With `--minutes 4` each stops after four, and goes on where it stopped when it is run again.
 
-The PRM is the quickstart's. Of the questions on the starter corpus' held-out databases a seeded third is
-searched. SmolLM2-135M writes no right step untaught, and on a database that it has never seen none after
-being taught either (it invents names). So it is taught on the right traces of the train databases *and of
-the other questions on the held-out ones*: a plain transformers `Trainer` with LoRA. The PRM has seen neither
-these databases nor a question on them. The policy's prompt names tables and columns alone, which makes it a
-quarter as long; the PRM reads the prompt that it was trained on.
+The PRM is the quickstart's, which has seen neither the starter corpus' held-out databases nor a question on
+them. SmolLM2-135M writes no right step untaught, and on a database that it has never seen none after being
+taught either (it invents names). So it is taught, by a plain transformers `Trainer` with LoRA, on the right
+traces of the train databases and of two thirds of the questions on the held-out ones. `--questions` are drawn
+from the last third, where it is right next to never; `--taught` are questions that it was taught on, which
+makes it what a larger policy is elsewhere: right now and then. The policy's prompt names tables and columns
+alone, which makes it a quarter as long; the PRM reads the prompt that it was trained on.
 
 Every method may spend the same number of new tokens on a question; what it did spend stands in the table.
 """
@@ -42,11 +44,13 @@ CORPUS = Path("runs/quickstart/corpus/database")
 LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
 
 
-def held_out(n_questions: int, seed: int) -> tuple[list[Trace], list[Trace]]:
-    """The right traces of so many held-out questions, which are searched, and of the others."""
+def held_out(seed: int) -> tuple[list[Trace], list[Trace]]:
+    """The right traces of the held-out databases: those of a third of the questions, and the others."""
     right = [trace for trace in load_traces(DATA / "test.jsonl") if trace.first_error < 0]
-    searched = set(Random(seed).sample(range(len(right)), min(n_questions, len(right))))
-    return [right[i] for i in sorted(searched)], [t for i, t in enumerate(right) if i not in searched]
+    unseen = set(Random(seed).sample(range(len(right)), len(right) // 3))
+    return [t for i, t in enumerate(right) if i in unseen], [
+        t for i, t in enumerate(right) if i not in unseen
+    ]
 
 
 def policy_prompt(trace: Trace) -> str:
@@ -78,7 +82,7 @@ def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
     return {name: torch.tensor([ids]) for name, ids in row.items()}
 
 
-def train(model: str, *, dtype: str, questions: int, epochs: int, minutes: float, seed: int) -> None:
+def train(model: str, *, dtype: str, epochs: int, minutes: float, seed: int) -> None:
     """Fine-tune, for so many minutes at a time; the last call leaves `RUN/policy`."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -108,7 +112,7 @@ def train(model: str, *, dtype: str, questions: int, epochs: int, minutes: float
 
     policy = TransformersPolicy(model, Sampling(), dtype=dtype)
     right = [trace for trace in load_traces(DATA / "train.jsonl") if trace.first_error < 0]
-    right += held_out(questions, seed)[1]
+    right += held_out(seed)[1]
     rows = list(_rows(policy, right))
     tokens, databases = sum(len(row["input_ids"]) for row in rows), len({trace.db_id for trace in right})
     print(
@@ -152,13 +156,17 @@ def train(model: str, *, dtype: str, questions: int, epochs: int, minutes: float
 # --- searching ----------------------------------------------------------------------------------------------
 
 
-def measure(n_questions: int, max_tokens: int, prm: str, seed: int) -> dict[str, Any]:
+def measure(n_questions: int, taught: bool, max_tokens: int, prm: str, seed: int) -> dict[str, Any]:
     """Every method on the same questions and budget; what is there already is not done again."""
     from prm.decode import Asked, decode
     from prm.inference.policies import Sampling, TransformersPolicy
     from prm.inference.scoring import Scorer
     from prm.inference.search import Plan
 
+    policy = TransformersPolicy(str(RUN / "policy"), Sampling(0.8, 1.0, 256), batch_size=32)
+    unseen, seen = held_out(seed)
+    traces = [trace for trace in seen if list(_rows(policy, [trace]))] if taught else unseen
+    Random(seed).shuffle(traces)
     questions = [
         Asked(
             {
@@ -171,9 +179,8 @@ def measure(n_questions: int, max_tokens: int, prm: str, seed: int) -> dict[str,
             },
             CORPUS / str(trace.db_id) / f"{trace.db_id}.sqlite",
         )
-        for trace in held_out(n_questions, seed)[0]
+        for trace in traces[:n_questions]
     ]
-    policy = TransformersPolicy(str(RUN / "policy"), Sampling(0.8, 1.0, 256), batch_size=32)
     scorer = Scorer.from_pretrained(prm)
     plans = {
         "greedy": Plan("greedy"),
@@ -185,7 +192,7 @@ def measure(n_questions: int, max_tokens: int, prm: str, seed: int) -> dict[str,
     found = {}
     for name, plan in plans.items():
         plan = replace(plan, max_tokens=max_tokens, max_steps=10, seed=seed)
-        files = RUN / f"{n_questions}-{max_tokens}"
+        files = RUN / f"{'taught' if taught else 'unseen'}-{n_questions}-{max_tokens}"
         stem = name.split(",")[0].lower()
         with suppress(InputError):  # no method is bound to find anything
             decode(
@@ -220,7 +227,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", help="to teach in; bfloat16 where the machine has it")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
-    parser.add_argument("--questions", type=int, default=32, help="that are searched, and not taught")
+    parser.add_argument("--questions", type=int, default=32, help="that the policy has not seen")
+    parser.add_argument("--taught", type=int, help="instead, so many that it was taught on")
     parser.add_argument("--max-tokens", type=int, default=1600, help="new tokens for a question, each method")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="stop after so long; run it again to go on"
@@ -231,7 +239,6 @@ def main() -> None:
         train(
             args.model,
             dtype=args.dtype,
-            questions=args.questions,
             epochs=args.epochs,
             minutes=args.minutes,
             seed=args.seed,
@@ -240,7 +247,9 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
     try:
-        found = measure(args.questions, args.max_tokens, args.prm, args.seed)
+        found = measure(
+            args.taught or args.questions, args.taught is not None, args.max_tokens, args.prm, args.seed
+        )
     except KeyboardInterrupt:
         sys.exit("not done; run it again to go on")
     signal.setitimer(signal.ITIMER_REAL, 0)
