@@ -615,9 +615,9 @@ def test_the_best_checkpoint_is_loaded_and_its_thresholds_saved(make_trainer, tm
     train = make_traces(8)
     first = [t.labels[0] for t in train if t.labels[0] is not None]
     assert config.position_means[0] == pytest.approx(np.mean(first))
-    assert [[round(s, 9) for s in t.scores] for t in trainer.scored(dev)] == [
-        [round(s, 9) for s in row] for row in scorer.score(dev)
-    ]
+    # Two ways of reading in float32, whose last bit depends on the processor.
+    for trace, row in zip(trainer.scored(dev), scorer.score(dev), strict=True):
+        assert trace.scores == pytest.approx(row, abs=1e-6)
 
 
 def test_the_threshold_is_that_of_the_best_checkpoint(make_trainer):
