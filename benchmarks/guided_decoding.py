@@ -2,7 +2,7 @@
 
     make quickstart
     python benchmarks/guided_decoding.py --train
-    python benchmarks/guided_decoding.py --taught 24 --max-tokens 800
+    python benchmarks/guided_decoding.py --taught --questions 24 --max-tokens 800
     python benchmarks/guided_decoding.py
 
 With `--minutes 4` each stops after four, and goes on where it stopped when it is run again.
@@ -10,12 +10,13 @@ With `--minutes 4` each stops after four, and goes on where it stopped when it i
 The PRM is the quickstart's, which has seen neither the starter corpus' held-out databases nor a question on
 them. SmolLM2-135M writes no right step untaught, and on a database that it has never seen none after being
 taught either (it invents names). So it is taught, by a plain transformers `Trainer` with LoRA, on the right
-traces of the train databases and of two thirds of the questions on the held-out ones. `--questions` are drawn
-from the last third, where it is right next to never; `--taught` are questions that it was taught on, which
-makes it what a larger policy is elsewhere: right now and then. The policy's prompt names tables and columns
-alone, which makes it a quarter as long; the PRM reads the prompt that it was trained on.
+traces of the train databases and of two thirds of the questions on the held-out ones. Questions are drawn
+from the last third, where it was right on none; with `--taught` from the questions that it was taught on,
+where it is right now and then. The policy's prompt names tables and columns alone, which makes it a quarter
+as long; the PRM reads the prompt that it was trained on.
 
-Every method may spend the same number of new tokens on a question; what it did spend stands in the table.
+Every method may spend the same number of new tokens on a question. That is looked at before each round of
+requests, which may pass it; what a method did spend stands in the table.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
 def held_out(seed: int) -> tuple[list[Trace], list[Trace]]:
     """The right traces of the held-out databases: those of a third of the questions, and the others."""
     right = [trace for trace in load_traces(DATA / "test.jsonl") if trace.first_error < 0]
-    unseen = set(Random(seed).sample(range(len(right)), len(right) // 3))
-    return [t for i, t in enumerate(right) if i in unseen], [
-        t for i, t in enumerate(right) if i not in unseen
-    ]
+    drawn = set(Random(seed).sample(range(len(right)), len(right) // 3))
+    third = [trace for i, trace in enumerate(right) if i in drawn]
+    others = [trace for i, trace in enumerate(right) if i not in drawn]
+    return third, others
 
 
 def policy_prompt(trace: Trace) -> str:
@@ -227,8 +228,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", help="to teach in; bfloat16 where the machine has it")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
-    parser.add_argument("--questions", type=int, default=32, help="that the policy has not seen")
-    parser.add_argument("--taught", type=int, help="instead, so many that it was taught on")
+    parser.add_argument("--questions", type=int, default=32, help="how many, drawn by the seed")
+    parser.add_argument("--taught", action="store_true", help="questions that the policy was taught on")
     parser.add_argument("--max-tokens", type=int, default=1600, help="new tokens for a question, each method")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="stop after so long; run it again to go on"
@@ -236,20 +237,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.train:
-        train(
-            args.model,
-            dtype=args.dtype,
-            epochs=args.epochs,
-            minutes=args.minutes,
-            seed=args.seed,
-        )
+        train(args.model, dtype=args.dtype, epochs=args.epochs, minutes=args.minutes, seed=args.seed)
         return
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
     try:
-        found = measure(
-            args.taught or args.questions, args.taught is not None, args.max_tokens, args.prm, args.seed
-        )
+        found = measure(args.questions, args.taught, args.max_tokens, args.prm, args.seed)
     except KeyboardInterrupt:
         sys.exit("not done; run it again to go on")
     signal.setitimer(signal.ITIMER_REAL, 0)
