@@ -6,8 +6,8 @@
 Every run trains the same questions by the same global batches, as a user would launch it: `accelerate launch`
 with a file of `accelerate_configs/`, on CPU processes over gloo where there is no GPU. Each line of the table
 says how far the losses are from those of one process (the largest relative difference over all steps), how
-large the checkpoint is, how long the launch took and the largest resident memory of a process. qlora runs in
-one process and is compared with itself only: its base is rounded.
+large the checkpoint is, how long the launch took and the largest resident memory of a process. qlora is
+compared with qlora: its base is rounded; ZeRO-3 would shard that base, and is refused.
 
 --weights prints what the weights of a model take in memory under lora and qlora instead.
 Without --model a small random Qwen2 is made (2 layers of width 128).
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: engine, processes, modes; of each mode the first line is what the others are compared with
 RUNS = [
     ("single", 1, ("frozen", "lora", "full", "qlora-4", "qlora-8")),
-    ("ddp", 2, ("frozen", "lora", "full")),
-    ("zero2", 2, ("frozen", "lora", "full")),
+    ("ddp", 2, ("frozen", "lora", "full", "qlora-4")),
+    ("zero2", 2, ("frozen", "lora", "full", "qlora-4")),
     ("zero3", 2, ("frozen", "lora", "full")),
 ]
 #: A process of the launch writes its largest resident memory when it ends.

@@ -2,18 +2,16 @@
 
     make quickstart
     python benchmarks/guided_decoding.py --train
-    python benchmarks/guided_decoding.py --taught --questions 24 --max-tokens 800
     python benchmarks/guided_decoding.py
 
 With `--minutes 4` each stops after four, and goes on where it stopped when it is run again.
 
 The PRM is the quickstart's, which has seen neither the starter corpus' held-out databases nor a question on
-them. SmolLM2-135M writes no right step untaught, and on a database that it has never seen none after being
-taught either (it invents names). So it is taught, by a plain transformers `Trainer` with LoRA, on the right
-traces of the train databases and of two thirds of the questions on the held-out ones. Questions are drawn
-from the last third, where it was right on none; with `--taught` from the questions that it was taught on,
-where it is right now and then. The policy's prompt names tables and columns alone, which makes it a quarter
-as long; the PRM reads the prompt that it was trained on.
+them. SmolLM2-135M writes no right step untaught, and after being taught on other questions none either (it
+invents columns). So it is taught the very questions that it is then asked, by a plain transformers `Trainer`
+with LoRA, and not long enough to know them by heart: a policy that is right on some and not on others, as one
+worth guiding is. Its prompt names tables and columns alone, which makes it a quarter as long; the PRM reads
+the prompt that it was trained on.
 
 Every method may spend the same number of new tokens on a question. That is looked at before each round of
 requests, which may pass it; what a method did spend stands in the table.
@@ -42,16 +40,12 @@ from prm.traces.trace import Trace
 RUN = Path("runs/guided_decoding")
 DATA = Path("runs/quickstart/data")
 CORPUS = Path("runs/quickstart/corpus/database")
-LONGEST = 512  # tokens of prompt and answer; longer ones are not taught
 
 
-def held_out(seed: int) -> tuple[list[Trace], list[Trace]]:
-    """The right traces of the held-out databases: those of a third of the questions, and the others."""
+def drawn(n: int, seed: int) -> list[Trace]:
+    """The right traces of `n` questions on held-out databases: what the policy is taught, and asked."""
     right = [trace for trace in load_traces(DATA / "test.jsonl") if trace.first_error < 0]
-    drawn = set(Random(seed).sample(range(len(right)), len(right) // 3))
-    third = [trace for i, trace in enumerate(right) if i in drawn]
-    others = [trace for i, trace in enumerate(right) if i not in drawn]
-    return third, others
+    return Random(seed).sample(right, n)
 
 
 def policy_prompt(trace: Trace) -> str:
@@ -70,8 +64,7 @@ def _rows(policy: Any, traces: list[Trace]) -> Iterator[dict[str, list[int]]]:
         prompt, answer = policy_prompt(trace), "\n\n".join(step.text for step in trace.steps)
         asked = len(policy._ids(prompt, ""))
         ids = [*policy._ids(prompt, answer), policy.tokenizer.eos_token_id]
-        if len(ids) <= LONGEST:
-            yield {"input_ids": ids, "labels": [-100] * asked + ids[asked:]}
+        yield {"input_ids": ids, "labels": [-100] * asked + ids[asked:]}
 
 
 def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
@@ -83,7 +76,7 @@ def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
     return {name: torch.tensor([ids]) for name, ids in row.items()}
 
 
-def train(model: str, *, dtype: str, epochs: int, minutes: float, seed: int) -> None:
+def train(model: str, *, n_questions: int, dtype: str, epochs: int, minutes: float, seed: int) -> None:
     """Fine-tune, for so many minutes at a time; the last call leaves `RUN/policy`."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -112,14 +105,10 @@ def train(model: str, *, dtype: str, epochs: int, minutes: float, seed: int) -> 
             return loss / num_items_in_batch  # of the whole optimiser step
 
     policy = TransformersPolicy(model, Sampling(), dtype=dtype)
-    right = [trace for trace in load_traces(DATA / "train.jsonl") if trace.first_error < 0]
-    right += held_out(seed)[1]
+    right = drawn(n_questions, seed)
     rows = list(_rows(policy, right))
-    tokens, databases = sum(len(row["input_ids"]) for row in rows), len({trace.db_id for trace in right})
-    print(
-        f"{len(rows)} of {len(right)} right traces of {databases} databases, {tokens:,} tokens an epoch",
-        flush=True,
-    )
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    print(f"{len(rows)} right traces, {tokens:,} tokens an epoch", flush=True)
     arguments = TrainingArguments(
         output_dir=str(RUN / "sft"),
         num_train_epochs=epochs,
@@ -157,17 +146,14 @@ def train(model: str, *, dtype: str, epochs: int, minutes: float, seed: int) -> 
 # --- searching ----------------------------------------------------------------------------------------------
 
 
-def measure(n_questions: int, taught: bool, max_tokens: int, prm: str, seed: int) -> dict[str, Any]:
+def measure(n_questions: int, temperature: float, max_tokens: int, prm: str, seed: int) -> dict[str, Any]:
     """Every method on the same questions and budget; what is there already is not done again."""
     from prm.decode import Asked, decode
     from prm.inference.policies import Sampling, TransformersPolicy
     from prm.inference.scoring import Scorer
     from prm.inference.search import Plan
 
-    policy = TransformersPolicy(str(RUN / "policy"), Sampling(0.8, 1.0, 256), batch_size=32)
-    unseen, seen = held_out(seed)
-    traces = [trace for trace in seen if list(_rows(policy, [trace]))] if taught else unseen
-    Random(seed).shuffle(traces)
+    policy = TransformersPolicy(str(RUN / "policy"), Sampling(temperature, 1.0, 256), batch_size=32)
     questions = [
         Asked(
             {
@@ -180,7 +166,7 @@ def measure(n_questions: int, taught: bool, max_tokens: int, prm: str, seed: int
             },
             CORPUS / str(trace.db_id) / f"{trace.db_id}.sqlite",
         )
-        for trace in traces[:n_questions]
+        for trace in drawn(n_questions, seed)
     ]
     scorer = Scorer.from_pretrained(prm)
     plans = {
@@ -193,7 +179,7 @@ def measure(n_questions: int, taught: bool, max_tokens: int, prm: str, seed: int
     found = {}
     for name, plan in plans.items():
         plan = replace(plan, max_tokens=max_tokens, max_steps=10, seed=seed)
-        files = RUN / f"{'taught' if taught else 'unseen'}-{n_questions}-{max_tokens}"
+        files = RUN / f"{n_questions}-{max_tokens}-{temperature}"
         stem = name.split(",")[0].lower()
         with suppress(InputError):  # no method is bound to find anything
             decode(
@@ -226,23 +212,26 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="teach the policy; otherwise: search")
     parser.add_argument("--model", default="models/smollm2-135m", help="the policy before it is taught")
     parser.add_argument("--dtype", default="float32", help="to teach in; bfloat16 where the machine has it")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
     parser.add_argument("--questions", type=int, default=32, help="how many, drawn by the seed")
-    parser.add_argument("--taught", action="store_true", help="questions that the policy was taught on")
-    parser.add_argument("--max-tokens", type=int, default=1600, help="new tokens for a question, each method")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--max-tokens", type=int, default=1000, help="new tokens for a question, each method")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="stop after so long; run it again to go on"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.train:
-        train(args.model, dtype=args.dtype, epochs=args.epochs, minutes=args.minutes, seed=args.seed)
+        train(
+            args.model, n_questions=args.questions, dtype=args.dtype, epochs=args.epochs,
+            minutes=args.minutes, seed=args.seed,
+        )  # fmt: skip
         return
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
     try:
-        found = measure(args.questions, args.taught, args.max_tokens, args.prm, args.seed)
+        found = measure(args.questions, args.temperature, args.max_tokens, args.prm, args.seed)
     except KeyboardInterrupt:
         sys.exit("not done; run it again to go on")
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,8 +1,8 @@
 """How fast: training, features, scoring and guided scoring, beside plain rows and the hardware's limit.
 
     python benchmarks/speed.py [--quick] [--root SPIDER_FOLDER] --json FILE [--plot docs/speed.svg]
-        [--works scoring incremental lora frozen growth] [--peer "trl-env/bin/python trl_prm_peer.py"]
-        [--predictions PREDICTIONS.jsonl]
+        [--works scoring incremental lora frozen growth] [--dtypes float32 bfloat16]
+        [--peer "trl-env/bin/python trl_prm_peer.py"] [--predictions PREDICTIONS.jsonl]
 
 Every figure is measured in a process of its own, the two sides of a row one right after the other.
 
@@ -18,7 +18,8 @@ Every figure is measured in a process of its own, the two sides of a row one rig
   not: *with attention* is the limit plus the arithmetic of each token's attention to its ancestors, at the
   speed that the best batch's linear layers run at.
 
-`growth` is how scoring gains with the traces of a question and with the length of the prompt.
+`growth` is how scoring gains with the traces of a question and with the length of the prompt, in float32,
+which every machine computes at full speed.
 
 Without `--root` the starter corpus is used. Traces come from `prm build`: errors and rewrites of gold.
 With `--predictions` (answers of real systems to the dev questions of `--root`, in the form that
@@ -57,6 +58,7 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
 }
 WORKS = ("scoring", "incremental", "lora", "frozen", "growth")
+DTYPES = ("float32", "bfloat16")
 BATCH = 8  # traces of an optimiser step, ours and TRL's
 PREFIXES = {"steps": 8, "branches": 4}
 COLUMNS = (
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--root", help="Spider folder; default: the starter corpus")
     parser.add_argument("--predictions", type=Path, help="train on these answers, instead of built traces")
     parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="only these rows")
     parser.add_argument("--plot", type=Path, help="an SVG file: the growth, drawn")
     parser.add_argument("--peer", help="command of the TRL peer: its interpreter and script")
@@ -100,26 +103,27 @@ class Bench:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.rates: dict[tuple[str, str], dict[str, float]] = {}
-        self.questions = built(args.root, folder, limit=60 if args.quick else 300)
+        needed = not args.predictions or {*args.works} - {"lora", "frozen"}
+        self.questions = built(args.root, folder, limit=60 if args.quick else 300) if needed else []
         self.answers = answered(Path(args.root), args.predictions) if args.predictions else self.questions
         print("|", " | ".join(COLUMNS), "|\n" + "|---" * len(COLUMNS) + "|", flush=True)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         works, few = self.args.works, self.args.quick
-        for dtype in ("float32", "bfloat16"):
+        for dtype in self.args.dtypes:
             if "scoring" in works:
                 yield from self.race("scoring", dtype, questions=2 if few else 6, traces=16, prompt=500)
             if "incremental" in works:
                 yield from self.race("incremental", dtype, questions=2 if few else 4, traces=1, prompt=500)
             for work in ("lora", "frozen"):
                 if work in works:
-                    yield from self.race(work, dtype, questions=2 if few else 12, traces=8)
+                    yield from self.race(work, dtype, questions=2 if few else 24, traces=8)
         if "growth" in works:
             for traces in (1, 4, 16) if few else (1, 2, 4, 8, 16, 32):
                 questions = max(1, 16 // traces)
-                yield from self.race("scoring", "bfloat16", questions=questions, traces=traces, prompt=500)
+                yield from self.race("scoring", "float32", questions=questions, traces=traces, prompt=500)
             for prompt in (200, 1000, 2000) if few else (200, 1000, 2000, 4000):
-                yield from self.race("scoring", "bfloat16", questions=1, traces=8, prompt=prompt)
+                yield from self.race("scoring", "float32", questions=1, traces=8, prompt=prompt)
 
     def race(
         self, work: str, dtype: str, *, questions: int, traces: int, prompt: int | None = None
@@ -531,7 +535,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
     from prm.evaluation.report import chart, line
 
-    kept = [r for r in rows if (r["work"], r["dtype"], r["against"]) == ("scoring", "bfloat16", "plain")]
+    kept = [r for r in rows if (r["work"], r["dtype"], r["against"]) == ("scoring", "float32", "plain")]
     highest = max(r["ratio"] for r in kept)
     heights = [(v / highest, f"{v}x") for v in (1, *range(2, math.ceil(highest), 2))]
     panels = []

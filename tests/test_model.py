@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -59,6 +60,62 @@ def test_logits_stand_at_step_ends_only(make_model, batch):
     by_hand = model.head(hidden[batch["step_ends"][there]])
     torch.testing.assert_close(output.logits[there], by_hand)
     assert not any("lm_head" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("backbone", ["lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_the_last_mlp_sees_step_ends_only_and_every_gradient_is_that_of_the_whole(
+    make_model, batch, family, backbone
+):
+    model = make_model(family, backbone=backbone).train()
+    inputs = {
+        "input_ids": batch["input_ids"],
+        "position_ids": batch["position_ids"],
+        "attention_mask": TreeMask(batch["subtree_ends"].flatten()).as_argument(),
+    }
+    tokens = batch["step_ends"].clamp(min=0)
+    assert len(tokens.unique()) < tokens.numel()  # traces share steps
+    (mlp,) = (m for name, m in model.named_modules() if name.endswith(f"layers.{len_layers(model) - 1}.mlp"))
+    seen = []
+    hook = mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].flatten(0, -2).shape[0]))
+    weights = torch.randn(*tokens.shape, 1)
+
+    def gradients(states):
+        model.zero_grad()
+        (states * weights).pow(2).sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    own, few = model.states(tokens, **inputs), dict(gradients(model.states(tokens, **inputs)))
+    hidden = model.backbone(**inputs).last_hidden_state.flatten(0, 1)[tokens]
+    hook.remove()
+    assert seen == [tokens.numel(), tokens.numel(), batch["input_ids"].numel()]
+    torch.testing.assert_close(own, hidden)
+    whole = gradients(hidden)
+    assert few.keys() == whole.keys() and any("layers.1.mlp" in name for name in few)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(few[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def len_layers(model):
+    return model.backbone.config.num_hidden_layers
+
+
+def test_threads_may_use_one_model(make_model, batch):
+    model = make_model("llama").eval()
+    alone, whole = logits(model, batch), batch["input_ids"].repeat(1, 8)
+
+    @torch.no_grad()
+    def all_states(_):
+        return model.backbone(input_ids=whole).last_hidden_state
+
+    expected = all_states(0)
+    with ThreadPoolExecutor(4) as pool:
+        theirs = [pool.submit(all_states, 0) for _ in range(40)]
+        ours = [pool.submit(logits, model, batch) for _ in range(40)]
+        for future in theirs:
+            torch.testing.assert_close(future.result(), expected)
+        for future in ours:
+            torch.testing.assert_close(future.result(), alone)
 
 
 def test_features_instead_of_tokens_give_the_same(make_model, batch):

@@ -194,16 +194,15 @@ class Branches:
         past = [(slice(begins[p], ends[p]), p.keys) for p in begins if p.keys is not None and p.ids]
         subtree_ends = torch.tensor([ends[p] for p in row for _ in p.ids], device=device)
         tree = TreeMask(subtree_ends, past, kept={})
-        hidden = self.model.backbone(
+        states = self.model.states(
+            torch.tensor([starts[p] + len(p.ids) - 1 for p in row], device=device),
             input_ids=torch.tensor([[i for p in row for i in p.ids]], device=device),
             position_ids=torch.tensor([[p.depth + k for p in row for k in range(len(p.ids))]], device=device),
             attention_mask=tree.as_argument(),
-            use_cache=False,
-        ).last_hidden_state[0]
-        last = torch.tensor([starts[p] + len(p.ids) - 1 for p in row], device=device)
+        )
         layers = [tree.kept[layer] for layer in sorted(tree.kept)]
         self._bytes_per_token = sum(k[:, :, 0].nbytes + v[:, :, 0].nbytes for k, v in layers)
-        for piece, logit in zip(row, self.model.head(hidden[last]).tolist(), strict=True):
+        for piece, logit in zip(row, self.model.head(states).tolist(), strict=True):
             piece.logit = logit
             here = slice(starts[piece], starts[piece] + len(piece.ids))
             piece.keys = [(k[:, :, here].clone(), v[:, :, here].clone()) for k, v in layers]

@@ -403,10 +403,7 @@ class TracedModel:
 
     def _features(self, ids: torch.Tensor, mask: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """As `ProcessRewardModel.features`, for whose tree mask there would have to be trees."""
-        hidden = self.model.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=torch.zeros_like(ids), use_cache=False
-        ).last_hidden_state
-        return hidden.reshape(-1, hidden.shape[-1])[ends]
+        return self.model.states(ends, input_ids=ids, attention_mask=mask, position_ids=torch.zeros_like(ids))
 
     def _loss(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return step_loss(self.model.head(features), labels, loss=self.args.loss, num_items=1)

@@ -26,6 +26,7 @@ import inspect
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -319,8 +320,18 @@ class ProcessRewardModel(PreTrainedModel):
             attention_mask = TreeMask(subtree_ends.view(-1)).as_argument()
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.backbone != "frozen"):
+            return self.states(step_ends.clamp(min=0), **inputs)
+
+    def states(self, tokens: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """The backbone's last hidden states of `tokens` (flat indices into its rows, of any shape), (…,
+        hidden_size). The last layer's MLP, a thirtieth of a model of thirty layers, is computed for them
+        alone: nobody reads the others."""
+        learns = torch.is_grad_enabled() and self.training
+        # A layer that is computed again in backward would find the hooks gone.
+        again = learns and getattr(self.backbone, "is_gradient_checkpointing", False)
+        with contextlib.nullcontext() if again else _last_mlp_for(self.backbone, tokens.flatten()):
             hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
-        return hidden.reshape(-1, hidden.shape[-1])[step_ends.clamp(min=0)]
+        return hidden.reshape(-1, hidden.shape[-1])[tokens]
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """P(no error up to and including each step), float64, from (n_traces, n_steps) logits."""
@@ -762,6 +773,41 @@ def read_trees(model: PreTrainedModel) -> None:
     common = getattr(model, "_supports_attention_backend", False) and config._attn_implementation == "sdpa"
     if full and common and not getattr(config, "attn_logit_softcapping", None):
         model.set_attn_implementation(ATTENTION)
+
+
+@contextlib.contextmanager
+def _last_mlp_for(backbone: nn.Module, tokens: torch.Tensor) -> Iterator[None]:
+    """Let the last decoder layer's MLP see no other tokens; what it adds to the others is nothing."""
+    base = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+    mlp = getattr((list(getattr(base, "layers", ())) or [None])[-1], "mlp", None)
+    if mlp is None or not len(tokens):
+        yield
+        return
+    tokens = tokens.sort().values
+    first = torch.cat([tokens.new_ones(1, dtype=torch.bool), tokens[1:] != tokens[:-1]])
+    shape, thread = torch.Size(), threading.get_ident()
+
+    def narrow(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        nonlocal shape
+        if threading.get_ident() != thread:
+            return None  # somebody else's forward
+        shape = inputs[0].shape
+        return (inputs[0].flatten(0, -2)[None, tokens], *inputs[1:])
+
+    def widen(_: nn.Module, __: Any, output: Any) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        own = output[0] if isinstance(output, tuple) else output  # of mixtures: (states, router's scores)
+        own = own.flatten(0, -2) * first[:, None]  # a token that is named twice counts once
+        wide = own.new_zeros(shape[:-1].numel(), own.shape[-1]).index_add(0, tokens, own).view(shape)
+        return (wide, *output[1:]) if isinstance(output, tuple) else wide
+
+    hooks = [mlp.register_forward_pre_hook(narrow), mlp.register_forward_hook(widen)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:

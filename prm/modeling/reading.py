@@ -63,9 +63,8 @@ def _of_forest(model: ProcessRewardModel, traces: Sequence[EncodedTrace], max_to
     windows = -(-len(ids) // max_tokens)
     for window in range(windows):
         begin, end = (k * len(ids) // windows for k in (window, window + 1))
-        hidden, path, keys = _window(model, ids, depths, ends, begin, end, path, keys)
         here = marks[np.searchsorted(marks, begin) : np.searchsorted(marks, end)]
-        states = hidden[torch.from_numpy(here - begin).to(hidden.device)]
+        states, path, keys = _window(model, ids, depths, ends, begin, end, here, path, keys)
         kept = np.flatnonzero(ends[known_at] > begin)
         known = torch.cat([known[torch.from_numpy(kept)], states]) if len(kept) else states
         known_at = np.concatenate([known_at[kept], here])
@@ -85,10 +84,12 @@ def _window(
     ends: np.ndarray,
     begin: int,
     end: int,
+    wanted: np.ndarray,
     path: np.ndarray,
     keys: Keys,
 ) -> tuple[torch.Tensor, np.ndarray, Keys]:
-    """Hidden states of the tokens from `begin` to `end`, and path and keys for the window behind it."""
+    """The states of the tokens `wanted` among those from `begin` to `end`, which are read, and path and keys
+    for the window behind it."""
     device = model.device
 
     def row(values: np.ndarray) -> torch.Tensor:
@@ -103,12 +104,12 @@ def _window(
     own = np.minimum(ends[begin:end], end) - begin
     kept = np.flatnonzero(ends[begin:end] > end)
     tree = TreeMask(row(own), past, kept={}, keep=row(kept))
-    hidden = model.backbone(
+    states = model.states(
+        row(wanted - begin),
         input_ids=row(ids[begin:end])[None],
         position_ids=row(depths[begin:end])[None],
         attention_mask=tree.as_argument(),
-        use_cache=False,
-    ).last_hidden_state[0]
+    )
     still = int((ends[path] > end).sum())  # the upper part of the path
     new = [tree.kept[layer] for layer in sorted(tree.kept)]
     if still:
@@ -116,4 +117,4 @@ def _window(
             (torch.cat([k[:, :, :still], new_k], dim=2), torch.cat([v[:, :, :still], new_v], dim=2))
             for (k, v), (new_k, new_v) in zip(keys, new, strict=True)
         ]
-    return hidden, np.concatenate([path[:still], kept + begin]), new
+    return states, np.concatenate([path[:still], kept + begin]), new
