@@ -153,7 +153,7 @@ def measure(n_questions: int, temperature: float, max_tokens: int, prm: str, see
     from prm.inference.scoring import Scorer
     from prm.inference.search import Plan
 
-    policy = TransformersPolicy(str(RUN / "policy"), Sampling(temperature, 1.0, 256), batch_size=32)
+    policy = TransformersPolicy(str(RUN / "policy"), Sampling(temperature, 1.0, 256), batch_size=64)
     questions = [
         Asked(
             {
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
     parser.add_argument("--questions", type=int, default=32, help="how many, drawn by the seed")
-    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--max-tokens", type=int, default=1000, help="new tokens for a question, each method")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="stop after so long; run it again to go on"
