@@ -484,24 +484,26 @@ def best_rate(spec: dict[str, Any]) -> dict[str, Any]:
     """Tokens a second of the best of several plain batches, best of three each."""
     import torch
 
+    from prm.modeling.losses import step_loss
+
     backbone = "lora" if spec["kind"] == "lora" else "frozen"
     model = model_of(spec | {"rows": True}, backbone)
     best = 0.0
     for rows, tokens in ((16, 64), (8, 128), (16, 128), (8, 256)):
-        inputs = {
-            "input_ids": torch.randint(100, 40_000, (rows, tokens)),
-            "attention_mask": torch.ones(rows, tokens, dtype=torch.long),
-            "step_ends": torch.arange(1, rows + 1).unsqueeze(1) * tokens - 1,
-            "labels": torch.ones(rows, 1),
-        }
+        ids, mask = torch.randint(100, 40_000, (rows, tokens)), torch.ones(rows, tokens, dtype=torch.long)
+        labels = torch.ones(rows, 1)
         for _ in range(3):
             start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
-                if spec["kind"] == "lora":
-                    model.train()(**inputs).loss.backward()
-                else:
-                    with torch.inference_mode():
-                        model.eval()(**inputs)
+            with (
+                torch.autocast("cpu", torch.bfloat16, enabled=spec["dtype"] == "bfloat16"),
+                torch.set_grad_enabled(spec["kind"] == "lora"),
+            ):
+                model.train(spec["kind"] == "lora")
+                # The backbone as transformers runs it: `model` would leave out the last MLP.
+                states = model.backbone(ids, attention_mask=mask, use_cache=False).last_hidden_state
+                loss = step_loss(model.head(states[:, -1:]), labels, loss=model.config.loss)
+            if spec["kind"] == "lora":
+                loss.backward()
             best = max(best, rows * tokens / (time.perf_counter() - start))
     layers = [
         m

@@ -778,7 +778,7 @@ def read_trees(model: PreTrainedModel) -> None:
 @contextlib.contextmanager
 def _last_mlp_for(backbone: nn.Module, tokens: torch.Tensor) -> Iterator[None]:
     """Let the last decoder layer's MLP see no other tokens; what it adds to the others is nothing."""
-    base = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+    base = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
     mlp = getattr((list(getattr(base, "layers", ())) or [None])[-1], "mlp", None)
     if mlp is None or not len(tokens):
         yield
