@@ -519,7 +519,7 @@ def test_a_sentence_names_everything_in_its_step(query):
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_random_queries(random):
     check_random_query(random)
 

@@ -236,6 +236,7 @@ for words in json.load(open(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_processes_with_disks_of_their_own(runs):
     """One has kept all features of an earlier run, the other has none."""
     shutil.copytree(runs / "one-frozen" / "features", runs / "apart-0")
@@ -256,7 +257,11 @@ MISTAKES = [
         ("--cpu", "--num_processes", "2"),
         "accelerate launch was asked for 2 processes, but started 1; for several on a machine without GPUs",
     ),
-    ((*config_file("fsdp"), "--num_processes", "2"), "FSDP needs GPUs, and there is none; take"),
+    pytest.param(
+        (*config_file("fsdp"), "--num_processes", "2"),
+        "FSDP needs GPUs, and there is none; take",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

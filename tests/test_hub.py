@@ -201,6 +201,7 @@ print("the same scores")
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_with_push_to_hub(hub, tmp_path, tiny_model_dir):
     """An adapter on a base of the Hub, trained, pushed to a private repository, loaded and measured by its
     name, with the base as it was: of the commit that the training saw."""
