@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="teach the policy; otherwise: search")
     parser.add_argument("--model", default="models/smollm2-135m", help="the policy before it is taught")
     parser.add_argument("--dtype", default="float32", help="to teach in; bfloat16 where the machine has it")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--prm", default="runs/quickstart/checkpoint")
     parser.add_argument("--questions", type=int, default=32, help="how many, drawn by the seed")
     parser.add_argument("--temperature", type=float, default=0.8)
