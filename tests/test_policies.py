@@ -499,6 +499,22 @@ def test_temperature_0_is_greedy(tiny):
     assert greedy == policy.tokenizer.decode([t for t in new if t != policy.tokenizer.eos_token_id])
 
 
+def test_long_answers_of_one_batch_are_those_of_plain_generation(tiny):
+    """Their keys outgrow the memory that they were given several times."""
+    import torch
+
+    policy = tiny(sampling={"temperature": 0.0, "max_new_tokens": 80}, batch_size=4)
+    prompts = ["a b", "How many singers?", "Take the years of all the concerts, please."]
+    together = answers(policy, *(Request(prompt, n=1) for prompt in prompts))
+    for i, prompt in enumerate(prompts):
+        ids = torch.tensor([policy._ids(prompt, "")])
+        out = policy.model.generate(ids, max_new_tokens=80, do_sample=False)[0, ids.shape[1] :].tolist()
+        (one,) = together[i].completions
+        assert one.tokens == len(out)
+        assert one.text == policy.tokenizer.decode(out, skip_special_tokens=True)
+    assert max(answer.completions[0].tokens for answer in together.values()) == 80
+
+
 def test_tokens_are_drawn_as_often_as_they_should_be():
     import torch
 

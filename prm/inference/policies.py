@@ -389,7 +389,7 @@ class TransformersPolicy:
             out = self.model.generate(
                 input_ids=padded(pad, list),
                 attention_mask=padded(0, lambda part: [1] * len(part)),
-                past_key_values=None if keys is None else _joined(keys, widths[0], widths[1] + max(limits)),
+                past_key_values=None if keys is None else _joined(keys, widths[0]),
                 max_new_tokens=max(limits),
                 do_sample=False,
                 num_beams=1,
@@ -479,12 +479,12 @@ class _Row:
         return max(self.prompt - 1, 0)
 
 
-def _joined(keys: list[_Keys], width: int, room: int) -> Any:
-    """One cache of several texts, padded on the left to `width` tokens, and with room for so many more."""
+def _joined(keys: list[_Keys], width: int) -> Any:
+    """One cache of several texts, padded on the left to `width` tokens."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    cache.layers = [_roomy_layer()(parts, width, room) for parts in zip(*keys, strict=True)]
+    cache.layers = [_roomy_layer()(parts, width) for parts in zip(*keys, strict=True)]
     return cache
 
 
@@ -493,29 +493,29 @@ def _roomy_layer() -> type:
     import torch
     from transformers.cache_utils import DynamicLayer
 
-    class RoomyLayer(DynamicLayer):
-        """Keys and values in memory that is asked for once. transformers' own layer copies all of them for
-        each new token: half the time of a batch of 32 on a CPU."""
+    def padded(x: Any, before: int, behind: int) -> Any:
+        return torch.nn.functional.pad(x, (0, 0, before, behind))
 
-        def __init__(self, parts: Sequence[tuple[Any, Any]], width: int, room: int) -> None:
+    class RoomyLayer(DynamicLayer):
+        """Keys and values in memory that grows by half when it is full. transformers' own layer copies all of
+        them for each new token: half the time of a batch of 32 on a CPU."""
+
+        def __init__(self, parts: Sequence[tuple[Any, Any]], width: int) -> None:
             super().__init__()
             self.lazy_initialization(*parts[0])
-            self._all = []
-            for own in zip(*parts, strict=True):  # keys, then values
-                _, heads, _, size = own[0].shape
-                whole = torch.empty(len(own), heads, width + room, size, dtype=self.dtype, device=self.device)
-                for row, part in zip(whole, own, strict=True):
-                    row[:, : width - part.shape[2]] = 0
-                    row[:, width - part.shape[2] : width] = part[0]
-                self._all.append(whole)
-            self.keys, self.values = (whole[:, :, :width] for whole in self._all)
+            self._with_room: list[Any] = []
+            self.keys, self.values = (
+                torch.cat([padded(part, width - part.shape[2], 0) for part in own])
+                for own in zip(*parts, strict=True)
+            )
 
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-            start = self.keys.shape[2]
-            end = start + key_states.shape[2]
-            for whole, new in zip(self._all, (key_states, value_states), strict=True):
-                whole[:, :, start:end] = new
-            self.keys, self.values = (whole[:, :, :end] for whole in self._all)
+            start, new = self.keys.shape[2], key_states.shape[2]
+            if not self._with_room or start + new > self._with_room[0].shape[2]:
+                self._with_room = [padded(x, 0, new + start // 2) for x in (self.keys, self.values)]
+            for whole, states in zip(self._with_room, (key_states, value_states), strict=True):
+                whole[:, :, start : start + new] = states
+            self.keys, self.values = (whole[:, :, : start + new] for whole in self._with_room)
             return self.keys, self.values
 
     return RoomyLayer
