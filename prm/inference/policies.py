@@ -498,7 +498,7 @@ def _roomy_layer() -> type:
 
     class RoomyLayer(DynamicLayer):
         """Keys and values in memory that grows by half when it is full. transformers' own layer copies all of
-        them for each new token: half the time of a batch of 32 on a CPU."""
+        them for each new token."""
 
         def __init__(self, parts: Sequence[tuple[Any, Any]], width: int) -> None:
             super().__init__()
