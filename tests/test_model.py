@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 
 from prm.errors import InputError
 from prm.inference.scoring import Scorer
@@ -75,7 +75,8 @@ def test_the_last_mlp_sees_step_ends_only_and_every_gradient_is_that_of_the_whol
     }
     tokens = batch["step_ends"].clamp(min=0)
     assert len(tokens.unique()) < tokens.numel()  # traces share steps
-    (mlp,) = (m for name, m in model.named_modules() if name.endswith(f"layers.{len_layers(model) - 1}.mlp"))
+    last = f"layers.{model.backbone.config.num_hidden_layers - 1}.mlp"
+    (mlp,) = (module for name, module in model.named_modules() if name.endswith(last))
     seen = []
     hook = mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].flatten(0, -2).shape[0]))
     weights = torch.randn(*tokens.shape, 1)
@@ -85,19 +86,40 @@ def test_the_last_mlp_sees_step_ends_only_and_every_gradient_is_that_of_the_whol
         (states * weights).pow(2).sum().backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
-    own, few = model.states(tokens, **inputs), dict(gradients(model.states(tokens, **inputs)))
+    states = model.states(tokens, **inputs)
     hidden = model.backbone(**inputs).last_hidden_state.flatten(0, 1)[tokens]
     hook.remove()
-    assert seen == [tokens.numel(), tokens.numel(), batch["input_ids"].numel()]
-    torch.testing.assert_close(own, hidden)
-    whole = gradients(hidden)
-    assert few.keys() == whole.keys() and any("layers.1.mlp" in name for name in few)
+    assert seen == [tokens.numel(), batch["input_ids"].numel()]
+    torch.testing.assert_close(states, hidden)
+    few, whole = gradients(states), gradients(hidden)
+    assert few.keys() == whole.keys() and any(last in name for name in few)
     for name, gradient in whole.items():
         torch.testing.assert_close(few[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def len_layers(model):
-    return model.backbone.config.num_hidden_layers
+#: layers that differ: mixtures (of the second the MLP gives its router's scores, too), norms behind the MLP,
+#: attention and MLP side by side, and one that has no `mlp`
+OTHERS = {
+    "mixtral": {"num_local_experts": 4},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gemma2": {},
+    "gpt_neox": {},
+    "gpt2": {},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@torch.no_grad()
+def test_states_of_layers_of_other_kinds(kind):
+    config = AutoConfig.for_model(
+        kind, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0, **OTHERS[kind],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = ProcessRewardModel.from_backbone(AutoModel.from_config(config)).eval()
+    ids, tokens = torch.randint(3, 64, (2, 12)), torch.tensor([[3, 7, 7], [12, 20, 23]])
+    hidden = model.backbone(input_ids=ids).last_hidden_state.flatten(0, 1)[tokens]
+    torch.testing.assert_close(model.states(tokens, input_ids=ids), hidden, rtol=1e-4, atol=1e-5)
 
 
 def test_threads_may_use_one_model(make_model, batch):
@@ -105,12 +127,12 @@ def test_threads_may_use_one_model(make_model, batch):
     alone, whole = logits(model, batch), batch["input_ids"].repeat(1, 8)
 
     @torch.no_grad()
-    def all_states(_):
+    def all_states():
         return model.backbone(input_ids=whole).last_hidden_state
 
-    expected = all_states(0)
+    expected = all_states()
     with ThreadPoolExecutor(4) as pool:
-        theirs = [pool.submit(all_states, 0) for _ in range(40)]
+        theirs = [pool.submit(all_states) for _ in range(40)]
         ours = [pool.submit(logits, model, batch) for _ in range(40)]
         for future in theirs:
             torch.testing.assert_close(future.result(), expected)

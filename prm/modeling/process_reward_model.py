@@ -323,9 +323,15 @@ class ProcessRewardModel(PreTrainedModel):
             return self.states(step_ends.clamp(min=0), **inputs)
 
     def states(self, tokens: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """The backbone's last hidden states of `tokens` (flat indices into its rows, of any shape), (…,
-        hidden_size). The last layer's MLP, a thirtieth of a model of thirty layers, is computed for them
-        alone: nobody reads the others."""
+        """The backbone's last hidden states of some tokens, (*tokens.shape, hidden_size), in its dtype.
+
+        The last layer's MLP, most of that layer's arithmetic, is computed for them alone: nobody reads the
+        others.
+
+        Args:
+            tokens: flat indices into `input_ids.view(-1)`, of any shape; one may be named twice.
+            inputs: what the backbone takes: `input_ids` (rows, tokens), `attention_mask`, `position_ids`.
+        """
         learns = torch.is_grad_enabled() and self.training
         # A layer that is computed again in backward would find the hooks gone.
         again = learns and getattr(self.backbone, "is_gradient_checkpointing", False)
@@ -777,9 +783,11 @@ def read_trees(model: PreTrainedModel) -> None:
 
 @contextlib.contextmanager
 def _last_mlp_for(backbone: nn.Module, tokens: torch.Tensor) -> Iterator[None]:
-    """Let the last decoder layer's MLP see no other tokens; what it adds to the others is nothing."""
-    base = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
-    mlp = getattr((list(getattr(base, "layers", ())) or [None])[-1], "mlp", None)
+    """Let the last decoder layer's MLP see these tokens (n,) alone; to the others it adds nothing. Layers
+    without an `mlp` see all."""
+    base = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone  # under adapters
+    layers = getattr(base, "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers else None
     if mlp is None or not len(tokens):
         yield
         return
