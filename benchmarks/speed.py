@@ -404,34 +404,46 @@ def scoring(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int,
 
 
 def incremental(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int, int]:
-    """A beam search: each branch takes a step, then the better half is forked over the worse half."""
+    """Beam searches side by side, as `prm decode` makes them: each branch takes a step, then the better half
+    is forked over the worse half."""
     scorer, n = scorer_of(spec), PREFIXES["branches"]
     scorer.score([replace(traces[0], steps=traces[0].steps[:1])])
-    prefixes: list[Trace] = []
+    prefixes: list[list[Trace]] = [[] for _ in traces]
+    steps = [iter(trace.steps) for trace in traces]
     start = time.perf_counter()
-    for trace in traces:
-        steps = iter(trace.steps)
-        if spec["rows"]:
-            answers: list[list[Step]] = [[] for _ in range(n)]
-            for _ in range(PREFIXES["steps"]):
-                answers = [[*answer, next(steps)] for answer in answers]
-                wanted = [replace(trace, steps=answer) for answer in answers]
-                scorer.score(wanted)
-                prefixes += wanted
-                answers = [*answers[: n // 2], *answers[: n // 2]]
-        else:
-            branches = [scorer.start(replace(trace, steps=[]))]
-            branches += [branches[0].fork() for _ in range(n - 1)]
-            for _ in range(PREFIXES["steps"]):
-                scorer.extend([(branch, next(steps).text) for branch in branches])
-                prefixes += [replace(trace, steps=[Step(s) for s in branch.steps]) for branch in branches]
-                for branch in branches[n // 2 :]:
+    if spec["rows"]:
+        answers: list[list[list[Step]]] = [[[]] * n for _ in traces]
+        for _ in range(PREFIXES["steps"]):
+            answers = [
+                [[*one, next(more)] for one in beam] for beam, more in zip(answers, steps, strict=True)
+            ]
+            wanted = [
+                [replace(trace, steps=one) for one in beam]
+                for trace, beam in zip(traces, answers, strict=True)
+            ]
+            scorer.score([prefix for beam in wanted for prefix in beam])
+            for mine, beam in zip(prefixes, wanted, strict=True):
+                mine += beam
+            answers = [beam[: n // 2] * 2 for beam in answers]
+    else:
+        roots = [scorer.start(replace(trace, steps=[])) for trace in traces]
+        beams = [[root, *(root.fork() for _ in range(n - 1))] for root in roots]
+        for _ in range(PREFIXES["steps"]):
+            scorer.extend(
+                [
+                    (branch, next(more).text)
+                    for beam, more in zip(beams, steps, strict=True)
+                    for branch in beam
+                ]
+            )
+            for k, beam in enumerate(beams):
+                prefixes[k] += [replace(traces[k], steps=[Step(s) for s in b.steps]) for b in beam]
+                for branch in beam[n // 2 :]:
                     branch.drop()
-                branches = [*branches[: n // 2], *(branch.fork() for branch in branches[: n // 2])]
+                beams[k] = [*beam[: n // 2], *(branch.fork() for branch in beam[: n // 2])]
     seconds = time.perf_counter() - start
-    encoded = scorer.encoder.encode(prefixes, drop_long=False)
-    size = len(prefixes) // len(traces)
-    return seconds, *count(encoded, [encoded[k : k + size] for k in range(0, len(encoded), size)])
+    parts = [scorer.encoder.encode(part, drop_long=False) for part in prefixes]
+    return seconds, *count([one for part in parts for one in part], parts)
 
 
 def training(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int, int]:

@@ -11,6 +11,7 @@ import torch
 
 from prm.modeling.reading import step_states
 from prm.modeling.tree_attention import (
+    Joined,
     TreeMask,
     dense_attention,
     flex_attention,
@@ -240,27 +241,34 @@ def test_flex_attention_gives_what_the_mask_gives(qkv):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("pairs", [0, 1 << 18])
-def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, pairs):
-    """A row computed at once, and its second half computed with the keys of the first, each piece of them by
-    itself or together with the new tokens.
+@pytest.mark.parametrize("searches", [1, 3])
+def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, searches, pairs):
+    """Rows computed at once, and their second halves side by side with the keys of the first, each piece of
+    them by itself or together with the new tokens of its search.
     """
     monkeypatch.setattr("prm.modeling.tree_attention.JOINED_PAIRS", pairs)
-    _, (q, k, v) = qkv
+    _, qkv = qkv
     n, module = 200, SimpleNamespace(layer_idx=0)  # two branches of 50 behind 100
     ends = torch.tensor([n] * 100 + [150] * 50 + [n] * 50)
-    q, k, v = (x[:, :, :n] for x in (q, k, v))
-    whole = dense_attention(q, k, v, TreeMask(ends), 0.25)[:, :, 100:]
-    # The first branch's last tokens see both pasts, the second branch sees one.
-    past = [
-        (slice(0, 80), [(k[:, :, :100], v[:, :, :100])]),
-        (slice(0, 30), [(k[:, :, 100:120], v[:, :, 100:120])]),
-    ]
-    tree = TreeMask(torch.tensor([30] * 30 + [80] * 50), past, kept={})
-    new = [torch.cat([x[:, :, 120:150], x[:, :, 150:]], dim=2) for x in (q, k, v)]
-    assert tree.joined == ([0, 1] if pairs else [])
+    wanted, new, past, new_ends = [], [], [], []
+    for search in range(searches):
+        q, k, v = (x[:, :, search * n : (search + 1) * n] for x in qkv)
+        wanted.append(dense_attention(q, k, v, TreeMask(ends), 0.25)[:, :, 120:])
+        at = 80 * search
+        # The first branch's last tokens see both pasts, the second branch sees one.
+        past += [
+            (slice(at, at + 80), [(k[:, :, :100], v[:, :, :100])]),
+            (slice(at, at + 30), [(k[:, :, 100:120], v[:, :, 100:120])]),
+        ]
+        new.append([x[:, :, 120:] for x in (q, k, v)])
+        new_ends += [at + 30] * 30 + [at + 80] * 50
+    tree = TreeMask(torch.tensor(new_ends), past, kept={})
+    new = [torch.cat(parts, dim=2) for parts in zip(*new, strict=True)]
+    joined = [Joined(slice(80 * k, 80 * k + 80), [2 * k, 2 * k + 1]) for k in range(searches)]
+    assert tree.joined == (joined if pairs else [])
     with torch.no_grad():
         got = tree_attention(module, *new, tree.as_argument(), scaling=0.25)[0].transpose(1, 2)
-    torch.testing.assert_close(got, whole[:, :, 20:], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got, torch.cat(wanted, dim=2), rtol=1e-5, atol=1e-6)
     pairs = [(queries, keys[0]) for queries, keys in past]
     torch.testing.assert_close(dense_attention(*new, tree, 0.25, pairs), got, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(flex_attention(*new, tree, 0.25, pairs), got, rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ the four dimensions that transformers asks of a ready-made mask.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ PIECE = 128
 SHORT, MANY = 64, 512
 
 #: The steps of a search are short and many: up to so many pairs of new tokens and keys, those before are read
-#: in one call with the new ones.
+#: in one call with the new ones, for each question of its own.
 JOINED_PAIRS = 1 << 18
 
 Keys = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of some tokens, one pair a layer
@@ -60,6 +61,14 @@ class Block:
     queries: slice
     keys: tuple[slice, ...]
     mask: torch.Tensor | None = None  # (queries, keys) bool
+
+
+@dataclass(frozen=True)
+class Joined:
+    """New tokens `queries` that read one another and the short ones `past` of `TreeMask.past` in one call."""
+
+    queries: slice
+    past: list[int]
 
 
 @dataclass
@@ -102,24 +111,37 @@ class TreeMask:
         return self._made[key]
 
     @property
-    def joined(self) -> list[int]:
-        """Which of the past is read together with the new tokens, by one mask."""
+    def joined(self) -> list[Joined]:
+        """One for each question of a search, if all of them are small."""
         if "joined" not in self._made:
-            sizes = {k: keys[0][0].shape[-2] for k, (_, keys) in enumerate(self.past)}
-            short = [k for k, size in sizes.items() if size <= PIECE]
-            n = len(self.subtree_ends)
-            few = n * (n + sum(sizes[k] for k in short)) <= JOINED_PAIRS
-            self._made["joined"] = short if few else []
+            self._made["joined"] = self._small_searches()
         return self._made["joined"]
 
-    def joined_bias(self, dtype: torch.dtype, times: int) -> torch.Tensor:
-        """The mask of `joined` and of the new tokens, as `bias`."""
-        key = ("joined", dtype, times)
+    def _small_searches(self) -> list[Joined]:
+        sizes = [keys[0][0].shape[-2] for _, keys in self.past]
+        short = [k for k, size in enumerate(sizes) if size <= PIECE]
+        if not short:
+            return []
+        found = []
+        for part in _apart([part for part, _ in self.past], self.subtree_ends.tolist()):
+            here = [k for k in short if part.start <= self.past[k][0].start < part.stop]
+            n = part.stop - part.start
+            if n * (n + sum(sizes[k] for k in here)) > JOINED_PAIRS:
+                return []
+            found.append(Joined(part, here))
+        return found
+
+    def joined_bias(self, joined: Joined, dtype: torch.dtype, times: int) -> torch.Tensor:
+        """The mask of `joined`, as `bias`."""
+        key = ("joined", joined.queries.start, dtype, times)
         if key not in self._made:
-            columns = torch.cat([
-                torch.full((keys[0][0].shape[-2],), k in self.joined) for k, (_, keys) in enumerate(self.past)
-            ] + [torch.ones(len(self.subtree_ends), dtype=torch.bool)])  # fmt: skip
-            self._made[key] = _bias(self.dense[0, 0][:, columns], dtype, times)
+            first, last = self.seen_by
+            starts = [0, *itertools.accumulate(keys[0][0].shape[-2] for _, keys in self.past)]
+            columns = [*(slice(starts[k], starts[k + 1]) for k in joined.past)]
+            columns.append(slice(starts[-1] + joined.queries.start, starts[-1] + joined.queries.stop))
+            first, last = (torch.cat([x[part] for part in columns]) for x in (first, last))
+            at = torch.arange(joined.queries.start, joined.queries.stop, device=first.device)[:, None]
+            self._made[key] = _bias((first <= at) & (at < last), dtype, times)
         return self._made[key]
 
     @property
@@ -157,6 +179,21 @@ class TreeMask:
             n = len(self.subtree_ends)
             self._made["flex"] = create_block_mask(sees, None, None, n, len(first), device=first.device)
         return self._made["flex"]
+
+
+def _apart(parts: Sequence[slice], subtree_ends: Sequence[int]) -> list[slice]:
+    """The ranges of new tokens that have nothing in common, neither tokens nor what `parts` stands for."""
+    reach = list(subtree_ends)
+    for part in parts:
+        if part.start < part.stop:
+            reach[part.start] = max(reach[part.start], part.stop)
+    found, start, until = [], 0, 0
+    for at, end in enumerate(reach):
+        if at == until and at > start:
+            found.append(slice(start, at))
+            start = at
+        until = max(until, end)
+    return [*found, slice(start, len(reach))]
 
 
 def _bias(mask: torch.Tensor, dtype: torch.dtype, times: int) -> torch.Tensor:
@@ -374,16 +411,18 @@ def _attend(
     times = query.shape[1] // key.shape[1]
     reads: list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
     if tree.joined:
-        keys, values = (
-            torch.cat([*(past[k][1][i] for k in tree.joined), own], dim=2)
-            for i, own in enumerate((key, value))
-        )
-        reads.append((slice(0, query.shape[2]), keys, values, tree.joined_bias(query.dtype, times)))
+        for joined in tree.joined:
+            keys, values = (
+                torch.cat([*(past[k][1][i] for k in joined.past), own[:, :, joined.queries]], dim=2)
+                for i, own in enumerate((key, value))
+            )
+            reads.append((joined.queries, keys, values, tree.joined_bias(joined, query.dtype, times)))
     else:
         for block in tree.blocks:
             keys, values = _gathered(key, block.keys), _gathered(value, block.keys)
             reads.append((block.queries, keys, values, tree.bias(block, query.dtype, times)))
-    reads += [(part, *keys, None) for k, (part, keys) in enumerate(past) if k not in tree.joined]
+    read = {k for joined in tree.joined for k in joined.past}
+    reads += [(part, *keys, None) for k, (part, keys) in enumerate(past) if k not in read]
     # (1, tokens, heads, width) in memory, as the projection behind it reads it
     out = torch.empty_like(query.transpose(1, 2), dtype=torch.float32, memory_format=torch.contiguous_format)
     out = out.transpose(1, 2)
