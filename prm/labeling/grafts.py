@@ -60,7 +60,7 @@ def graft(
             elif (named := names.get(column_key(instance_of[alias], column))) is not None:
                 found = exp.column(quoted(named[0]), table=quoted(held.name))
                 plain = PLAIN.match(named[1])
-                is_text = _is_text(gold.schema, plain[1].split("~")[0], plain[2])
+                is_text = plain is not None and _is_text(gold.schema, plain[1].split("~")[0], plain[2])
             else:
                 continue
             if is_text == wanted:
@@ -190,7 +190,8 @@ def graft(
 
 def _is_text(schema: Schema, table: str, column: str) -> bool:
     """Whether SQLite holds the column's values as text: what equals it may be a number."""
-    declared = schema.table(table).column(column)
+    found = schema.table(table)
+    declared = found.column(column) if found is not None else None
     return declared is not None and any(word in declared.type.upper() for word in ("CHAR", "CLOB", "TEXT"))
 
 
