@@ -29,7 +29,7 @@ import numpy as np
 from prm import __version__
 from prm.errors import InputError
 from prm.evaluation.search_report import render
-from prm.inference.choosing import choose
+from prm.inference.choosing import Choose, choose
 from prm.inference.policies import PROMPT_FORM_VERSION, Policy
 from prm.inference.reranking import result_classes
 from prm.inference.search import PRM, Found, Plan, Task, search
@@ -49,7 +49,7 @@ Row = dict[str, Any]
 _OF_QUESTION = ("question", "group", "db_id", "schema", "evidence", "gold_sql", "prompt", "policy_prompt")
 #: What earlier choices have left in a line of candidates.
 _OF_CHOICE = ("candidates", "chosen", "scores", "results", "n_rows", "correct", "spent")
-VOTES = {"naive": "best", "majority": "vote", "weighted": "weighted-vote"}
+VOTES: dict[str, Choose] = {"naive": "best", "majority": "vote", "weighted": "weighted-vote"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def of_layout(questions: Sequence[Question]) -> list[Asked]:
     """The questions of a data set (`prm.traces.questions`)."""
     asked = []
     for q in questions:
-        row = {"id": q.id, "question": q.question, "db_id": q.db_id}
+        row: Row = {"id": q.id, "question": q.question, "db_id": q.db_id}
         row |= {"evidence": q.evidence, "gold_sql": q.sql}
         asked.append(Asked({key: value for key, value in row.items() if value is not None}, q.database))
     return asked
@@ -313,7 +313,7 @@ class _Databases:
 
 
 def _costs(spent: Sequence[dict[str, int]], price: tuple[float, float] | None) -> Row:
-    totals = {name: sum(one[name] for one in spent) for name in spent[0]}
+    totals: Row = {name: sum(one[name] for one in spent) for name in spent[0]}
     totals["tokens_a_question"] = round(totals["tokens"] / len(spent), 1)
     totals["prm_calls_a_question"] = round(totals["prm_calls"] / len(spent), 1)
     cost = None

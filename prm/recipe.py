@@ -21,7 +21,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -157,6 +157,9 @@ class PRMConfig(TrainingArguments):
     dev threshold, `logging_steps` is 1, `remove_unused_columns` is False, `save_total_limit` is 2.
     """
 
+    if TYPE_CHECKING:
+        output_dir: str  # never None: `TrainingArguments` has a default of its own
+
     loss: str = field(
         default="bce",
         metadata={
@@ -269,21 +272,24 @@ def read_recipe(argv: Sequence[str]) -> tuple[ModelConfig, DataConfig, PRMConfig
     arguments: list[str] = []
     nulls: dict[str, None] = {}
     for key, value in values.items():
-        where = {"file": recipe, "line": lines[key]}
-        _check_key(key, **where)
+        line = lines[key]
+        _check_key(key, file=recipe, line=line)
         if value is None:
             if not _accepts(key, type(None)):
-                raise InputError(f"{key} has no value; give one, or drop the line", **where)
+                raise InputError(f"{key} has no value; give one, or drop the line", file=recipe, line=line)
             nulls[key] = None
         elif isinstance(value, list):
             if not _accepts(key, list):
-                raise InputError(f"{key} takes one value, not a list", **where)
+                raise InputError(f"{key} takes one value, not a list", file=recipe, line=line)
             arguments += [f"--{key}", *value] if value else []
         else:
             text = json.dumps(_typed(value)) if isinstance(value, dict) else value
             arguments.append(f"--{key}={text}")  # in one word: a value may begin with a dash
     parser = _Parser(
-        SECTIONS, prog="prm train", usage="%(prog)s RECIPE.yaml [--key value …]", allow_abbrev=False
+        SECTIONS,  # type: ignore[arg-type]  # a NewType that no dataclass is of
+        prog="prm train",
+        usage="%(prog)s RECIPE.yaml [--key value …]",
+        allow_abbrev=False,
     )
     parser.set_defaults(**nulls)
     try:
@@ -328,7 +334,7 @@ class _Loader(yaml.SafeLoader):
     number, `0123456` is a revision.
     """
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]  # types-PyYAML has it of instances
         first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -341,7 +347,8 @@ def _file_values(recipe: str) -> tuple[dict[str, Any], dict[str, int]]:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise InputError("a recipe is a flat list of `key: value` lines", file=recipe)
-        values, lines = {}, {}
+        values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key, line = str(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
             if key in values:

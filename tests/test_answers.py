@@ -293,6 +293,26 @@ WORKED = {
         [0, 0],
         "lost",
     ),
+    "a join on what an earlier step has computed": (
+        "SELECT s.singer_id FROM singer s JOIN appearance a ON s.singer_id = a.singer_id WHERE a.fee > 100",
+        [
+            "dear AS (SELECT singer_id + 0 AS who FROM appearance WHERE fee > 100)",
+            "them AS (SELECT dear.who FROM dear JOIN singer ON dear.who = singer.singer_id)",
+            "SELECT COUNT(who) FROM them",
+        ],
+        [1, 1, 0],
+        "completed",
+    ),
+    "a join on the rowid, which is no column of the table": (
+        "SELECT singer_id FROM appearance WHERE fee > 100",
+        [
+            "them AS (SELECT s.rowid AS who FROM singer s JOIN appearance a ON s.rowid = a.singer_id "
+            "WHERE a.fee > 100)",
+            "SELECT COUNT(who) FROM them",
+        ],
+        [1, 0],
+        "completed",
+    ),
     "right all along": (
         "SELECT name FROM singer WHERE age > 30",
         ["old AS (SELECT singer_id, name FROM singer WHERE 30 < age)", "SELECT name FROM old"],

@@ -232,7 +232,7 @@ def test_plain_gold_in_ctes(databases: Path, tmp_path: Path) -> None:
 def test_only_what_is_still_gold_takes_steps(gold: str, plain: bool, databases: Path, tmp_path: Path) -> None:
     path = databases / "singers" / "singers.sqlite"
     with open_database(path) as database, Gold(gold, database, read_schema(path), tmp_path) as judge:
-        assert (judge.tree is not None) == plain
+        assert (judge.plain is not None) == plain
 
 
 def test_new_columns_are_never_taken_for_golds(databases: Path, tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def first_error_metrics(
     return result | {name: _number(metrics[name]) for name in (*RATES, *STEP_METRICS)}
 
 
-def rates_by_threshold(scores: Scores, labels: Labels, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
+def rates_by_threshold(
+    scores: Scores, labels: Labels, thresholds: Sequence[float] | np.ndarray
+) -> dict[str, np.ndarray]:
     """All RATES at many thresholds at once: name -> array of shape (len(thresholds),), NaN for None."""
     return _rates(_counts_at(_sweep(scores, labels), np.asarray(thresholds, dtype=np.float64)))
 
@@ -280,7 +282,7 @@ def breakdowns(
         at = trace.first_error
         return trace.steps[at].error if at >= 0 else None
 
-    keys = {
+    keys: dict[str, list[Any]] = {
         "db_id": [trace.db_id for trace in traces],
         "n_steps": [len(trace.steps) for trace in traces],
         "error": [category(trace) for trace in traces],

@@ -90,11 +90,11 @@ def evaluate_traces(
     Raises:
         InputError: a trace without scores, no labelled trace at all, an output that cannot be written.
     """
-    if any(trace.scores is None for trace in traces):
+    scores = [trace.scores for trace in traces if trace.scores is not None]
+    if len(scores) < len(traces):
         at = next(i for i, trace in enumerate(traces) if trace.scores is None)
         raise InputError(f"trace {at} has no 'scores'; score the traces first, with prm score")
-    scores, labels = [trace.scores for trace in traces], [trace.labels for trace in traces]
-    keys = [trace.question_key for trace in traces]
+    labels, keys = [trace.labels for trace in traces], [trace.question_key for trace in traces]
     if isinstance(threshold, str):
         if threshold != "oracle":
             raise InputError(f"the threshold must be a number or 'oracle', not {threshold!r}")
@@ -203,7 +203,7 @@ def check_labelled(traces: Sequence[Trace], name: str) -> None:
 def choose_threshold(dev: Sequence[Trace], files: Sequence[str]) -> tuple[float, str]:
     """The best threshold on scored dev traces, and in words how it was chosen."""
     check_labelled(dev, ", ".join(files))
-    threshold, f1 = m.best_threshold([trace.scores for trace in dev], [trace.labels for trace in dev])
+    threshold, f1 = m.best_threshold([trace.scores or [] for trace in dev], [trace.labels for trace in dev])
     return threshold, f"best {'f1' if f1 is not None else 'first_error_acc'} on {', '.join(files)}"
 
 

@@ -193,14 +193,15 @@ class Branches:
         device = self.model.device
         past = [(slice(begins[p], ends[p]), p.keys) for p in begins if p.keys is not None and p.ids]
         subtree_ends = torch.tensor([ends[p] for p in row for _ in p.ids], device=device)
-        tree = TreeMask(subtree_ends, past, kept={})
+        kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        tree = TreeMask(subtree_ends, past, kept)
         states = self.model.states(
             torch.tensor([starts[p] + len(p.ids) - 1 for p in row], device=device),
             input_ids=torch.tensor([[i for p in row for i in p.ids]], device=device),
             position_ids=torch.tensor([[p.depth + k for p in row for k in range(len(p.ids))]], device=device),
             attention_mask=tree.as_argument(),
         )
-        layers = [tree.kept[layer] for layer in sorted(tree.kept)]
+        layers = [kept[layer] for layer in sorted(kept)]
         self._bytes_per_token = sum(k[:, :, 0].nbytes + v[:, :, 0].nbytes for k, v in layers)
         for piece, logit in zip(row, self.model.head(states).tolist(), strict=True):
             piece.logit = logit

@@ -99,19 +99,20 @@ def choose(
     if scores is None and how == "weighted-vote":
         raise InputError("a weighted vote needs scores")
     score = [-1.0 if s is None else s for s in scores] if scores is not None else [0.0] * n
+    result: Sequence[Hashable] = results if results is not None else [None] * n
     allowed: Sequence[int] = range(n)
     if drop_failing:
-        allowed = [i for i in allowed if results[i] is not None] or allowed
+        allowed = [i for i in allowed if result[i] is not None] or allowed
     if drop_empty:
         if n_rows is None:
             raise InputError("passing over empty results needs the number of rows of each")
         allowed = [i for i in allowed if n_rows[i] != 0] or allowed
-    voters = [] if how == "best" else [i for i in allowed if results[i] is not None]
+    voters = [] if how == "best" else [i for i in allowed if result[i] is not None]
     if not voters:
         return min(allowed, key=lambda i: (-score[i], i))
     groups: dict[Hashable, list[int]] = {}
     for i in voters:
-        groups.setdefault(results[i], []).append(i)
+        groups.setdefault(result[i], []).append(i)
     ranked = []
     for members in groups.values():
         best = min(members, key=lambda i: (-score[i], i))

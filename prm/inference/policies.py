@@ -37,7 +37,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -114,7 +114,7 @@ class Policy(Protocol):
     def settings(self) -> dict[str, Any]:
         """What beside the request decides the answers; holds no secrets."""
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answered | Failed]]:
+    def answer(self, requests: Sequence[Request]) -> Generator[tuple[int, Answered | Failed], None, None]:
         """(index of the request, what came of it), in the order in which they come."""
 
 
@@ -288,7 +288,7 @@ class TransformersPolicy:
                 f"cannot be loaded as a causal language model: {_one_line(error)}", file=str(model)
             ) from None
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.model.to(device).eval()
+        self.model.to(device).eval()  # type: ignore[arg-type]  # mypy binds no method in functools.wraps
         self.model.generation_config.max_length = None
         self.name = Path(model).name if Path(model).is_dir() else model
         self.sampling, self.width, self.revision = sampling, batch_size, revision
@@ -306,7 +306,7 @@ class TransformersPolicy:
         dtype = str(self.model.dtype).removeprefix("torch.")
         return {"policy": self.name, "revision": self.revision, "dtype": dtype, **vars(self.sampling)}
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answered | Failed]]:
+    def answer(self, requests: Sequence[Request]) -> Generator[tuple[int, Answered | Failed], None, None]:
         """See `Policy.answer`; batches of like length, the samples of one prompt together."""
         ids = {key: self._ids(*key) for key in dict.fromkeys(map(_key, requests))}
         prompts = {prompt: len(self._ids(prompt, "")) for prompt, _ in ids}
@@ -339,6 +339,7 @@ class TransformersPolicy:
                 shown = self.tokenizer.apply_chat_template(
                     [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
                 )
+                assert isinstance(shown, str)  # as asked: tokenize=False
                 before, _, after = shown.partition(mark)
                 self._heads = {
                     "before": self.tokenizer(before, add_special_tokens=False)["input_ids"],
@@ -386,7 +387,7 @@ class TransformersPolicy:
         greedy = [row.request.greedy or self.sampling.temperature == 0 for row in rows]
         ends = _RowEnds(self.tokenizer, start, [row.request.stop for row in rows], limits)
         with torch.inference_mode():
-            out = self.model.generate(
+            out = self.model.generate(  # type: ignore[misc]  # its protocol for `self` is meant for ty
                 input_ids=padded(pad, list),
                 attention_mask=padded(0, lambda part: [1] * len(part)),
                 past_key_values=None if keys is None else _joined(keys, widths[0]),
@@ -410,6 +411,7 @@ class TransformersPolicy:
             text = self.tokenizer.decode(
                 new if at is None else new[:at], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
+            assert isinstance(text, str)  # of one row
             step = None if row.request.stop is None else through_stop(text, row.request.stop)
             own = trimmed(text, "") if step is None else trimmed(step, "")
             ended = at is not None or step is not None or any(stop in text for stop in STOPS)
@@ -447,8 +449,8 @@ class TransformersPolicy:
             for i, prompt in enumerate(missing):
                 own = slice(longest - len(prompt), None)
                 self._prompts[prompt] = [
-                    (layer.keys[i : i + 1, :, own].clone(), layer.values[i : i + 1, :, own].clone())
-                    for layer in cache.layers
+                    (keys[i : i + 1, :, own].clone(), values[i : i + 1, :, own].clone())
+                    for keys, values, *_ in cache
                 ]
         for prompt in wanted:
             self._prompts.move_to_end(prompt)
@@ -499,6 +501,9 @@ def _roomy_layer() -> type:
     class RoomyLayer(DynamicLayer):
         """Keys and values in memory that grows by half when it is full. transformers' own layer copies all of
         them for each new token."""
+
+        keys: torch.Tensor
+        values: torch.Tensor
 
         def __init__(self, parts: Sequence[tuple[Any, Any]], width: int) -> None:
             super().__init__()
@@ -652,7 +657,7 @@ class ServerPolicy:
         """What beside the request decides the answers."""
         return {"policy": self.name, "api": self.api, **vars(self.sampling)}
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answered | Failed]]:
+    def answer(self, requests: Sequence[Request]) -> Generator[tuple[int, Answered | Failed], None, None]:
         """See `Policy.answer`.
 
         Raises:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -330,10 +331,11 @@ def changed_choices(rows: Sequence[dict[str, Any]], judged: Sequence[Judged], ru
     for row, each in zip(rows, judged, strict=True):
         if not each.mixed or each.scores is None or each.results is None:
             continue
-        filters = {"drop_failing": rule.drop_failing, "drop_empty": rule.drop_empty}
-        options = {"votes": each.votes, "n_rows": each.n_rows, **filters}
-        vote = choose(None, each.results, how="vote", **options)
-        weighted = choose(each.scores, each.results, how="weighted-vote", **options)
+        pick = partial(
+            choose, results=each.results, votes=each.votes, n_rows=each.n_rows,
+            drop_failing=rule.drop_failing, drop_empty=rule.drop_empty,
+        )  # fmt: skip
+        vote, weighted = pick(None, how="vote"), pick(each.scores, how="weighted-vote")
         correct = each.correct or []
         if correct[vote] != correct[weighted]:
             (won if correct[weighted] else lost).append(

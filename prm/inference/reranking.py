@@ -265,7 +265,8 @@ def read_asked(row: Any, folder: Path | None) -> Asked:
         if not isinstance(value, (str, type(None))):
             raise InputError(f"'{key}' must be a text")
         texts[key] = value if value and value.strip() else None
-    if texts["question"] is None:
+    question = texts.pop("question")
+    if question is None:
         raise InputError("'question' must be a non-empty text")
     listed = row.get("candidates")
     if not isinstance(listed, list) or not listed:
@@ -286,7 +287,7 @@ def read_asked(row: Any, folder: Path | None) -> Asked:
         if texts["db_id"] is None:
             raise InputError("'db_id' must name the database that --databases holds")
         database = find_database(folder, texts["db_id"])
-    return Asked(texts.pop("question"), tuple(answers), tuple(votes), database, **texts)
+    return Asked(question, tuple(answers), tuple(votes), database, **texts)
 
 
 def _given(row: dict[str, Any]) -> Given:

@@ -92,7 +92,7 @@ class Scorer:
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         if model.config.backbone != "qlora":  # bitsandbytes places its own weights
-            model.to(device)
+            model.to(device)  # type: ignore[arg-type]  # mypy binds no method in functools.wraps
         return cls(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, cache_bytes=cache_bytes)
 
     def start(self, prompt: Trace) -> Branch:
@@ -327,7 +327,7 @@ def load_scorer(
     Raises:
         InputError: there are more or fewer of these than models; a checkpoint cannot be loaded.
     """
-    own: list[dict[str, str]] = [{} for _ in models]
+    own: list[dict[str, Any]] = [{} for _ in models]
     for option, name, given in (
         ("--revision", "revision", revisions),
         ("--base-model", "base_model_name_or_path", base_models),

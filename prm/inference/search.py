@@ -40,7 +40,6 @@ from hashlib import sha256
 from typing import Any, Protocol, get_args
 
 from prm.errors import InputError
-from prm.inference.branches import Branch
 from prm.inference.choosing import Aggregate, aggregate_scores
 from prm.inference.policies import (
     FORMS,
@@ -67,12 +66,19 @@ _TOLD = (
 )
 
 
+class Branch(Protocol):
+    """What a search asks of an answer in the making, the `Branch` of one model or an `EnsembleBranch`."""
+
+    def fork(self) -> Branch: ...
+
+
 class PRM(Protocol):
     """What a search asks of a `Scorer` or an `Ensemble`."""
 
     def start(self, prompt: Trace) -> Branch: ...
 
-    def extend(self, steps: Sequence[tuple[Branch, str]]) -> list[float]: ...
+    def extend(self, steps: Sequence[tuple[Any, str]]) -> list[float]:
+        """Add a step to each of several branches, all of which this PRM began; no other can extend them."""
 
 
 @dataclass(frozen=True)
@@ -786,7 +792,7 @@ class _SideBySide:
         while self.ready:
             i, value = self.ready.popleft()
             try:
-                need = self.searches[i].send(value)
+                need = next(self.searches[i]) if value is None else self.searches[i].send(value)
             except StopIteration as end:
                 del self.searches[i]
                 yield i, end.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,7 +25,7 @@ def progress(unit: str, total: int | None, done: int = 0) -> Iterator[Callable[.
         task = bar.add_task(unit, total=total, completed=done, so_far="")
 
         def advance(n: int = 1, so_far: str | None = None) -> None:
-            told = {} if so_far is None else {"so_far": so_far}
+            told: dict[str, Any] = {} if so_far is None else {"so_far": so_far}
             bar.update(task, advance=n, **told)
 
         yield advance

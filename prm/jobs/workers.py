@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 _AHEAD = 2  # jobs handed to each process at a time: none waits idle, and few are lost with the program
 
 
-def each_finished(start: Callable[[], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+def each_finished(start: Callable[[], Any], jobs: Iterable[Any], workers: int) -> Generator[Any, None, None]:
     """`worker(job)` of every job, as it is finished.
 
     `start` makes a worker, an object to call that has a `close()`: one in this process where `workers` is 1,

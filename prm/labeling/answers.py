@@ -201,33 +201,39 @@ def read_answers(
 def _asked(row: Any, folder: Path) -> Asked:
     if not isinstance(row, dict):
         raise InputError("a row is a JSON object with question, db_id, gold_sql and candidates")
-    texts: dict[str, str | None] = {}
-    for key in ("question", "db_id", "gold_sql", "id", "group", "schema", "evidence"):
+    needed: dict[str, str] = {}
+    for key in ("question", "db_id", "gold_sql"):
+        value = row.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"'{key}' must be a non-empty text")
+        needed[key] = value
+    optional: dict[str, str | None] = {}
+    for key in ("id", "group", "schema", "evidence"):
         value = row.get(key)
         if key in ("id", "group") and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if key in ("question", "db_id", "gold_sql"):
-            if not isinstance(value, str) or not value.strip():
-                raise InputError(f"'{key}' must be a non-empty text")
-        elif not isinstance(value, (str, type(None))):
+        if value is not None and not isinstance(value, str):
             raise InputError(f"'{key}' must be a text")
-        texts[key] = value or None
-    database = find_database(folder, texts["db_id"])
+        optional[key] = value or None
+    database = find_database(folder, needed["db_id"])
+    group = optional["group"]
+    answers: tuple[dict[str, Any], ...]
+    ids: tuple[str | None, ...]
     listed = row.get("candidates")
     if listed is None:
         if "sql" not in row and "steps" not in row:
             raise InputError("has neither 'candidates' nor an answer of its own in 'sql' or 'steps'")
         kept = {key: row[key] for key in ("sql", "steps") if row.get(key) is not None}
-        answers, ids, group = (checked_answer(kept, ""),), (texts["id"],), texts["group"]
+        answers, ids = (checked_answer(kept, ""),), (optional["id"],)
     else:
         if not isinstance(listed, list) or not listed:
             raise InputError("'candidates' must be a non-empty list")
         answers = tuple(checked_answer(raw, f"candidate {i} (from 0): ") for i, raw in enumerate(listed))
-        group = texts["group"] or texts["id"]
+        group = group or optional["id"]
         ids = tuple(None if group is None else f"{group}-{i}" for i in range(len(answers)))
     return Asked(
-        texts["question"], texts["db_id"], database, texts["gold_sql"], answers, ids, group,
-        texts["schema"], texts["evidence"],
+        needed["question"], needed["db_id"], database, needed["gold_sql"], answers, ids, group,
+        optional["schema"], optional["evidence"],
     )  # fmt: skip
 
 
@@ -309,8 +315,9 @@ def label_answer(answer: dict[str, Any], gold: Gold, place: _Place) -> Verdict:
 def _first_error(pieces: list[Piece], runs: bool, gold: Gold, place: _Place) -> tuple[list[int | None], str]:
     """The labels of a wrong answer's pieces and the evidence for them."""
     n = len(pieces)
-    at = [i for i, piece in enumerate(pieces) if piece.sql is not None]  # the others are prose
-    prefixes = {i: "WITH " + ",\n".join(pieces[j].sql for j in at if j <= i) for i in at[:-1]}
+    fragments = {i: piece.sql for i, piece in enumerate(pieces) if piece.sql is not None}  # not prose
+    at = list(fragments)
+    prefixes = {i: "WITH " + ",\n".join(fragments[j] for j in at if j <= i) for i in at[:-1]}
     failing = at[-1]
     if not runs:
         for i in at[:-1]:

@@ -16,7 +16,7 @@ from prm.labeling.gold import Gold
 from prm.labeling.holdings import Holding, column_key, conjuncts, quoted, sources_of, united
 from prm.sql.decompose import to_sql
 
-Tree = exp.Expression
+Tree = exp.Expr
 
 
 Place = tuple[str, str]  # alias in gold's SELECT, column
@@ -89,7 +89,7 @@ def _has(table: Holding, column: str) -> bool:
 
 def usable_blocks(gold: Gold) -> list[int]:
     """Which SELECTs of gold a step can be put into."""
-    if gold.tree is None:
+    if gold.plain is None:
         return []
     found = []
     for i, select in enumerate(gold.tree.find_all(exp.Select)):

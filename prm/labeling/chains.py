@@ -300,6 +300,7 @@ class Mill:
 
     def _by_ties(self, chain: Chain, category: str, ground: Ground) -> bool:
         """Whether a result differs only in which rows LIMIT keeps: of several that tie, that is chance."""
+        assert chain.parent is not None  # it is a wrong one
         both = (chain.links, self.rights[chain.parent].links)
         limited = all(links[-1].tree.args.get("limit") for links in both)
         if category in _ABOUT_ORDER | _ABOUT_LIMIT or not limited:
@@ -320,6 +321,7 @@ class Mill:
 
     def _one_more(self, chain: Chain, at: int) -> Chain | None:
         """The wrong chain with an error in step `at`, too: with a result unlike gold's and unlike its own."""
+        assert chain.parent is not None
         for category in self._drawn(failing=False)[:_TRIES]:
             links = next(chain_variants(category, chain.links, at, self.known, self.rng), None)
             if links is None:

@@ -72,7 +72,7 @@ class Choices:
     #: The query without CTEs and derived tables; None where that cannot be said.
     plain: exp.Query | None = None
 
-    def __init__(self, database: Database, query: exp.Expression | None, rows: Rows) -> None:
+    def __init__(self, database: Database, query: exp.Query | None, rows: Rows) -> None:
         self.database, self.query, self.rows = database, query, rows
 
     @classmethod
@@ -92,7 +92,7 @@ class Choices:
     @cached_property
     def whole(self) -> exp.Query | None:
         """The query without its ORDER BY, LIMIT and OFFSET."""
-        if not isinstance(self.query, exp.Query):
+        if self.query is None:
             return None
         whole = self.query.copy()
         for clause in ("order", "limit", "offset"):
@@ -103,18 +103,19 @@ class Choices:
     def ranked(self) -> Rows | None:
         """The rows of `whole` as the query orders them, with the number of the rows that they tie with in
         front; None where the query is not certain but for ties, or not understood."""
-        if self.whole is None or not self._is_certain(self.whole):
+        query, whole = self.query, self.whole
+        if query is None or whole is None or not self._is_certain(whole):
             return None
-        offset = self.query.args.get("offset")
-        if (offset is not None and not offset.expression.is_int) or CHANCE.search(to_sql(self.query)):
+        offset = query.args.get("offset")
+        if (offset is not None and not offset.expression.is_int) or CHANCE.search(to_sql(query)):
             return None
-        order = self.query.args.get("order")
-        tie: exp.Expression = exp.Literal.number(1)
-        ranked = self.whole.copy()
+        order = query.args.get("order")
+        tie: exp.Expr = exp.Literal.number(1)
+        ranked = whole.copy()
         if order is not None:
             keys = order.copy()
             for key, original in zip(keys.expressions, order.expressions, strict=True):
-                meant = order_key(original.this, self.query)
+                meant = order_key(original.this, query)
                 if not isinstance(ranked, exp.Select):  # only its columns can be ordered by
                     meant = exp.column(meant.alias_or_name, quoted=True)
                 key.set("this", meant.copy())
@@ -129,7 +130,7 @@ class Choices:
             found = self.database.execute(to_sql(ranked))
         except SQLError:
             return None
-        if len({row[1:] for row in found}) < len(found) and self.query.args.get("distinct"):
+        if len({row[1:] for row in found}) < len(found) and query.args.get("distinct"):
             found = Rows((1, *row) for row in dict.fromkeys(row[1:] for row in found))  # any place is open
         return found if len(found) >= len(self.rows) else None
 
@@ -143,7 +144,7 @@ class Choices:
 
     @cached_property
     def _offset(self) -> int:
-        clause = self.query.args.get("offset")
+        clause = None if self.query is None else self.query.args.get("offset")
         return int(clause.expression.name) if clause is not None else 0
 
     @cached_property
@@ -160,14 +161,14 @@ class Choices:
     @property
     def counted(self) -> bool:
         """Whether all that is left open are places among rows that tie."""
-        return self.ranked is not None and self._allowed_by_rank(self.rows)
+        return self.ranked is not None and self._allowed_by_rank(self.rows, self.ranked)
 
     def allow(self, rows: Rows) -> bool:
         """Whether rows that are not gold's may be what gold could have given as well."""
         if rows and self.rows and len(rows[0]) != len(self.rows[0]):
             return False
         if self.ranked is not None:
-            return self._allowed_by_rank(rows)
+            return self._allowed_by_rank(rows, self.ranked)
         columns = self._columns
         if columns is None:
             return True
@@ -180,11 +181,11 @@ class Choices:
             all(map(list.__getitem__, fits, order)) for order in itertools.permutations(range(len(fits)))
         )
 
-    def _allowed_by_rank(self, rows: Rows) -> bool:
-        ties = [row[0] for row in self.ranked[self._offset :][: len(rows)]]
+    def _allowed_by_rank(self, rows: Rows, ranked: Rows) -> bool:
+        ties = [row[0] for row in ranked[self._offset :][: len(rows)]]
         if len(rows) != len(self.rows) or len(ties) < len(rows):
             return False
-        among = [row for row in self.ranked if row[0] in set(ties)]
+        among = [row for row in ranked if row[0] in set(ties)]
         try:
             return part_of(among, [(tie, *row) for tie, row in zip(ties, rows, strict=True)], fixed=1)
         except Undecided:
@@ -193,13 +194,15 @@ class Choices:
     @cached_property
     def _columns(self) -> list[_Column] | None:
         """What is known of the columns of a SELECT whose bare columns alone are open; None of another one."""
-        whole = self.whole
-        if not isinstance(whole, exp.Select) or whole.args.get("distinct") or whole.find(exp.Window):
+        query, whole = self.query, self.whole
+        if query is None or not isinstance(whole, exp.Select):
+            return None
+        if whole.args.get("distinct") or whole.find(exp.Window):
             return None
         if CHANCE.search(to_sql(whole)):
             return None
-        nested = [query for query in whole.find_all(exp.Query) if query is not whole]
-        if any(query.args.get("limit") or query.args.get("group") for query in nested):
+        nested = [q for q in whole.find_all(exp.Query) if q is not whole]
+        if any(q.args.get("limit") or q.args.get("group") for q in nested):
             return None
         having = whole.args.get("having")
         keys = {to_sql(key).lower() for key in group_keys(whole)}
@@ -211,7 +214,7 @@ class Choices:
         found = []
         for i, shown in enumerate(whole.selects):
             settled = _is_settled(shown.unalias(), keys)
-            if settled and not self.query.args.get("limit"):
+            if settled and not query.args.get("limit"):
                 found.append(_Column([row[i] for row in self.rows], certain=True))
             elif shown.find(exp.AggFunc):
                 found.append(_Column(None))
@@ -233,7 +236,7 @@ def _plain(written: exp.Query, gold: Suite, schema: Schema) -> exp.Query | None:
     if not (with_ctes or derived):
         return written
     plain = inlined(written, schema)
-    if plain is not None:
+    if isinstance(plain, exp.Query):
         verdict = gold.verdict(to_sql(plain))
         tied = verdict.equal is False and verdict.on == "database"
         if tied and Choices(gold.database, plain, gold.gold).counted:
@@ -243,7 +246,7 @@ def _plain(written: exp.Query, gold: Suite, schema: Schema) -> exp.Query | None:
     return None if with_ctes else written
 
 
-def _is_settled(node: exp.Expression, keys: set[str]) -> bool:
+def _is_settled(node: exp.Expr, keys: set[str]) -> bool:
     """Whether all columns of a part of a grouped SELECT are keys, or inside aggregates."""
     return all(
         column.find_ancestor(exp.AggFunc, exp.Filter)

@@ -23,7 +23,7 @@ from prm.sql.schema import Schema
 from prm.sql.tables import quote
 from prm.sql.variants import Suite, Verdict, neighbours
 
-Tree = exp.Expression
+Tree = exp.Expr
 
 
 class Gold:
@@ -51,7 +51,14 @@ class Gold:
         self.known = tables_held(schema)
         self._unique: dict[tuple[str, str], bool] = {}
         self.choices = Choices.of(self.suite, schema)
-        self.tree = self.choices.plain if self.rows else None
+        #: Gold in plain SELECTs; None where it is not understood, or has no rows.
+        self.plain = self.choices.plain if self.rows else None
+
+    @property
+    def tree(self) -> exp.Query:
+        """`plain`, for those who know that it is there."""
+        assert self.plain is not None
+        return self.plain
 
     def same(self, sql: str) -> Verdict:
         """Whether a statement gives gold's result on the database and on all variants, and where it does not:
@@ -69,10 +76,12 @@ class Gold:
         verdict = self.same(sql)
         if verdict.equal is not False or verdict.on != "database":
             return verdict.equal
-        unlimited = _without_limit(self.tree), _without_limit(tree)
-        if None in unlimited or self.choices.ranked is None or not self.suite.variants:
+        unlimited, gold_unlimited = _without_limit(tree), _without_limit(self.plain)
+        if unlimited is None or gold_unlimited is None:
             return False
-        golds, mine = to_sql(unlimited[0]), with_prefix(prefix, unlimited[1])
+        if self.choices.ranked is None or not self.suite.variants:
+            return False
+        mine, golds = with_prefix(prefix, unlimited), to_sql(gold_unlimited)
         places = [self.database, *(opened for _, opened in self.suite.opened)]
         try:
             alike = all(equal_rows(place.execute(golds), place.execute(mine)) for place in places)
@@ -131,7 +140,7 @@ def with_prefix(prefix: str, tree: Tree) -> str:
     return f"{prefix}\n{to_sql(tree)}"
 
 
-def _without_limit(tree: Tree) -> Tree | None:
+def _without_limit(tree: Tree | None) -> Tree | None:
     if not isinstance(tree, exp.Select) or tree.args.get("limit") is None:
         return None
     tree = tree.copy()

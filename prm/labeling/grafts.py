@@ -23,7 +23,7 @@ from prm.sql.describe import FROM
 from prm.sql.schema import Schema
 from prm.sql.tables import quote
 
-Tree = exp.Expression
+Tree = exp.Expr
 
 
 class Impossible(Exception):
@@ -60,7 +60,7 @@ def graft(
             elif (named := names.get(column_key(instance_of[alias], column))) is not None:
                 found = exp.column(quoted(named[0]), table=quoted(held.name))
                 plain = PLAIN.match(named[1])
-                is_text = _is_text(gold.schema, plain[1].split("~")[0], plain[2])
+                is_text = plain is not None and _is_text(gold.schema, plain[1].split("~")[0], plain[2])
             else:
                 continue
             if is_text == wanted:
@@ -72,6 +72,8 @@ def graft(
         """The column by the primary key that the step carries."""
         alias = place[0]
         table = gold.schema.table(block.aliases[alias])
+        if table is None:
+            return None
         if alias not in fetched:
             key = carried((alias, table.primary_key[0].lower())) if len(table.primary_key) == 1 else None
             if key is None:
@@ -118,12 +120,14 @@ def graft(
 
     stars = [e for e in select.expressions if is_star(e)]
     for star in stars:
-        aliases = [star.table.lower()] if isinstance(star, exp.Column) else list(block.aliases)
+        starred = [star.table.lower()] if isinstance(star, exp.Column) else list(block.aliases)
         expanded = []
-        for alias in aliases:
-            if not block.aliases[alias]:
+        for alias in starred:
+            name = block.aliases[alias]
+            table = gold.schema.table(name) if name else None
+            if table is None:  # it is a derived one
                 raise Impossible
-            for column in gold.schema.table(block.aliases[alias]).columns:
+            for column in table.columns:
                 node = exp.column(quoted(column.name), table=quoted(alias))
                 block.add(node, (alias, column.name.lower()))
                 expanded.append(node)
@@ -190,7 +194,8 @@ def graft(
 
 def _is_text(schema: Schema, table: str, column: str) -> bool:
     """Whether SQLite holds the column's values as text: what equals it may be a number."""
-    declared = schema.table(table).column(column)
+    found = schema.table(table)
+    declared = found.column(column) if found is not None else None
     return declared is not None and any(word in declared.type.upper() for word in ("CHAR", "CLOB", "TEXT"))
 
 

@@ -19,7 +19,7 @@ from prm.sql.decompose import to_sql
 from prm.sql.describe import FROM, WITH
 from prm.sql.schema import Schema
 
-Tree = exp.Expression
+Tree = exp.Expr
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,9 @@ def _holding(name: str, tree: Tree, known: dict[str, Holding]) -> Holding | None
     if isinstance(tree, exp.Subquery):
         return _holding(name, tree.this, known)
     if isinstance(tree, exp.SetOperation):
-        arms = [_holding(name, arm, known) for arm in (tree.this, tree.expression)]
-        if arms[0] is None or arms[1] is None:
+        left, right = (_holding(name, arm, known) for arm in (tree.this, tree.expression))
+        if left is None or right is None:
             return None
-        left, right = arms
         return Holding(
             name,
             left.columns,

@@ -30,7 +30,7 @@ from prm.sql.database import SQLError
 from prm.sql.decompose import to_sql
 from prm.sql.tables import quote
 
-Tree = exp.Expression
+Tree = exp.Expr
 
 
 def rows_kept(gold: Gold, prefix: str, index: int, cover: dict[str, str], held: Holding) -> bool | None:
@@ -79,11 +79,13 @@ def columns_lost(gold: Gold, prefix: str, index: int, cover: dict[str, str], hel
     keys |= {key for equal in held.equal if equal & keys for key in equal}
     found = {
         alias
-        for alias, table in block.aliases.items()
+        for alias, name in block.aliases.items()
         if alias not in instance_of
         or any(
-            column_key(instance_of[alias], c.name) in keys and gold.unique(table, c.name)
-            for c in gold.schema.table(table).columns
+            column_key(instance_of[alias], c.name) in keys and gold.unique(name, c.name)
+            for table in [gold.schema.table(name)]
+            if table is not None
+            for c in table.columns
         )
     }
     for _ in block.aliases:

@@ -382,7 +382,7 @@ class _Rollouts:
         except SQLError as error:
             check_reachable(error, database)
             reason = gold_fault(error)
-        if reason is not None or not work.gold.gold:
+        if work.gold is None or not work.gold.gold:
             self.skipped[reason or "gold_empty"] += 1 if self.sampled else len(work.answers)
             work.answers = []
             return False

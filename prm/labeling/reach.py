@@ -43,7 +43,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, *, subtracted: bool, be
     `subtracted`: a later step uses it for what it does not want; `beside`: it is a single value, and another
     step is one, too. Two counts may be those of two parts, to be added up.
     """
-    if gold.tree is None or held is None or held.name.lower() in gold.known or not held.columns:
+    if gold.plain is None or held is None or held.name.lower() in gold.known or not held.columns:
         return "unknown"
     blocks = [(i, Block(gold, i)) for i in usable_blocks(gold)]
     alike = [i for i, block in blocks if is_subtracted(block.select)]
@@ -64,8 +64,8 @@ def judge(gold: Gold, prefix: str, held: Holding | None, *, subtracted: bool, be
                 fitted.append((i, cover))
     if held.scalar:
         for i, _ in blocks:
-            tree = superlative(gold, i, held)
-            if tree is not None and gold.same(with_prefix(prefix, tree)).equal:
+            whole = superlative(gold, i, held)
+            if whole is not None and gold.same(with_prefix(prefix, whole)).equal:
                 return "completed"
     for tree in matches(gold, prefix, held):
         if gold.same(with_prefix(prefix, tree)).equal:
@@ -96,7 +96,7 @@ def judge(gold: Gold, prefix: str, held: Holding | None, *, subtracted: bool, be
     return "lost" if compared else "unknown"
 
 
-def is_subtracted(node: exp.Expression) -> bool:
+def is_subtracted(node: exp.Expr) -> bool:
     """Whether a query uses a part of it for what it does not want: NOT IN, EXCEPT, an outer join …"""
     while node.parent is not None:
         parent = node.parent
@@ -104,8 +104,10 @@ def is_subtracted(node: exp.Expression) -> bool:
             return True
         if isinstance(parent, exp.Join) and (parent.side or parent.method):
             return True
-        if isinstance(parent, exp.From) and any(join.side for join in parent.parent.args.get("joins") or []):
-            return True
+        if isinstance(parent, exp.From):
+            select = parent.parent
+            if select is not None and any(join.side for join in select.args.get("joins") or []):
+                return True
         if isinstance(parent, (exp.Not, exp.NEQ, exp.Case, exp.If)):
             return True
         node = parent

@@ -207,6 +207,8 @@ def check_traces(
                 findings.unchecked["text"][reason] += 1
                 advance(1)
                 continue
+            # Without one of these there would be a reason.
+            assert path is not None and trace.sql is not None and trace.gold_sql is not None
             errors = tuple(step.error for step in trace.steps if step.error is not None)
             style = str(trace.extra.get("style")) if _is_built(trace) else None
             told = tuple((step.text, step.sql or "") for step in trace.steps) if style else ()
@@ -262,8 +264,8 @@ def _check_alone(file: str, line: int, trace: Trace, findings: Findings) -> None
             findings.violations.append(Violation(file, line, "whole", fault))
     else:
         findings.unchecked["whole"]["not made by prm build"] += 1
-    fragments = [step.sql for step in trace.steps]
-    if trace.sql is None or None in fragments:
+    fragments = [step.sql for step in trace.steps if step.sql is not None]
+    if trace.sql is None or len(fragments) < len(trace.steps):
         findings.unchecked["assembly"]["no sql of the steps or the whole"] += 1
         return
     findings.checked["assembly"] += 1
@@ -312,6 +314,7 @@ def _fault_of_built(trace: Trace) -> str | None:
     for name in ("id", "group", "db_id", "sql", "gold_sql"):
         if getattr(trace, name) is None:
             return f"has no {name}"
+    assert trace.id is not None and trace.group is not None
     if trace.id.rpartition("-")[0] != trace.group:
         return f"the id {_short(trace.id)} is not of the group {_short(trace.group)}"
     if any(step.sql is None or step.label not in (0, 1) for step in trace.steps):
@@ -373,15 +376,15 @@ class _Kinship:
             at,
             hash((trace.question, trace.db_id, trace.schema, trace.evidence, trace.group, trace.gold_sql)),
             tuple((hash(step.text), None if step.sql is None else hash(step.sql)) for step in trace.steps),
-            ("id", str(parent)) if parent is not None else ("group", trace.group),
+            ("id", str(parent)) if parent is not None else ("group", trace.group or ""),
             _is_built(trace),
         )
         if at >= 0:
             self.wrong.append(kin if parent is not None or _made_from_right(trace) else None)
             return
-        for key in (("id", trace.id), ("group", trace.group)):
-            if key[1] is not None:
-                self.right.setdefault(key, []).append(kin)
+        for key, value in (("id", trace.id), ("group", trace.group)):
+            if value is not None:
+                self.right.setdefault((key, value), []).append(kin)
 
     def check(self, findings: Findings) -> None:
         for kin in self.wrong:
@@ -397,8 +400,8 @@ class _Kinship:
                 message = f"no right trace with the {kin.of[0]} {_short(kin.of[1])} is in the files"
                 findings.violations.append(Violation(kin.file, kin.line, "parent", message))
                 continue
-            faults = [kin.fault(right) for right in candidates]
-            if None not in faults:
+            faults = [fault for right in candidates if (fault := kin.fault(right)) is not None]
+            if len(faults) == len(candidates):
                 # Of several right ones it was made from the one that it follows longest.
                 message = max(faults)[1]
                 findings.violations.append(Violation(kin.file, kin.line, "parent", message))

@@ -12,7 +12,7 @@ weights, weights that an engine has cut up, autocast over float32 weights) is le
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners import lora
@@ -32,6 +32,8 @@ def lean_adapters(model: nn.Module) -> None:
 
 class _LeanLinear(lora.Linear):
     """PEFT's layer with a shorter way where nothing but one LoRA adapter is at work (Hu et al. 2021)."""
+
+    base_layer: nn.Linear  # see `lean_adapters`
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         name = self._plain_adapter(x.device.type)
@@ -55,7 +57,8 @@ class _LeanLinear(lora.Linear):
             return None
         if weight.requires_grad or (bias is not None and bias.requires_grad):
             return None
-        return None if is_cut_up(weight) or is_cut_up(self.lora_A[name].weight) else name
+        a = cast(torch.Tensor, self.lora_A[name].weight)  # of a ModuleDict: no hint says so
+        return None if is_cut_up(weight) or is_cut_up(a) else name
 
 
 class _LowRank(torch.autograd.Function):

@@ -504,7 +504,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 class _Plain(yaml.SafeDumper):
     """Scalars as a recipe has them: `1e-4` and `no` are not quoted, since the recipe's reader knows types."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]  # types-PyYAML has it of instances
         first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
         for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }

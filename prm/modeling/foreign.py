@@ -105,6 +105,7 @@ class _ProblemEncoder(Encoder):
         text = self.tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in messages], tokenize=False
         )
+        assert isinstance(text, str)  # not tokenised
         parts = []
         for mark in marks:
             part, found, text = text.partition(mark)
@@ -293,6 +294,7 @@ def load_prm(
     )
     with readable(folder):
         head = _head(kind, folder, files, body)
+    name = os.path.abspath(path_or_id) if os.path.isdir(path_or_id) else str(path_or_id)
     longest = getattr(config, "max_position_embeddings", None) or 4096
     settings: dict[str, Any] = {"max_trace_length": longest, "step_separator": step_separator or "\n"}
     settings["prompt_version"] = PROMPT_VERSION if kind == "trl" else kind
@@ -301,7 +303,7 @@ def load_prm(
             settings = {name: raw[EXPORTED][name] for name in EXPORTED_SETTINGS}
     model = ProcessRewardModel(
         ProcessRewardConfig(
-            base_model_name_or_path=os.path.abspath(path_or_id) if os.path.isdir(path_or_id) else path_or_id,
+            base_model_name_or_path=name,
             base_model_revision=revision,
             base_config=body.config.to_dict(),
             backbone="full",
@@ -419,7 +421,7 @@ def _head(kind: str, folder: Path, files: dict[str, Path], body: PreTrainedModel
         )
     right, wrong = _sign_ids(kind, load_tokenizer(folder))
     if body.config.tie_word_embeddings:
-        rows = body.get_input_embeddings().weight[[right, wrong]].detach().float()
+        rows = body.get_input_embeddings().get_parameter("weight")[[right, wrong]].detach().float()
     elif "lm_head.weight" in files:
         with safe_open(files["lm_head.weight"], "pt") as weights:  # two rows of a large matrix
             rows = torch.cat([weights.get_slice("lm_head.weight")[i : i + 1] for i in (right, wrong)]).float()
@@ -475,8 +477,13 @@ def export_vllm(
     raw = _raw_config(snapshot(checkpoint, revision=revision))
     if raw.get("model_type") == ProcessRewardConfig.model_type:
         _check_fits(checkpoint, ProcessRewardConfig.from_dict(raw))  # before its weights are loaded
-    options = {"revision": revision, "base_model_name_or_path": base_model}
-    model = load_prm(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+    model = load_prm(
+        checkpoint,
+        dtype=dtype,
+        revision=revision,
+        base_model_name_or_path=base_model,
+        trust_remote_code=trust_remote_code,
+    )
     _check_fits(checkpoint, model.config)
     tokenizer = load_tokenizer(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     encoder = encoder_for(model, tokenizer)

@@ -30,7 +30,7 @@ import os
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedConfig, Trainer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.training_args import OptimizerNames
 
 from prm.errors import InputError
 from prm.modeling.losses import step_loss
@@ -90,7 +91,7 @@ def memory_size(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(match[2].upper()) if match else None
-    if unit is None or float(match[1]) * unit < 1:
+    if match is None or unit is None or float(match[1]) * unit < 1:
         raise InputError(f"--gpu-memory must be a size like 24GiB or 80GB, not {text!r}")
     return int(float(match[1]) * unit)
 
@@ -104,7 +105,7 @@ class _Memory(TorchDispatchMode):
     `live` and `peak` are relative to what was there before (weights, inputs).
     """
 
-    def __init__(self, before: Iterator[torch.Tensor]) -> None:
+    def __init__(self, before: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.live = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in before}
@@ -143,7 +144,7 @@ def _grouped_matmul(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None)
     """What a matrix product by groups gives: groups of rows or of columns are one matrix, those of both or of
     neither one for each group.
     """
-    groups = [] if a.dim() != b.dim() else [len(ends) if a.dim() == 2 else len(a)]
+    groups = [] if a.dim() != b.dim() else [len(a) if ends is None else len(ends)]
     return a.new_empty(*groups, a.shape[-2], b.shape[-1])
 
 
@@ -205,8 +206,8 @@ def _fused_attention(on_cpu: bool) -> Callable[..., tuple[torch.Tensor, None]]:
         if torch.is_autocast_enabled("cpu"):  # as tree_attention does
             dtype = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        if not torch.is_grad_enabled() and attention_mask.dtype == torch.int64:  # of trees
-            attention_mask.kept += [key, value]
+        if attention_mask is not None and attention_mask.dtype == torch.int64 and not torch.is_grad_enabled():
+            attention_mask.kept += [key, value]  # type: ignore[attr-defined]  # of trees, see `_traced`
         return _FusedAttention.apply(query, key, value, on_cpu).transpose(1, 2), None
 
     return attention
@@ -278,9 +279,9 @@ class TracedModel:
         self.way, self.args = way, args
         model, self.trees = _on_meta(way, args.loss)
         if way.cast is not None:
-            model.to(way.cast)
+            model.to(way.cast)  # type: ignore[arg-type]  # its hints take `self` for an argument
         if way.checkpointing:
-            options = dict(args.activation_checkpointing_kwargs or {})
+            options = dict(args.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]  # JSON has been read
             every = options.pop("every_n_layers", 1)
             if options.pop("offload", False):
                 raise InputError("activation_checkpointing_kwargs: plan without offload; it only needs less")
@@ -376,11 +377,12 @@ class TracedModel:
         else:
             mask = torch.zeros(rows, length, dtype=torch.int64)
         if model.config.backbone == "frozen":
-            mask.kept = []
+            kept: list[torch.Tensor] = []
+            mask.kept = kept  # type: ignore[attr-defined]  # goes through the layers to `_fused_attention`
             with self._memory(ids, ends, mask) as memory, torch.no_grad():
                 self._features(ids, mask, ends)
             # Of the window before, the keys and values of one path are still there.
-            path = _bytes(mask.kept) // length * self.args.max_length
+            path = _bytes(kept) // length * self.args.max_length
             head = self._head_alone()
             return Step(head.saved, max(memory.peak + path, head.peak))
         for parameter in model.parameters():  # they are there from the first forward of a micro-batch on
@@ -438,14 +440,13 @@ class TracedModel:
             kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args, self.model)
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            with _Memory([*parameters, *(p.grad for p in parameters)]) as memory:
+            with _Memory([*parameters, *(p.grad for p in parameters if p.grad is not None)]) as memory:
                 optimizer = kind(parameters, **options)
                 optimizer.step()
             return Step(memory.live, memory.peak)
         except Exception as error:  # a missing package, or an optimiser that asks for contents
-            raise InputError(
-                f"optim: the states of {self.args.optim.value} cannot be traced ({_reason(error)})"
-            ) from error
+            name = OptimizerNames(self.args.optim).value
+            raise InputError(f"optim: the states of {name} cannot be traced ({_reason(error)})") from error
 
 
 @contextlib.contextmanager
@@ -462,7 +463,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _bytes(tensors: Iterator[torch.Tensor] | Sequence[torch.Tensor]) -> int:
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -470,7 +471,8 @@ def _make_fake(model: nn.Module) -> None:
     """Put a fake tensor in the place of every one on the meta device."""
     made: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in both:
             for name, old in tensors.items():
                 if old is None:
                     continue

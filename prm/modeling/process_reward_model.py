@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -54,6 +54,9 @@ from prm.modeling.hub import hub_reason
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
 from prm.modeling.sharding import is_cut_up, whole
 from prm.modeling.tree_attention import ATTENTION, TreeMask
+
+if TYPE_CHECKING:  # PEFT is slow to import
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +163,9 @@ class PRMHead(nn.Module):
     nothing.
     """
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, hidden_size: int, head_hidden_size: int | None) -> None:
         super().__init__()
         width = hidden_size if head_hidden_size is None else head_hidden_size
@@ -212,6 +218,7 @@ class ProcessRewardModel(PreTrainedModel):
     also accept Hub ids. `AutoModelForTokenClassification.from_pretrained` loads the same checkpoints.
     """
 
+    config: ProcessRewardConfig
     config_class = ProcessRewardConfig
     base_model_prefix = "backbone"
     # Tells Trainer that the loss is a sum over num_items_in_batch, so that accumulation does not change it.
@@ -222,9 +229,13 @@ class ProcessRewardModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    def __init__(self, config: ProcessRewardConfig, backbone: nn.Module | None = None) -> None:
+    def __init__(
+        self, config: ProcessRewardConfig, backbone: PreTrainedModel | PeftModel | None = None
+    ) -> None:
         super().__init__(config)
-        self.backbone = backbone if backbone is not None else AutoModel.from_config(config.base())
+        self.backbone: PreTrainedModel | PeftModel = (
+            backbone if backbone is not None else AutoModel.from_config(config.base())
+        )
         self.head = PRMHead(self.backbone.config.hidden_size, config.head_hidden_size)
         # The layers that sharded training (FSDP) wraps are the backbone's.
         self._no_split_modules = getattr(self.backbone, "_no_split_modules", None)
@@ -283,6 +294,8 @@ class ProcessRewardModel(PreTrainedModel):
             num_items_in_batch, class_weights: see `prm.modeling.losses.step_loss`.
         """
         if step_features is None:
+            if input_ids is None or step_ends is None:
+                raise ValueError("forward needs input_ids and step_ends, or step_features")
             step_features = self.features(
                 input_ids=input_ids,
                 step_ends=step_ends,
@@ -388,10 +401,11 @@ class ProcessRewardModel(PreTrainedModel):
             raise InputError(f"head_hidden_size must be at least 1, not {width}")
         name = base.config._name_or_path if isinstance(base, PreTrainedModel) else base
         name = os.path.abspath(name) if os.path.isdir(name) else name
+        model: PreTrainedModel | PeftModel
         if isinstance(base, PreTrainedModel):
             if backbone_layers is not None:
                 raise InputError("backbone_layers goes with the name of a base model, not with a loaded one")
-            model = base.base_model
+            model = cast(PreTrainedModel, base.base_model)  # transformers calls it a Module
         else:
             revision = _commit(name, revision) or revision
             model = load_base(
@@ -404,7 +418,7 @@ class ProcessRewardModel(PreTrainedModel):
                 attn_implementation=attn_implementation,
                 trust_remote_code=trust_remote_code,
             )
-        settings = {
+        settings: dict[str, Any] = {
             "base_model_name_or_path": name,
             "base_model_revision": revision or getattr(model.config, "_commit_hash", None),
             "base_config": model.config.to_dict(),
@@ -476,6 +490,7 @@ class ProcessRewardModel(PreTrainedModel):
                     )
         quantized = config.backbone == "qlora" and quantize
         own = config.backbone == "full"  # the backbone's weights are in the checkpoint itself
+        model: PreTrainedModel | PeftModel
         model = load_base(
             str(folder) if own else base_model_name_or_path or config.base_model_name_or_path or "",
             given_as=None if own else "base_model_name_or_path (--base-model)",
@@ -571,7 +586,7 @@ class ProcessRewardModel(PreTrainedModel):
                 for part in parts
             }
         if self.config.backbone == "full":
-            self.backbone.save_pretrained(folder, state_dict=parts["backbone"])
+            self.backbone.save_pretrained(str(folder), state_dict=parts["backbone"])
             (folder / "config.json").unlink()  # ours is written below; the base's own is `base_config` in it
         elif self.config.backbone in ("lora", "qlora"):
             self.backbone.save_pretrained(str(folder / ADAPTER_FOLDER), state_dict=parts["backbone"])
@@ -703,12 +718,14 @@ def _commit(name: str, revision: str | None) -> str | None:
     if not name or os.path.isabs(name) or os.path.isdir(name):
         return None
     try:
-        file = Path(cached_file(name, "config.json", revision=revision))
+        cached = cached_file(name, "config.json", revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the model {name} ({_reason(error)}); give its folder or Hub id as "
             "model_name_or_path"
         ) from error
+    assert cached is not None  # else it has raised
+    file = Path(cached)
     return file.parent.name if file.parent.parent.name == "snapshots" else None  # so does the cache name them
 
 
@@ -737,14 +754,15 @@ def merged_backbone(model: ProcessRewardModel, folder: Path) -> PreTrainedModel:
     4-bit weights cannot hold the sum. They are made dense first: the adapter learnt to add to what they stand
     for, not to what they were before.
     """
+    backbone: Any = model.backbone  # of an adapted one PEFT finds these methods by name
     if model.config.backbone == "lora":
-        return model.backbone.merge_and_unload()
+        return backbone.merge_and_unload()
     if model.config.backbone == "qlora":
         from peft import PeftModel
 
-        dense = model.backbone.unload().dequantize()
+        dense = backbone.unload().dequantize()
         return PeftModel.from_pretrained(dense, folder / ADAPTER_FOLDER).merge_and_unload()
-    return model.backbone
+    return backbone
 
 
 def _first_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
@@ -785,7 +803,7 @@ def read_trees(model: PreTrainedModel) -> None:
 def _last_mlp_for(backbone: nn.Module, tokens: torch.Tensor) -> Iterator[None]:
     """Let the last decoder layer's MLP see these tokens (n,) alone; to the others it adds nothing. Layers
     without an `mlp` see all."""
-    base = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone  # under adapters
+    base = getattr(backbone, "get_base_model", lambda: backbone)()  # under adapters
     layers = getattr(base, "layers", None)
     mlp = getattr(layers[-1], "mlp", None) if layers else None
     if mlp is None or not len(tokens):
@@ -818,7 +836,7 @@ def _last_mlp_for(backbone: nn.Module, tokens: torch.Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:
+def _add_adapter(model: PreTrainedModel, peft_config: Any) -> PeftModel:
     """Wrap the backbone by PEFT; a config made for a token classifier is adapted, for the head is ours."""
     from peft import get_peft_model
 
@@ -830,9 +848,9 @@ def _add_adapter(model: PreTrainedModel, peft_config: Any) -> nn.Module:
     peft_config.task_type = "FEATURE_EXTRACTION"
     names = [n for n in peft_config.modules_to_save or [] if n not in ("score", "classifier")]
     peft_config.modules_to_save = names or None
-    model = get_peft_model(model, peft_config)
-    lean_adapters(model)
-    return model
+    adapted = get_peft_model(model, peft_config)
+    lean_adapters(adapted)
+    return adapted
 
 
 #: Arguments of transformers' `from_pretrained` that do nothing for a model put together by ours …

@@ -57,7 +57,8 @@ def _of_forest(model: ProcessRewardModel, traces: Sequence[EncodedTrace], max_to
         for member, step_ends in zip(tree.members, tree.step_ends, strict=True)
     ]
     marks = np.unique(np.concatenate([step_ends for _, step_ends in waiting]))
-    path, keys = np.empty(0, dtype=np.int64), []  # the ancestors of what comes, and their keys and values
+    path = np.empty(0, dtype=np.int64)  # the ancestors of what comes …
+    keys: Keys = []  # … and their keys and values
     known_at, known = path, torch.empty(0)  # step ends on the path or in this window, and their states
     done = 0
     windows = -(-len(ids) // max_tokens)
@@ -103,7 +104,8 @@ def _window(
         start = int(stop) - begin
     own = np.minimum(ends[begin:end], end) - begin
     kept = np.flatnonzero(ends[begin:end] > end)
-    tree = TreeMask(row(own), past, kept={}, keep=row(kept))
+    read: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    tree = TreeMask(row(own), past, kept=read, keep=row(kept))
     states = model.states(
         row(wanted - begin),
         input_ids=row(ids[begin:end])[None],
@@ -111,7 +113,7 @@ def _window(
         attention_mask=tree.as_argument(),
     )
     still = int((ends[path] > end).sum())  # the upper part of the path
-    new = [tree.kept[layer] for layer in sorted(tree.kept)]
+    new = [read[layer] for layer in sorted(read)]
     if still:
         new = [
             (torch.cat([k[:, :, :still], new_k], dim=2), torch.cat([v[:, :, :still], new_v], dim=2))

@@ -14,15 +14,24 @@ processes. The price: while it is written, every value passes through all proces
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import distributed as dist
 from torch import nn
 
 
-def is_cut_up(weight: torch.Tensor) -> bool:
+class _CutUp(nn.Parameter):
+    """What DeepSpeed adds to a parameter that it cuts up; nothing is made of this class."""
+
+    ds_numel: int
+    ds_shape: torch.Size
+    ds_process_group: dist.ProcessGroup
+    partition_numel: Callable[[], int]
+
+
+def is_cut_up(weight: torch.Tensor) -> TypeGuard[_CutUp]:
     """Whether ZeRO-3 has sliced this parameter."""
     return hasattr(weight, "ds_id")  # DeepSpeed's own mark; it has no function to ask
 
@@ -61,7 +70,7 @@ def whole_layer_by_layer(model: nn.Module) -> Iterator[None]:
             continue
         open_: list[Any] = []
 
-        def gather(*_: Any, own: list[torch.Tensor] = own, open_: list[Any] = open_) -> None:
+        def gather(*_: Any, own: Sequence[torch.Tensor] = own, open_: list[Any] = open_) -> None:
             open_.append(whole(own))
             open_[-1].__enter__()
 

@@ -26,7 +26,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -92,7 +92,7 @@ class TreeMask:
     def as_argument(self) -> torch.Tensor:
         """What to give a transformers model as its `attention_mask`."""
         argument = self.subtree_ends.view(1, 1, 1, -1)
-        argument.tree = self
+        argument.tree = self  # type: ignore[attr-defined]  # tensors take attributes of ours
         return argument
 
     @property
@@ -282,14 +282,14 @@ def tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    tree: TreeMask = attention_mask.tree
+    tree: TreeMask = attention_mask.tree  # type: ignore[attr-defined]  # from `as_argument`
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings may have left float32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if tree.kept is not None:
         keep = slice(None) if tree.keep is None else tree.keep
-        tree.kept[module.layer_idx] = (key[:, :, keep], value[:, :, keep])
-    past = [(queries, keys[module.layer_idx]) for queries, keys in tree.past]
+        tree.kept[cast(int, module.layer_idx)] = (key[:, :, keep], value[:, :, keep])
+    past = [(queries, keys[cast(int, module.layer_idx)]) for queries, keys in tree.past]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     blocks_fit = query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not dropout
     with torch.autocast(query.device.type, enabled=False):

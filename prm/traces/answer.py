@@ -100,16 +100,14 @@ _MARK = re.compile(
 
 
 def _answers(text: str) -> Iterator[Answer]:
-    answer, names, said = Answer(), set(), ""
+    answer, said = Answer(), ""
+    names: set[str] = set()
     for part, fenced, last in _parts(text):
         at, next_is_near = 0, False
         ctes, selects = _Next(_CTE, part), _Next(_FENCED_SELECT if fenced else _SELECT, part)
         while True:
             cte = ctes.after(at)
             select = (next_is_near and _SELECT_NEXT.match(part, at)) or selects.after(at)
-            if cte is None and select is None:
-                said += part[at:]
-                break
             if cte is not None and (select is None or cte.start() <= select.start("sql")):
                 if cte["name"].lower() in names:
                     yield answer  # a draft that is written anew
@@ -124,7 +122,7 @@ def _answers(text: str) -> Iterator[Answer]:
                     break
                 answer.recursive = answer.recursive or cte["recursive"] is not None
                 answer.steps.append(AnswerStep(cte["name"], part[cte.start("sql") : end].strip(), sentence))
-            else:
+            elif select is not None:
                 sentence = _sentence(said + part[at : select.start()])
                 end, closed = _end(part, select.start("sql"))
                 sql = part[select.start("sql") : end].strip()
@@ -133,6 +131,9 @@ def _answers(text: str) -> Iterator[Answer]:
                 answer.closed = closed or not last
                 yield answer
                 answer, names = Answer(), set()
+            else:
+                said += part[at:]
+                break
             at, said, next_is_near = end, "", bool(answer.steps)
     if answer.steps:
         yield answer

@@ -113,7 +113,8 @@ def _math_shepherd(row: Row) -> list[Row]:
     *parts, tail = text.split(STEP_MARK)
     if not parts:
         raise InputError(f"'input' has no step mark {STEP_MARK!r}")
-    labels, at = [], 0
+    labels: list[int | None] = []
+    at = 0
     for i, part in enumerate(parts):
         at += len(part)
         if labelled[at - len(part) : at] != part or labelled[at : at + 1] not in ("+", "-"):

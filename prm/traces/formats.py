@@ -732,7 +732,8 @@ def atomic_write(path: str | Path, mode: str = "w", *, part: str | None = None) 
     Raises:
         InputError: `path` is a folder or cannot be written.
     """
-    name, text = str(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    name = str(path)
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     given = Path(path).expanduser()
     target = Path(os.path.realpath(given))  # through links: they stay links
     new = "x" if part is None else "w"
@@ -744,10 +745,12 @@ def atomic_write(path: str | Path, mode: str = "w", *, part: str | None = None) 
             raise InputError(f"{target.parent} is a file, not a folder to write in", file=name)
         stream = name.startswith(("/dev/std", "/dev/fd/")) or (given.exists() and not given.is_file())
         if stream:
-            handle = open(given, mode, **text)  # noqa: SIM115 (closed below)
+            handle = open(given, mode, encoding=encoding, newline=newline)  # noqa: SIM115 (closed below)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(unfinished, mode.replace("w", new), **text)  # noqa: SIM115 (closed below)
+            handle = open(  # noqa: SIM115 (closed below)
+                unfinished, mode.replace("w", new), encoding=encoding, newline=newline
+            )
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", file=name) from None
     if stream:

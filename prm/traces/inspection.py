@@ -59,7 +59,7 @@ def inspect(
                     shared.add(str(file), trace)
                 yield trace
 
-    statistics = {"files": [str(file) for file in files]}
+    statistics: dict[str, Any] = {"files": [str(file) for file in files]}
     statistics |= trace_statistics(traces())
     statistics |= {"rows": tally.rows, "folded": tally.folded, "skipped": dict(tally.skipped)}
     statistics["overlaps"] = [pair.to_dict() for pair in shared.overlaps()]
@@ -86,8 +86,8 @@ def trace_statistics(traces: Iterable[Trace]) -> dict[str, Any]:
         contradictions: traces whose question and steps occurred before with other labels.
     """
     questions, databases = set(), set()
-    step_labels, trace_labels = Counter(), Counter()
-    first_errors, categories, sources, schemes = Counter(), Counter(), Counter(), Counter()
+    step_labels, trace_labels, first_errors = Counter[str](), Counter[str](), Counter[int]()
+    categories, sources, schemes = Counter[str](), Counter[str](), Counter[str]()
     lengths: dict[str, list[int]] = {"steps": [], "prompt": [], "text": []}
     seen: dict[int, set[int]] = {}
     duplicates = contradictions = 0

@@ -90,7 +90,8 @@ def relabelled(
 def fingerprint(questions: Iterable[Any]) -> dict[str, str]:
     """Hashes of what the labels are made from: questions (dataclasses with a `database`), databases (size,
     time and header), our own code."""
-    asked, files = hashlib.sha256(), {}
+    asked = hashlib.sha256()
+    files: dict[Path | str, None] = {}
     for question in questions:
         asked.update(repr(question).encode())
         files[question.database] = None
@@ -105,7 +106,7 @@ def fingerprint(questions: Iterable[Any]) -> dict[str, str]:
     return {name: part.hexdigest()[:16] for name, part in parts.items()}
 
 
-def _state(path: Path) -> tuple:
+def _state(path: Path | str) -> tuple[object, ...]:
     """What changes when a database does; SQLite counts the writes in the file's header."""
     try:
         state = os.stat(path)

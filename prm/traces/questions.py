@@ -152,24 +152,26 @@ def _read_table(file: Path, database_url: str | None) -> list[Question]:
     if database_url is not None and "{db_id}" not in database_url:
         needed.remove("database")
     for line, row in _rows_of(file, needed):
-        values = [_text_of(row, key, "", file, line) for key in needed[:2]]
+        question, sql = (_text_of(row, key, "", file, line) for key in needed[:2])
         path = _text_of(row, "database", "", file, line) if "database" in needed else ""
+        optional: list[str | None] = []
         for key in ("id", "evidence"):
             value = row.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and key == "id":
                 value = str(value)
             if value is not None and not isinstance(value, str):
                 raise InputError(f"'{key}' must be a text", file=str(file), line=line)
-            values.append(value or None)
-        question, sql, given, evidence = values
-        database: Path | str = file.parent / path
+            optional.append(value or None)
+        given, evidence = optional
+        beside = file.parent / path
+        database: Path | str = beside
         db_id = Path(path).stem
         if database_url is not None:
             database = _database_at(database_url, db_id, "", file, line)
             db_id = db_id or Path(urlsplit(database).path).stem
-        elif not database.is_file():
+        elif not beside.is_file():
             raise InputError(
-                f"there is no database {database}; 'database' is a path relative to this file",
+                f"there is no database {beside}; 'database' is a path relative to this file",
                 file=str(file),
                 line=line,
             )
@@ -297,7 +299,9 @@ def database_at(database_url: str, db_id: str | None) -> str | None:
 
 def _is_name(db_id: str | None) -> TypeGuard[str]:
     """Whether it can be the name of a file or a database, and leads nowhere else."""
-    return bool(db_id) and db_id not in (".", "..") and not set(db_id) & set("/\\\0")
+    if not db_id:
+        return False
+    return db_id not in (".", "..") and not set(db_id) & set("/\\\0")
 
 
 def _database_folders(root: Path) -> Iterator[Path]:

@@ -97,6 +97,8 @@ class EpochLoader(DataLoader):
     `set_epoch`.
     """
 
+    batch_sampler: QuestionBatches
+
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
@@ -142,8 +144,9 @@ class ForwardCollator:
         them).
         """
         traces = [trace for trace, _ in items]
-        if items[0][1] is not None:
-            forwards = [feature_batch(traces, [feature for _, feature in items])]
+        features = [feature for _, feature in items if feature is not None]
+        if features:  # of every trace or of none
+            forwards = [feature_batch(traces, features)]
         else:
             share = self.share and worth_sharing(traces)
             planned = plan_forwards(traces, max_tokens=self.max_tokens, share=share)

@@ -43,6 +43,7 @@ class PRMTensorBoardCallback(TensorBoardCallback):
     @staticmethod
     def folder(args: TrainingArguments) -> str:
         """Where the events go: $TENSORBOARD_LOGGING_DIR, else `tensorboard` in the run's folder."""
+        assert args.output_dir is not None  # `TrainingArguments` has a default of its own
         folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join(args.output_dir, "tensorboard")
         return os.path.expanduser(folder)
 
@@ -117,7 +118,7 @@ def _epoch_loss(state: TrainerState) -> float:
 
     Taken from the log, which resuming restores: each entry is the mean since the one before.
     """
-    total, steps, before = 0.0, 0, 0
+    total = steps = before = 0.0
     for entry in state.log_history:
         if "loss" in entry:
             if entry["epoch"] > state.epoch - 1:

@@ -108,6 +108,15 @@ class PRMTrainer(Trainer):
             by default the metrics of the README at the best threshold, through `evaluate`.
     """
 
+    # Narrower than Trainer's own.
+    args: PRMConfig
+    model: nn.Module
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: EncodedTraces | None
+    eval_dataset: EncodedTraces | dict[str, EncodedTraces] | None
+    optimizer: Any  # under DeepSpeed a wrapper
+    lr_scheduler: Any
+
     def __init__(
         self,
         model: ProcessRewardModel | PreTrainedModel | str,
@@ -132,6 +141,10 @@ class PRMTrainer(Trainer):
         model = _as_prm(model, args, peft_config)
         config = model.config
         if processing_class is None:
+            if config.base_model_name_or_path is None:
+                raise InputError(
+                    "the model does not say which base model it stands on; give processing_class"
+                )
             processing_class = load_tokenizer(
                 config.base_model_name_or_path,
                 revision=config.base_model_revision,
@@ -163,7 +176,8 @@ class PRMTrainer(Trainer):
         self.described: dict[str, dict[str, Any]] = {}
         self.recipe: dict[str, Any] | None = None
         # Kept out of Trainer's reach: it would treat a bare list as a torch data set of finished examples.
-        train, evals = None, None
+        train: EncodedTraces | None = None
+        evals: EncodedTraces | dict[str, EncodedTraces] | None = None
         if train_dataset is not None:
             traces = list(_traces(train_dataset))
             config.position_means = position_means([t.labels for t in traces])
@@ -172,7 +186,7 @@ class PRMTrainer(Trainer):
             train = EncodedTraces([one for one in encoded if one is not None])
             if args.train_on_last_step_only:
                 for trace in train.traces:
-                    trace.labels = [None] * (len(trace.labels) - 1) + trace.labels[-1:]
+                    trace.labels = [*[None] * (len(trace.labels) - 1), *trace.labels[-1:]]
             if not any(label is not None for trace in train.traces for label in trace.labels):
                 raise InputError("no step of the training data has a label; label the steps first")
             if args.class_balance:
@@ -182,8 +196,9 @@ class PRMTrainer(Trainer):
                 evals = {name: self.encoded(data) for name, data in eval_dataset.items()}
             else:
                 evals = self.encoded(eval_dataset)
-            for name, data in evals.items() if isinstance(evals, dict) else [(None, evals)]:
-                self.described["eval_data" + (f".{name}" if name else "")] = describe_traces(data.sources)
+            named = evals if isinstance(evals, dict) else {"": evals}
+            for name, one in named.items():
+                self.described[f"eval_data.{name}" if name else "eval_data"] = describe_traces(one.sources)
         super().__init__(
             model=model,
             args=args,
@@ -217,8 +232,8 @@ class PRMTrainer(Trainer):
         """
         traces = _some_traces(data)
         encoded = self.encoder.encode(traces, drop_long=True)
-        kept = [k for k, one in enumerate(encoded) if one is not None]
-        return EncodedTraces([encoded[k] for k in kept], [traces[k] for k in kept])
+        kept = [(one, trace) for one, trace in zip(encoded, traces, strict=True) if one is not None]
+        return EncodedTraces([one for one, _ in kept], [trace for _, trace in kept])
 
     def _add_features(self, dataset: EncodedTraces) -> None:
         if self._prm.config.backbone != "frozen":
@@ -266,6 +281,7 @@ class PRMTrainer(Trainer):
         """All forwards over an eval set. No DataLoader: starting one draws from training's random numbers."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
+            assert isinstance(self.eval_dataset, dict)  # else it has no names
             dataset = self.eval_dataset[dataset]
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
@@ -279,7 +295,8 @@ class PRMTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Data) -> Forwards:  # type: ignore[override]
         """Of every trace: predictions are told apart by their place in the data set."""
         traces = _some_traces(test_dataset)
-        return self.get_eval_dataloader(EncodedTraces(self.encoder.encode(traces, drop_long=False), traces))
+        encoded = self.encoder.encode(traces, drop_long=False)  # raises where it would drop one
+        return self.get_eval_dataloader(EncodedTraces([one for one in encoded if one is not None], traces))
 
     # ---- loss
 
@@ -303,7 +320,7 @@ class PRMTrainer(Trainer):
         self,
         model: nn.Module,
         inputs: dict[str, Any],
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """All forwards and backwards of one micro-batch; gradients are exchanged at most once, after the
         last.
@@ -335,7 +352,7 @@ class PRMTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         inputs = {key: value for key, value in inputs.items() if key != "index"}
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, class_weights=self.class_weights)
@@ -347,7 +364,7 @@ class PRMTrainer(Trainer):
 
     # ---- evaluation
 
-    def evaluation_loop(
+    def evaluation_loop(  # type: ignore[override]
         self,
         dataloader: Forwards,
         description: str,
@@ -561,12 +578,14 @@ class PRMTrainer(Trainer):
         with self._keeping_all():
             return super()._finalize_training(*args, **kwargs)
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A run resumed at its last step has none to take, be it in the middle of an epoch; Trainer takes one.
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(**kwargs)
+            super()._run_epoch(*args, **kwargs)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
         """As Trainer's; True resumes from the last complete checkpoint in `output_dir`.
 
         Raises:
@@ -586,15 +605,17 @@ class PRMTrainer(Trainer):
             self._check_same_run(Path(resume_from_checkpoint))
         elif self.train_dataset is not None and not self._prm.head.is_standardised:
             self._standardise_head()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
     def _standardise_head(self) -> None:
         """Show the head the scale of its input: all frozen features, or those of a sample before training."""
-        self._add_features(self.train_dataset)
-        if self.train_dataset.features is not None:
-            self._prm.head.standardise(spread(self.train_dataset.features, STANDARDISE_STEPS))
+        dataset = self.train_dataset
+        assert dataset is not None  # nothing is trained without
+        self._add_features(dataset)
+        if dataset.features is not None:
+            self._prm.head.standardise(spread(dataset.features, STANDARDISE_STEPS))
             return
-        sample = _standardise_sample(self.train_dataset.traces)
+        sample = _standardise_sample(dataset.traces)
         self.model.eval()
         with torch.no_grad(), self._readable(), self.compute_loss_context_manager():
             read = step_states(
@@ -608,6 +629,7 @@ class PRMTrainer(Trainer):
 
         How long it is, how it is dealt to processes, and what is logged, measured or kept may.
         """
+        assert self.train_dataset is not None  # nothing is trained without
         args, config = self.args, self._prm.config
         base = config.base_model_name_or_path
         chosen: dict[str, Any] = {name: getattr(args, name) for name in RUN_FIELDS}
@@ -691,13 +713,15 @@ class PRMTrainer(Trainer):
             self._prm.load_checkpoint(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        checkpoint = self.state.best_model_checkpoint
+        assert checkpoint is not None  # else Trainer does not call this
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self._prm.load_checkpoint(self.state.best_model_checkpoint)
+            self._prm.load_checkpoint(checkpoint)
             if self.is_deepspeed_enabled:
                 renew_master_weights(self._prm)
-        file = Path(self.state.best_model_checkpoint) / "config.json"
+        file = Path(checkpoint) / "config.json"
         best = json.loads(file.read_text(encoding="utf-8"))
         for name in ("threshold", "threshold_from"):  # those of the weights, not of the last evaluation
             setattr(self._prm.config, name, best[name])
@@ -710,7 +734,9 @@ class PRMTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing, see `init_hf_repo`."""
 
-    def push_to_hub(self, commit_message: str | None = None, **_: Any) -> str | None:
+    def push_to_hub(  # type: ignore[override]
+        self, commit_message: str | None = None, **_: Any
+    ) -> str | None:
         """Save the model with a card into `output_dir/checkpoint`, upload just that folder, give its address.
 
         Raises:
