@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prm.sql.compare import is_ordered, results_equal
 from prm.sql.database import Database, DatabasePool, Rows, SQLError, open_database
 from prm.sql.schema import Schema, read_schema, schema_text
+
+if TYPE_CHECKING:  # see `_Room`
+    from prm.sql.decompose import decompose as decompose
 
 __all__ = [
     "Database",
