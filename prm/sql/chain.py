@@ -21,7 +21,7 @@ from prm.sql.naming import KEYWORDS, column_alias, cte_name
 from prm.sql.schema import Schema
 from prm.sql.tables import quote
 
-Tree = exp.Expression
+Tree = exp.Expr
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Attribute:
     kind: str
     origin: tuple[str, str] | None = None
     key: bool = False
+
+    @property
+    def place(self) -> tuple[str, str] | None:
+        """`origin` in lower case, as `Known.links` has it."""
+        return None if self.origin is None else (self.origin[0].lower(), self.origin[1].lower())
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class Known:
     links: frozenset[tuple[tuple[str, str], tuple[str, str]]] = frozenset()
     values: Callable[[str, str], Sequence[tuple[object, int]]] = field(default=lambda table, column: ())
     last: bool = True
+
+    def values_of(self, attribute: Attribute) -> Sequence[tuple[object, int]]:
+        """The frequent values of an attribute; none of a computed one."""
+        return () if attribute.origin is None else self.values(*attribute.origin)
 
 
 @dataclass(frozen=True)
@@ -165,9 +174,9 @@ def with_variant(chain: Sequence[Link], at: int, variant: Tree, known: Known) ->
     for i in range(at, len(chain)):
         old = chain[i]
         here.last = i == len(chain) - 1
-        tree: Tree | None = variant if i == at else _following(old.tree, renamed, here)
-        if tree is not old.tree:
-            tree = _named_anew(old.tree, tree, here)
+        new = variant if i == at else _following(old.tree, renamed, here)
+        if new is not old.tree:
+            tree = _named_anew(old.tree, new, here)
             columns = None if tree is None else _renamed_outputs(old.tree, tree, here, renamed)
             if tree is None or columns is None:
                 return None
@@ -187,19 +196,21 @@ def respelled(chain: Sequence[Link], known: Known) -> list[Link]:
     here = Known(dict(known.relations), known.links, known.values)
     for link in chain:
         edits: list[tuple[Tree, Tree | None]] = []
-        for node in link.tree.find_all(exp.Table):
-            relation = here.relations.get(node.name.lower())
-            if relation is not None and relation.name != node.name and not node.args.get("db"):
-                edits.append((node.this, identifier(relation.name)))
+        for source in link.tree.find_all(exp.Table):
+            relation = here.relations.get(source.name.lower())
+            if relation is not None and relation.name != source.name and not source.args.get("db"):
+                edits.append((source.this, identifier(relation.name)))
         for node in link.tree.find_all(exp.Column):
             where = resolve(node, here)
             if where is None:
                 continue
             alias, attribute, relation = where
-            own = isinstance(node.parent_select, exp.Select) and alias in dict(
-                sources_of(node.parent_select, here)
+            select = node.parent_select
+            many = (
+                select is not None
+                and alias in dict(sources_of(select, here))
+                and len(source_nodes(select)) > 1
             )
-            many = own and len(source_nodes(node.parent_select)) > 1
             table = relation.name if alias.lower() == relation.name.lower() else alias
             edits.append((node, column_node(attribute.name, table if node.table or many else None)))
         tree = edited(link.tree, *edits) if edits else link.tree.copy()
@@ -213,9 +224,9 @@ def respelled(chain: Sequence[Link], known: Known) -> list[Link]:
 def _following(tree: Tree, renamed: dict[str, tuple[str, dict[str, str]]], known: Known) -> Tree:
     """A later step that reads renamed steps and columns by their new names; `known` holds the old ones."""
     edits: list[tuple[Tree, Tree | None]] = []
-    for node in tree.find_all(exp.Table):
-        if (new := renamed.get(node.name.lower())) is not None and new[0].lower() != node.name.lower():
-            edits.append((node, exp.Table(this=identifier(new[0]), alias=copied(node.args.get("alias")))))
+    for source in tree.find_all(exp.Table):
+        if (new := renamed.get(source.name.lower())) is not None and new[0].lower() != source.name.lower():
+            edits.append((source, exp.Table(this=identifier(new[0]), alias=copied(source.args.get("alias")))))
     for node in tree.find_all(exp.Column):
         where = resolve(node, known)
         new = renamed.get(where[2].name.lower()) if where is not None else None
@@ -243,7 +254,8 @@ def _renamed_outputs(
     old, new = [a.name for a in outputs(before, known)], [a.name for a in outputs(after, new_known)]
     if len(old) != len(new):
         # A star over another relation: what is read later is there or the chain fails to run.
-        return {} if any(e.is_star for e in before.find(exp.Select).expressions) else None
+        select = before.find(exp.Select)
+        return {} if select is not None and any(e.is_star for e in select.expressions) else None
     if len({name.lower() for name in new}) < len({name.lower() for name in old}):
         return None
     return {a: b for a, b in zip(old, new, strict=True) if a != b}
@@ -252,12 +264,11 @@ def _renamed_outputs(
 def _named_anew(before: Tree, after: Tree, known: Known) -> Tree | None:
     """`after` with the output columns that differ from `before`'s named by what they now hold; None if
     names clash."""
-    old, new = first_select(before), first_select(after)
+    copy = after.copy()
+    old, new = first_select(before), first_select(copy)
     if old is None or new is None or len(old.expressions) != len(new.expressions):
         return after
-    after = after.copy()
-    new = first_select(after)
-    changes: dict[int, exp.Expression] = {}
+    changes: dict[int, exp.Expr] = {}
     for a, b in zip(old.expressions, new.expressions, strict=True):
         inner = b.unalias()
         named = isinstance(b, exp.Alias)
@@ -269,11 +280,10 @@ def _named_anew(before: Tree, after: Tree, known: Known) -> Tree | None:
     for projection in changes.values():
         inner = projection.unalias().copy()
         column = isinstance(inner, exp.Column)
+        table = inner.table if isinstance(inner, exp.Column) else ""
         name = inner.name if column else column_alias(inner)
         if name.lower() in used or (not column and name.lower() in KEYWORDS):
-            name = _unique(
-                f"{inner.table}_{name}".lower() if column and inner.table else name, used | KEYWORDS
-            )
+            name = _unique(f"{table}_{name}".lower() if table else name, used | KEYWORDS)
         used.add(name.lower())
         was = projection.alias
         projection.replace(inner if column and name == inner.name else exp.alias_(inner, identifier(name)))
@@ -282,7 +292,7 @@ def _named_anew(before: Tree, after: Tree, known: Known) -> Tree | None:
                 for node in list((new.args.get(clause) or exp.Null()).find_all(exp.Column)):
                     if not node.table and node.name == was and resolve(node, known) is None:
                         node.replace(column_node(name))
-    return after
+    return copy
 
 
 _WORDS_FOR = {
@@ -366,18 +376,17 @@ def resolve(column: exp.Column, known: Known) -> tuple[str, Attribute, Relation]
     """Which source a column belongs to, looking outwards from its own SELECT."""
     select = column.parent_select
     while select is not None:
-        if isinstance(select, exp.Select):
-            for alias, relation in sources_of(select, known):
-                if column.table and column.table.lower() != alias.lower():
-                    continue
-                attribute = relation.get(column.name)
-                if attribute is not None:
-                    return alias, attribute, relation
+        for alias, relation in sources_of(select, known):
+            if column.table and column.table.lower() != alias.lower():
+                continue
+            attribute = relation.get(column.name)
+            if attribute is not None:
+                return alias, attribute, relation
         select = _outside(select)
     return None
 
 
-def _outside(select: Tree) -> Tree | None:
+def _outside(select: exp.Select) -> exp.Select | None:
     """The SELECT around this one whose sources it may read: not the one in whose FROM it stands itself."""
     node, outer = select.parent, select.parent_select
     while node is not None and node is not outer:
@@ -419,16 +428,13 @@ def edited(tree: Tree, *edits: tuple[Tree, Tree | None]) -> Tree:
     copy = tree.copy()
     targets = []
     for node, new in edits:
-        path, at = [], node
-        while at is not tree:
-            path.append((at.arg_key, at.index))
-            at = at.parent
         target = copy
-        for key, index in reversed(path):
+        for key, index in _path(tree, node):
             target = target.args[key] if index is None else target.args[key][index]
         targets.append((target, new))
     for target, new in targets:
         if target is copy:
+            assert new is not None, "the root can be replaced, but not removed"
             return new.copy()
         if new is None:
             target.pop()
@@ -437,7 +443,17 @@ def edited(tree: Tree, *edits: tuple[Tree, Tree | None]) -> Tree:
     return copy
 
 
+def _path(tree: Tree, node: Tree) -> list[tuple[str, int | None]]:
+    """The arguments, and places in their lists, that lead from the root of a tree to a node of it."""
+    path: list[tuple[str, int | None]] = []
+    while node is not tree:
+        assert node.parent is not None and node.arg_key is not None, "the node is not in the tree"
+        path.append((node.arg_key, node.index))
+        node = node.parent
+    return path[::-1]
+
+
 def copied(value: object) -> object:
     if isinstance(value, list):
         return [copied(item) for item in value]
-    return value.copy() if isinstance(value, exp.Expression) else value
+    return value.copy() if isinstance(value, exp.Expr) else value

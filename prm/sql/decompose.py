@@ -37,11 +37,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.dialects.sqlite import SQLite
 from sqlglot.errors import ErrorLevel, SqlglotError
+from sqlglot.generators.sqlite import SQLiteGenerator
 
 from prm.sql.describe import FROM, WITH, describe
 from prm.sql.naming import (
@@ -111,13 +112,13 @@ def decompose(sql: str, tables: Tables | None = None) -> list[SQLStep]:
         raise DecomposeError("the query is nested too deeply") from None
 
 
-def statements(sql: str, dialect: str = "sqlite") -> list[exp.Expression]:
+def statements(sql: str, dialect: str = "sqlite") -> list[exp.Expr]:
     """The statements of a text. A semicolon at the end begins none, nor does a comment behind it."""
     trees = sqlglot.parse(sql, dialect=dialect)
     return [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
 
 
-def _parsed(sql: str) -> list[exp.Expression]:
+def _parsed(sql: str) -> list[exp.Expr]:
     try:
         return statements(sql)
     except RecursionError:
@@ -133,7 +134,7 @@ def assemble(fragments: Sequence[str]) -> str:
     return "WITH " + ",\n".join(ctes) + "\n" + final if ctes else final
 
 
-def parse_fragment(fragment: str) -> tuple[str, exp.Expression]:
+def parse_fragment(fragment: str) -> tuple[str, exp.Query]:
     """The name ("" for a final SELECT) and the syntax tree of one step's `sql`.
 
     Raises:
@@ -147,12 +148,12 @@ def parse_fragment(fragment: str) -> tuple[str, exp.Expression]:
     return name, trees[0]
 
 
-def render_fragment(name: str, query: exp.Expression) -> str:
+def render_fragment(name: str, query: exp.Expr) -> str:
     """A step's `sql` from its name and tree: the opposite of `parse_fragment`."""
     return f"{name} AS ({to_sql(query)})" if name else to_sql(query)
 
 
-class _Generator(SQLite.Generator):
+class _Generator(SQLiteGenerator):
     """SQLite's generator, but `x NOT IN (…)` for `NOT x IN (…)`, and joins without a condition as written.
 
     A comma stands for CROSS JOIN: the same rows, and the latter forbids SQLite to reorder the tables.
@@ -179,7 +180,7 @@ class _Generator(SQLite.Generator):
         return super().join_sql(expression, *options)
 
 
-def to_sql(tree: exp.Expression) -> str:
+def to_sql(tree: exp.Expr) -> str:
     """The tree as compact SQLite text on one line."""
     return _Generator(dialect="sqlite", comments=False, unsupported_level=ErrorLevel.IGNORE).generate(tree)
 
@@ -198,7 +199,7 @@ class _Unsafe(Exception):
     """This cut cannot be made with certainty."""
 
 
-def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -> list[str] | None:
+def _outputs(query: exp.Expr, known: Mapping[str, Sequence[str] | None]) -> list[str] | None:
     if isinstance(query, exp.Subquery):
         return _outputs(query.this, known)
     if isinstance(query, exp.SetOperation):
@@ -220,7 +221,7 @@ def _outputs(query: exp.Expression, known: Mapping[str, Sequence[str] | None]) -
     return names
 
 
-def _source_columns(source: exp.Expression, known: Mapping[str, Sequence[str] | None]) -> list[str] | None:
+def _source_columns(source: exp.Expr, known: Mapping[str, Sequence[str] | None]) -> list[str] | None:
     if isinstance(source, exp.Subquery):
         return _outputs(source.this, known)
     if (
@@ -247,8 +248,8 @@ def _source_columns(source: exp.Expression, known: Mapping[str, Sequence[str] | 
 class _Chain:
     """The steps so far, what they and the tables hold, and every name in use."""
 
-    def __init__(self, root: exp.Expression, tables: Tables | None) -> None:
-        self.steps: list[tuple[str, exp.Expression]] = []
+    def __init__(self, root: exp.Expr, tables: Tables | None) -> None:
+        self.steps: list[tuple[str, exp.Expr]] = []
         self.known: dict[str, list[str] | None] = {n.lower(): list(c) for n, c in (tables or {}).items()}
         names = {node.name.lower() for node in root.find_all(exp.Identifier)}
         self.taken = names | set(self.known) | KEYWORDS
@@ -257,7 +258,7 @@ class _Chain:
 
     # Reading names
 
-    def _scopes(self, node: exp.Expression) -> Iterator[exp.Select]:
+    def _scopes(self, node: exp.Expr) -> Iterator[exp.Select]:
         """The SELECTs around a node whose columns it may read, from the inside out."""
         below, child, parent = node, node, node.parent
         while parent is not None:
@@ -286,7 +287,7 @@ class _Chain:
             return True
         return None if unknown else False
 
-    def _read_strings(self, root: exp.Expression) -> None:
+    def _read_strings(self, root: exp.Expr) -> None:
         """SQLite reads "abc" as a string where there is no such column; say so in the tree.
 
         Quotes around names that need none are dropped.
@@ -305,7 +306,7 @@ class _Chain:
             if _needs_no_quotes(name.name):
                 name.set("quoted", False)
 
-    def _correlated(self, query: exp.Expression) -> bool:
+    def _correlated(self, query: exp.Expr) -> bool:
         """Whether the query reads, or may read, a column from outside itself."""
         for column in query.find_all(exp.Column):
             if _in_set_order(column):
@@ -325,7 +326,7 @@ class _Chain:
 
     # Adding steps
 
-    def _push(self, query: exp.Expression, name: str | None = None) -> str:
+    def _push(self, query: exp.Expr, name: str | None = None) -> str:
         query = self._named(query)
         if name is None:
             text = to_sql(query)
@@ -342,7 +343,7 @@ class _Chain:
         self.steps.append((name, query))
         return name
 
-    def _named(self, query: exp.Expression) -> exp.Expression:
+    def _named(self, query: exp.Expr) -> exp.Expr:
         """The query with a name of its own for every output column."""
         if isinstance(query, exp.SetOperation):
             query.set("this", self._named(query.this))
@@ -368,12 +369,12 @@ class _Chain:
                 e.replace(exp.alias_(inner.copy(), identifier(name)))
         return query
 
-    def _expand_stars(self, select: exp.Select) -> None:
+    def _expand_stars(self, select: exp.Expr) -> None:
         """Write the columns of every star out. Not with USING or NATURAL, where a star merges columns."""
         many = len(source_nodes(select)) > 1
         if any(join.args.get("using") or join.args.get("method") for join in select.args.get("joins") or []):
             raise _Unsafe
-        expressions: list[exp.Expression] = []
+        expressions: list[exp.Expr] = []
         for e in select.expressions:
             if not is_star(e):
                 expressions.append(e)
@@ -388,9 +389,7 @@ class _Chain:
                     expressions += [exp.column(identifier(c), table) for c in columns]
         select.set("expressions", expressions)
 
-    def _attempt(
-        self, work: Callable[[exp.Expression], exp.Expression], query: exp.Expression
-    ) -> exp.Expression | None:
+    def _attempt(self, work: Callable[[exp.Expr], exp.Expr], query: exp.Expr) -> exp.Expr | None:
         """What `work` makes of `query` (a copy); None, with the chain as it was, where it is unsafe."""
         saved = (list(self.steps), dict(self.known), set(self.taken), dict(self.hoisted))
         try:
@@ -401,19 +400,19 @@ class _Chain:
 
     # Taking apart
 
-    def reduce_statement(self, root: exp.Expression) -> exp.Expression:
+    def reduce_statement(self, root: exp.Expr) -> exp.Expr:
         """Push all steps before the last one of the whole statement; return the last one."""
         if root.args.get(WITH):
             return self._attempt(self._authors_chain, root.copy()) or root
         return self._superlative(self._unwrapped(self.reduce(root, top=True)))
 
-    def _unwrapped(self, final: exp.Expression) -> exp.Expression:
+    def _unwrapped(self, final: exp.Expr) -> exp.Expr:
         """The last step in place of an answer that only repeats it."""
         while self.steps and self._repeats(final, *self.steps[-1]):
             final = self.steps.pop()[1]
         return final
 
-    def _superlative(self, final: exp.Expression) -> exp.Expression:
+    def _superlative(self, final: exp.Expr) -> exp.Expr:
         """Cut an answer that names the first one of joined rows or of their groups: which it is, and what is
         asked of it (unless it also returns all that it sorts by, so that nothing would be left to say)."""
         sources, limit, order = source_nodes(final), final.args.get("limit"), final.args.get("order")
@@ -433,7 +432,7 @@ class _Chain:
         final.set("expressions", [*final.expressions, *(key.copy() for key in dict.fromkeys(keys))])
         return exp.select(*asked).from_(exp.to_table(self._push(final)))
 
-    def _authors_chain(self, query: exp.Expression) -> exp.Expression:
+    def _authors_chain(self, query: exp.Expr) -> exp.Expr:
         """A statement with CTEs of its own: they are its steps, unless one of them is the whole query."""
         ctes = query.args[WITH].expressions
         query.set(WITH, None)
@@ -459,7 +458,7 @@ class _Chain:
         final = self._unwrapped(query)
         return final if self.steps else self.reduce_statement(final)
 
-    def _repeats(self, query: exp.Expression, name: str, body: exp.Expression) -> bool:
+    def _repeats(self, query: exp.Expr, name: str, body: exp.Expr) -> bool:
         """Whether the query gives just what the CTE gives."""
         name = name.strip('"').lower()
         if not isinstance(query, exp.Select) or {k for k, v in query.args.items() if v} != {
@@ -477,7 +476,7 @@ class _Chain:
         read = [e.name.lower() if isinstance(e, exp.Column) else None for e in query.expressions]
         return read == [column.lower() for column in self.known[name] or []]
 
-    def reduce(self, query: exp.Expression, *, top: bool = False) -> exp.Expression:
+    def reduce(self, query: exp.Expr, *, top: bool = False) -> exp.Expr:
         """Push all steps before the last one of `query`; return the last one. `top`: it is the answer."""
         while isinstance(query, exp.Subquery) and not any(
             query.args.get(k) for k in ("order", "limit", "alias")
@@ -494,10 +493,10 @@ class _Chain:
             return self._attempt(lambda q: self._cut(q, top), query.copy()) or query
         return query
 
-    def _set_operation(self, query: exp.Expression) -> exp.Expression:
+    def _set_operation(self, query: exp.Expr) -> exp.Expr:
         """One CTE an arm, then the operation over them."""
         leaves = list(_leaves(query))
-        outputs: list[tuple[exp.Expression, str]] = []
+        outputs: list[tuple[exp.Expr, str]] = []
         for leaf in leaves:
             if not source_nodes(leaf) or _whole_table(leaf) is not None:
                 outputs += [(exp.column(n), n) for n in _outputs(leaf, self.known) or []]
@@ -506,8 +505,8 @@ class _Chain:
             reduced = self._named(self.reduce(leaf))
             name = self._push(reduced)
             names = self.known[name.lower()]
-            star = names is None or (len(expressions) == 1 and isinstance(expressions[0], exp.Star))
-            columns = [exp.Star()] if star else [exp.column(identifier(n)) for n in names]
+            star = len(expressions) == 1 and isinstance(expressions[0], exp.Star)
+            columns = [exp.Star()] if names is None or star else [exp.column(identifier(n)) for n in names]
             if names is not None and len(names) == len(expressions):
                 outputs += zip(expressions, names, strict=True)
             elif names is not None:
@@ -530,7 +529,7 @@ class _Chain:
                 raise _Unsafe
         return query
 
-    def _hoist(self, query: exp.Expression) -> exp.Expression:
+    def _hoist(self, query: exp.Expr) -> exp.Expr:
         """Turn derived tables and subqueries that stand alone into CTEs."""
         for source in source_nodes(query):
             if isinstance(source, exp.Subquery) and isinstance(source.this, exp.Query):
@@ -552,7 +551,7 @@ class _Chain:
                     self._hoist_below(node)
         return query
 
-    def _hoist_below(self, node: exp.Expression) -> None:
+    def _hoist_below(self, node: exp.Expr) -> None:
         for child in list(node.iter_expressions()):
             inner = child.this if isinstance(child, exp.Subquery) else child
             from_source = isinstance(node, (exp.From, exp.Join)) and child is node.this
@@ -585,7 +584,7 @@ class _Chain:
                     columns = [exp.Star()] if names is None else [exp.column(identifier(n)) for n in names]
                     inner.replace(exp.select(*columns).from_(exp.to_table(name)))
 
-    def _loosen(self, inner: exp.Expression) -> exp.Expression:
+    def _loosen(self, inner: exp.Expr) -> exp.Expr:
         """Let a step of its own do the filters of a correlated subquery that need no outer row."""
         where = inner.args.get("where")
         sources = source_nodes(inner)
@@ -606,14 +605,14 @@ class _Chain:
         self._gather(select, rows, [source], whole=False, nested=True)
         return select
 
-    def _extreme_per_group(self, inner: exp.Expression) -> exp.Expression:
+    def _extreme_per_group(self, inner: exp.Expr) -> exp.Expr:
         """`(SELECT MAX(age) FROM singer AS b WHERE b.country = a.country)`, a itself a singer: the maximum of
         every country is a step of its own, from which the outer row takes its country's.
 
         Only for one column of one table on both sides, where two groups can never be equal to one outer row;
         and not for COUNT, which gives 0 where there is no group.
         """
-        sources, where = source_nodes(inner), inner.args.get("where")
+        sources = source_nodes(inner)
         if {k for k, v in inner.args.items() if v} != {"expressions", FROM, "where"} or len(sources) != 1:
             raise _Unsafe
         value, outer = inner.expressions[0].unalias(), inner.find_ancestor(exp.Select)
@@ -628,7 +627,7 @@ class _Chain:
         plain = isinstance(sources[0], exp.Table) and not any(sources[0].args.get(k) for k in ("db", "joins"))
         if not plain or any(q is not inner for q in inner.find_all(exp.Query)):
             raise _Unsafe
-        parts = list(conjuncts(where.this))
+        parts = list(conjuncts(inner.args["where"].this))
         bound = [p for p in parts if not self._reads_only(inner, p)]
         if len(bound) != 1 or not isinstance(bound[0], exp.EQ) or not self._reads_only(inner, value):
             raise _Unsafe
@@ -657,7 +656,7 @@ class _Chain:
         select.set("where", exp.Where(this=condition))
         return select
 
-    def _reads_only(self, select: exp.Select, e: exp.Expression) -> bool:
+    def _reads_only(self, select: exp.Expr, e: exp.Expr) -> bool:
         """Whether every column below `e` is certainly one of `select`'s own."""
         found = [n for n in own_nodes(e) if isinstance(n, exp.Column)]
         if any(_source_columns(s, self.known) is None for s in source_nodes(select)):
@@ -666,7 +665,7 @@ class _Chain:
 
     # Cutting one SELECT
 
-    def _own_columns(self, select: exp.Select, *keys: str) -> list[exp.Column]:
+    def _own_columns(self, select: exp.Expr, *keys: str) -> list[exp.Column]:
         """The columns in the given clauses that stand outside nested queries, stars left out."""
         found: list[exp.Column] = []
         for key in keys:
@@ -675,13 +674,13 @@ class _Chain:
                 found += [n for n in own_nodes(node) if isinstance(n, exp.Column) and not is_star(n)]
         return found
 
-    def _nested_reads(self, node: exp.Expression | None) -> bool:
+    def _nested_reads(self, node: exp.Expr | None) -> bool:
         """Whether a nested query below the node reads from outside itself."""
         if node is None:
             return False
         return any(self._correlated(q) for q in node.find_all(exp.Select, exp.SetOperation) if q is not node)
 
-    def _drop_aliases(self, select: exp.Expression) -> exp.Expression:
+    def _drop_aliases(self, select: exp.Expr) -> exp.Expr:
         """Write `singer.name` for `T1.name`, and `name` where there is one table only."""
         sources = source_nodes(select)
         plain = all(isinstance(s, exp.Table) and not s.args.get("joins") for s in sources)
@@ -710,7 +709,7 @@ class _Chain:
                     column.set("table", None)
         return select
 
-    def _cut(self, query: exp.Expression, top: bool) -> exp.Expression:
+    def _cut(self, query: exp.Expr, top: bool) -> exp.Expr:
         known = {"expressions", FROM, "joins", "where", *LATER, "limit", "offset", "distinct"}
         if {key for key, value in query.args.items() if value} - known or not query.args.get(FROM):
             return query
@@ -721,20 +720,20 @@ class _Chain:
         self._resolve_aliases(query)
         many = len(source_nodes(query))
         for at in range(many if many > 1 and query.args.get("where") else 0):
-            query = self._attempt(lambda q, at=at: self._filter_first(q, at), query.copy()) or query
+            query = self._attempt(partial(self._filter_first, at=at), query.copy()) or query
         if many > 2:
             query = self._attempt(self._split_joins, query.copy()) or query
         query = self._attempt(lambda q: self._cut_rows(q, top), query.copy()) or query
         return self._attempt(self._cut_groups, query.copy()) or query
 
-    def _may_be_string(self, select: exp.Expression, column: exp.Column) -> bool:
+    def _may_be_string(self, select: exp.Expr, column: exp.Column) -> bool:
         """Whether `"abc"` may be a string: SQLite reads it so where it finds no column of that name."""
         if not column.this.args.get("quoted") or column.table:
             return False
         owners = self._source_of(select, column)
         return not owners or _source_columns(owners[0], self.known) is None
 
-    def _resolve_aliases(self, query: exp.Expression) -> None:
+    def _resolve_aliases(self, query: exp.Expr) -> None:
         """Replace output aliases by what they stand for, where SQLite takes them to be aliases."""
         aliases = {e.alias.lower(): e.this for e in query.expressions if isinstance(e, exp.Alias)}
         for key in ("where", "group", "having", "order"):
@@ -760,7 +759,7 @@ class _Chain:
                     raise _Unsafe
                 term.replace(query.expressions[at].unalias().copy())
 
-    def _source_of(self, select: exp.Expression, column: exp.Column) -> list[exp.Expression]:
+    def _source_of(self, select: exp.Expr, column: exp.Column) -> list[exp.Expr]:
         """The sources that may own the column: certain if there is one, unknown or ambiguous otherwise."""
         sources, name = source_nodes(select), column.name.lower()
         if column.table:
@@ -771,7 +770,7 @@ class _Chain:
         sure = [s for s, columns in listed if columns is not None and name in (c.lower() for c in columns)]
         return sure or [s for s, columns in listed if columns is None]
 
-    def _filter_first(self, query: exp.Expression, at: int) -> exp.Expression:
+    def _filter_first(self, query: exp.Expr, at: int) -> exp.Expr:
         """Cut: what one of several joined tables must fulfil by itself is a step before the join.
 
         An outer join keeps rows without a partner, which a filter after it drops: there only the table that
@@ -798,7 +797,7 @@ class _Chain:
         self._gather(query, rows, [source], whole=False)
         return query
 
-    def _split_joins(self, query: exp.Expression) -> exp.Expression:
+    def _split_joins(self, query: exp.Expr) -> exp.Expr:
         """Cut: of several joins every one but the last is a step, as far as conditions connect the tables."""
         if not all(_is_inner(join) for join in query.args.get("joins") or []) or self._nested_reads(query):
             raise _Unsafe
@@ -809,7 +808,7 @@ class _Chain:
             pass
         return query
 
-    def _start_filtered(self, query: exp.Expression) -> None:
+    def _start_filtered(self, query: exp.Expr) -> None:
         """Let the joins begin at the first table that is a step already, and stand where all that a condition
         of theirs reads has come before."""
         sources, joins = source_nodes(query), query.args["joins"]
@@ -817,7 +816,7 @@ class _Chain:
         start = next((s for s in sources if s.name.lower() in made), sources[0])
         order = [start, *(s for s in sources if s is not start)]
         place = {s.alias_or_name.lower(): at for at, s in enumerate(order)}
-        conditions: dict[int, list[exp.Expression]] = {}
+        conditions: dict[int, list[exp.Expr]] = {}
         for join in joins:
             for p in conjuncts(join.args["on"]) if join.args.get("on") else []:
                 if p != exp.true():
@@ -829,7 +828,7 @@ class _Chain:
             [exp.Join(this=s.copy(), on=_all(conditions.get(at, []))) for at, s in enumerate(order) if at],
         )
 
-    def _join_two(self, query: exp.Expression) -> bool:
+    def _join_two(self, query: exp.Expr) -> bool:
         """Push the join of the first table with the first other one that a condition connects to it."""
         first = source_nodes(query)[0]
         where, joins = query.args.get("where"), query.args["joins"]
@@ -858,7 +857,7 @@ class _Chain:
         query.set("joins", [other for other in joins if other is not join])
         return True
 
-    def _cut_rows(self, query: exp.Expression, top: bool) -> exp.Expression:
+    def _cut_rows(self, query: exp.Expr, top: bool) -> exp.Expr:
         """Cut: FROM, JOIN and WHERE make the rows, the rest reads them."""
         sources, where = source_nodes(query), query.args.get("where")
         many = len(sources) > 1
@@ -894,9 +893,9 @@ class _Chain:
 
     def _gather(
         self,
-        query: exp.Expression,
+        query: exp.Expr,
         rows: exp.Select,
-        moved: list[exp.Expression],
+        moved: list[exp.Expr],
         *,
         whole: bool,
         nested: bool = False,
@@ -918,7 +917,7 @@ class _Chain:
         using = {u.name.lower() for join in joins for u in join.args.get("using") or []}
         natural = any(join.args.get("method") for join in joins)
         wanted: dict[tuple[str, str], list[exp.Column]] = {}
-        others: list[tuple[exp.Column, exp.Expression]] = []
+        others: list[tuple[exp.Column, exp.Expr]] = []
         clauses = ("expressions", "where", *LATER) if whole else ("expressions", "joins", "where", *LATER)
         for column in self._own_columns(query, *clauses):
             owners, name = self._source_of(query, column), column.name.lower()
@@ -938,7 +937,7 @@ class _Chain:
             owner = "" if merged or len(owners) > 1 else owners[0].alias_or_name.lower()
             wanted.setdefault((owner, name), []).append(column)
         used: set[str] = set()
-        expressions: list[exp.Expression] = []
+        expressions: list[exp.Expr] = []
         places: list[tuple[exp.Column, exp.Identifier]] = []
         for (owner, name), columns in wanted.items():
             column = columns[0]
@@ -970,8 +969,8 @@ class _Chain:
             table.set("alias", exp.TableAlias(this=identifier(first.alias_or_name)))
         for column, source in others:
             column.set("table", identifier(source.alias_or_name))
-        for place, new in places:
-            place.replace(exp.Column(this=new, table=None if whole else identifier(table.alias_or_name)))
+        for place, named in places:
+            place.replace(exp.Column(this=named, table=None if whole else identifier(table.alias_or_name)))
         if whole:
             query.set(FROM, exp.From(this=table))
             query.set("joins", None)
@@ -993,7 +992,7 @@ class _Chain:
                 return alias or self._origin(owner.name, read.name)
         return source
 
-    def _unqualify(self, rows: exp.Select, expressions: list[exp.Expression], source: exp.Expression) -> None:
+    def _unqualify(self, rows: exp.Select, expressions: list[exp.Expr], source: exp.Expr) -> None:
         """A step over one table needs neither the alias nor `table.` before its columns."""
         source_nodes(rows)[0].set("alias", None)
         for e in [*expressions, rows.args["where"]]:
@@ -1001,7 +1000,7 @@ class _Chain:
                 if column.table.lower() == source.alias_or_name.lower():
                     column.set("table", None)
 
-    def _tables_of(self, query: exp.Expression, condition: exp.Expression) -> set[str]:
+    def _tables_of(self, query: exp.Expr, condition: exp.Expr) -> set[str]:
         found: set[str] = set()
         for node in own_nodes(condition):
             if isinstance(node, exp.Column):
@@ -1011,7 +1010,7 @@ class _Chain:
                 found.add(owners[0].alias_or_name.lower())
         return found
 
-    def _cut_groups(self, query: exp.Expression) -> exp.Expression:
+    def _cut_groups(self, query: exp.Expr) -> exp.Expr:
         """Second cut: GROUP BY makes the groups; HAVING, ORDER BY, LIMIT and the output read them."""
         group = query.args.get("group")
         if not group or not any(query.args.get(k) for k in ("having", "order", "limit", "distinct")):
@@ -1028,10 +1027,10 @@ class _Chain:
         by_expression = {
             to_sql(e.this): e.args["alias"] for e in query.expressions if isinstance(e, exp.Alias)
         }
-        carried: dict[str, tuple[exp.Expression, exp.Identifier]] = {}
+        carried: dict[str, tuple[exp.Expr, exp.Identifier]] = {}
         used: set[str] = set()
 
-        def carry(e: exp.Expression) -> exp.Column:
+        def carry(e: exp.Expr) -> exp.Column:
             text = to_sql(e).lower() if isinstance(e, exp.Column) else to_sql(e)
             if text not in carried:
                 alias = by_expression.get(to_sql(e))
@@ -1049,7 +1048,7 @@ class _Chain:
                 carried[text] = (e.copy() if same else exp.alias_(e.copy(), new), new)
             return exp.Column(this=carried[text][1].copy())
 
-        def rewrite(node: exp.Expression) -> None:
+        def rewrite(node: exp.Expr) -> None:
             for child in list(node.iter_expressions()):
                 if isinstance(child, exp.Query):
                     continue
@@ -1081,20 +1080,20 @@ class _Chain:
         return query
 
 
-def _ancestors(node: exp.Expression) -> Iterator[exp.Expression]:
-    current: exp.Expression | None = node
+def _ancestors(node: exp.Expr) -> Iterator[exp.Expr]:
+    current: exp.Expr | None = node
     while current is not None:
         yield current
         current = current.parent
 
 
-def _in_set_order(column: exp.Expression) -> bool:
+def _in_set_order(column: exp.Expr) -> bool:
     """Whether the column stands in the ORDER BY of a set operation, where it names an output column."""
     order = column.find_ancestor(exp.Order, exp.Select)
     return isinstance(order, exp.Order) and isinstance(order.parent, exp.SetOperation)
 
 
-def _leaves(query: exp.Expression) -> Iterator[exp.Select]:
+def _leaves(query: exp.Expr) -> Iterator[exp.Select]:
     """The SELECTs of a set operation from left to right."""
     for side in (query.this, query.expression):
         while isinstance(side, exp.Subquery):
@@ -1109,14 +1108,14 @@ def _leaves(query: exp.Expression) -> Iterator[exp.Select]:
             raise _Unsafe
 
 
-def _all(conditions: list[exp.Expression]) -> exp.Expression | None:
+def _all(conditions: list[exp.Expr]) -> exp.Expr | None:
     """The conditions held together by AND; an OR that stood alone now needs its brackets."""
     if len(conditions) > 1:
         conditions = [exp.paren(p) if isinstance(p, exp.Or) else p for p in conditions]
     return exp.and_(*conditions, copy=True, wrap=False) if conditions else None
 
 
-def _where(conditions: list[exp.Expression]) -> exp.Where | None:
+def _where(conditions: list[exp.Expr]) -> exp.Where | None:
     return exp.Where(this=_all(conditions)) if conditions else None
 
 
@@ -1126,7 +1125,7 @@ def _is_inner(join: exp.Join, side: str = "") -> bool:
     return plain and join.side in ("", side) and join.kind in ("", "INNER", "CROSS", "OUTER")
 
 
-def _whole_table(query: exp.Expression) -> exp.Table | None:
+def _whole_table(query: exp.Expr) -> exp.Table | None:
     """The table if the query is `SELECT * FROM table`, which says nothing more than the table."""
     if not isinstance(query, exp.Select) or {k for k, v in query.args.items() if v} != {"expressions", FROM}:
         return None

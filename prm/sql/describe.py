@@ -24,7 +24,7 @@ FROM = "from_" if "from_" in exp.Select.arg_types else "from"
 WITH = "with_" if "with_" in exp.Select.arg_types else "with"
 
 #: Binary operators: (as it is, negated by a NOT in front of it or None where "not (…)" serves).
-COMPARISONS: dict[type[exp.Expression], tuple[str, str | None]] = {
+COMPARISONS: dict[type[exp.Expr], tuple[str, str | None]] = {
     exp.EQ: ("equals", None),
     exp.NEQ: ("is not equal to", None),
     exp.GT: ("is greater than", None),
@@ -38,7 +38,7 @@ COMPARISONS: dict[type[exp.Expression], tuple[str, str | None]] = {
     exp.Glob: ("matches the glob", "does not match the glob"),
     exp.RegexpLike: ("matches the pattern", "does not match the pattern"),
 }
-ARITHMETIC: dict[type[exp.Expression], str] = {
+ARITHMETIC: dict[type[exp.Expr], str] = {
     exp.Add: "plus",
     exp.Sub: "minus",
     exp.Mul: "times",
@@ -52,7 +52,7 @@ ARITHMETIC: dict[type[exp.Expression], str] = {
     exp.BitwiseLeftShift: "shifted left by",
     exp.BitwiseRightShift: "shifted right by",
 }
-AGGREGATES: dict[type[exp.Expression], str] = {
+AGGREGATES: dict[type[exp.Expr], str] = {
     exp.Count: "the count of",
     exp.Sum: "the sum of",
     exp.Avg: "the average of",
@@ -78,7 +78,7 @@ COMPOUND = (
 IN_WORDS = (*COMPOUND, *AGGREGATES, exp.Case, exp.If, exp.Subquery, exp.Distinct)
 
 
-def describe(select: exp.Expression, name: str | None = None) -> str:
+def describe(select: exp.Expr, name: str | None = None) -> str:
     """The sentence for a SELECT or set operation; `name` is that of the CTE which it fills, if any."""
     text = _query(select)
     if name:
@@ -86,7 +86,7 @@ def describe(select: exp.Expression, name: str | None = None) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _query(query: exp.Expression) -> str:
+def _query(query: exp.Expr) -> str:
     """A query as a sentence without its capital and full stop."""
     if isinstance(query, exp.Subquery):
         inner = _query(query.this)
@@ -124,7 +124,7 @@ def _query(query: exp.Expression) -> str:
 
 
 def _set_operation(query: exp.SetOperation) -> str:
-    def same(left: exp.Expression) -> bool:  # a chain of one operator needs no brackets
+    def same(left: exp.Expr) -> bool:  # a chain of one operator needs no brackets
         kind, distinct = type(query), query.args.get("distinct")
         return type(left) is kind and left.args.get("distinct") == distinct and not _tail(left)
 
@@ -137,16 +137,16 @@ def _set_operation(query: exp.SetOperation) -> str:
     first, text = _plain(left), f"take {_arm(left)}"
     for arm in arms:
         plain = _plain(arm)
-        again = (
-            first and plain and first.expressions == plain.expressions
-        )  # no need to list the columns twice
-        text += f" {words} {_source(plain.args[FROM].this) if again else _arm(arm)}"
+        if first and plain and first.expressions == plain.expressions:  # no need to list the columns twice
+            text += f" {words} {_source(plain.args[FROM].this)}"
+        else:
+            text += f" {words} {_arm(arm)}"
     if isinstance(query, exp.Union):
         text += f", {'without' if query.args.get('distinct') else 'keeping'} duplicates"
     return text
 
 
-def _arm(query: exp.Expression) -> str:
+def _arm(query: exp.Expr) -> str:
     """One side of a set operation: `name from singer`, or the whole query in brackets."""
     plain = _plain(query)
     if plain:
@@ -154,7 +154,7 @@ def _arm(query: exp.Expression) -> str:
     return f"({_query(query)})"
 
 
-def _plain(query: exp.Expression) -> exp.Select | None:
+def _plain(query: exp.Expr) -> exp.Select | None:
     """The query if it only reads columns of one table, with no clause beside SELECT and FROM."""
     if isinstance(query, exp.Subquery) and not query.alias and not _tail(query):
         query = query.this
@@ -167,7 +167,7 @@ def _plain(query: exp.Expression) -> exp.Select | None:
     return query if all(isinstance(e, (exp.Column, exp.Star)) for e in query.expressions) else None
 
 
-def _tail(query: exp.Expression) -> str:
+def _tail(query: exp.Expr) -> str:
     """ORDER BY, LIMIT and OFFSET."""
     text = ""
     if query.args.get("order"):
@@ -184,11 +184,11 @@ def _tail(query: exp.Expression) -> str:
     return text
 
 
-def _order(order: exp.Expression) -> str:
+def _order(order: exp.Expr) -> str:
     return ", then ".join(_ordered(term) for term in order.expressions)
 
 
-def _ordered(term: exp.Expression) -> str:
+def _ordered(term: exp.Expr) -> str:
     if not isinstance(term, exp.Ordered):
         return f"by {_expr(term)}, lowest first"
     desc = bool(term.args.get("desc"))
@@ -204,7 +204,7 @@ def _group(group: exp.Group) -> str:
     return "group by " + _list([_expr(e) for e in group.expressions] + rest)
 
 
-def _source(source: exp.Expression) -> str:
+def _source(source: exp.Expr) -> str:
     """One table or derived table of FROM or JOIN, with its alias."""
     alias = source.args.get("alias")
     suffix = f" as {_sql(alias)}" if alias and alias.this else ""
@@ -240,7 +240,7 @@ def _join(join: exp.Join) -> str:
     return text
 
 
-def _output(e: exp.Expression) -> str:
+def _output(e: exp.Expr) -> str:
     if isinstance(e, exp.Star):
         return "all columns"
     if isinstance(e, exp.Column) and isinstance(e.this, exp.Star):
@@ -248,7 +248,7 @@ def _output(e: exp.Expression) -> str:
     return _expr(e)
 
 
-def _sql(e: exp.Expression) -> str:
+def _sql(e: exp.Expr) -> str:
     return e.sql("sqlite", comments=False, unsupported_level=ErrorLevel.IGNORE)
 
 
@@ -258,18 +258,18 @@ def _list(parts: list[str]) -> str:
     )
 
 
-def _operand(e: exp.Expression) -> str:
+def _operand(e: exp.Expr) -> str:
     """An expression inside another: in brackets where it is an operation itself."""
     while isinstance(e, exp.Paren):
         e = e.this
     return f"({_expr(e)})" if isinstance(e, COMPOUND) and not _number(e) else _expr(e)
 
 
-def _number(e: exp.Expression) -> bool:
+def _number(e: exp.Expr) -> bool:
     return isinstance(e, exp.Neg) and isinstance(e.this, exp.Literal)
 
 
-def _expr(e: exp.Expression) -> str:
+def _expr(e: exp.Expr) -> str:
     """Any expression in words; what has no words of its own stays SQL."""
     while isinstance(e, exp.Paren):
         e = e.this
@@ -334,14 +334,14 @@ def _expr(e: exp.Expression) -> str:
     return _call(e)
 
 
-def _flat(e: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expression]:
+def _flat(e: exp.Expr, kind: type[exp.Expr]) -> list[exp.Expr]:
     """The operands of a chain of ANDs (or ORs): those are associative, so their own brackets say nothing."""
     while isinstance(e, exp.Paren):
         e = e.this
     return [*_flat(e.this, kind), *_flat(e.expression, kind)] if type(e) is kind else [e]
 
 
-def _comparison(e: exp.Expression, negated: bool) -> str:
+def _comparison(e: exp.Expr, negated: bool) -> str:
     negated = negated != bool(e.args.get("negate"))  # how sqlglot 30 reads x NOT LIKE y
     left, negation = _operand(e.this), "not " if negated else ""
     if isinstance(e, exp.Between):
@@ -358,12 +358,12 @@ def _comparison(e: exp.Expression, negated: bool) -> str:
     return f"{left} {words} {_operand(e.expression)}"
 
 
-def _subquery(query: exp.Expression) -> str:
+def _subquery(query: exp.Expr) -> str:
     """A query used as a value or a set, in brackets: `(max_age from oldest)`, or all of it."""
     return f"({_arm(query)})" if _plain(query) else _arm(query)
 
 
-def _aggregate(e: exp.Expression) -> str:
+def _aggregate(e: exp.Expr) -> str:
     words, operand = AGGREGATES[type(e)], e.this
     if isinstance(operand, exp.Star):
         return "the number of rows"
@@ -396,13 +396,13 @@ def _window(e: exp.Window) -> str:
     return f"{_expr(e.this)} over ({'; '.join(parts) or 'all rows'})"
 
 
-def _call(e: exp.Expression) -> str:
+def _call(e: exp.Expr) -> str:
     """A column, a literal or a function call: SQL, but arguments that are operations are put into words."""
     if not any(isinstance(node, IN_WORDS) for node in e.walk() if node is not e):
         return _sql(e)
-    holes: list[exp.Expression] = []
+    holes: list[exp.Expr] = []
 
-    def dig(node: exp.Expression) -> exp.Expression:
+    def dig(node: exp.Expr) -> exp.Expr:
         if node.parent is not None and isinstance(node, IN_WORDS):
             holes.append(node)
             return exp.column(f"__{len(holes) - 1}__")

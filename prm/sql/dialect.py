@@ -131,7 +131,7 @@ def _complete_group_by(select: exp.Select) -> None:
                 group.append("expressions", column.copy())
 
 
-def _free_columns(node: exp.Expression, keys: set[str]) -> list[exp.Column]:
+def _free_columns(node: exp.Expr, keys: set[str]) -> list[exp.Column]:
     """The columns of an expression outside of aggregates, subqueries and expressions that are grouped by."""
     if isinstance(node, (exp.AggFunc, exp.Query, exp.Window)) or to_sql(node).lower() in keys:
         return []

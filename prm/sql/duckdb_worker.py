@@ -24,7 +24,7 @@ FLEETING = {
     "current_timestamp", "current_time", "localtime", "localtimestamp", "sample", "tablesample",
     "pragma_database_size", "query", "query_table", "json_execute_serialized_sql",
 }  # fmt: skip
-CONFIGURATION = {
+CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",

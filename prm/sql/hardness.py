@@ -71,16 +71,16 @@ def _level(clauses: int, nested: int, others: int) -> str:
     return "extra"
 
 
-def _unwrapped(tree: exp.Expression) -> exp.Expression:
+def _unwrapped(tree: exp.Expr) -> exp.Expr:
     while isinstance(tree, (exp.Subquery, exp.Paren)):
         tree = tree.this
     return tree
 
 
-def _conditions(clause: exp.Expression | None) -> tuple[list[exp.Expression], list[exp.Expression]]:
+def _conditions(clause: exp.Expr | None) -> tuple[list[exp.Expr], list[exp.Expr]]:
     """The single conditions of a clause, and the ANDs and ORs between them."""
-    conditions: list[exp.Expression] = []
-    links: list[exp.Expression] = []
+    conditions: list[exp.Expr] = []
+    links: list[exp.Expr] = []
     todo = [] if clause is None else [clause.this if isinstance(clause, (exp.Where, exp.Having)) else clause]
     while todo:
         each = todo.pop()
@@ -94,32 +94,32 @@ def _conditions(clause: exp.Expression | None) -> tuple[list[exp.Expression], li
     return conditions, links
 
 
-def _without_not(condition: exp.Expression) -> exp.Expression:
+def _without_not(condition: exp.Expr) -> exp.Expr:
     while isinstance(condition, (exp.Not, exp.Paren)):
         condition = condition.this
     return condition
 
 
-def _is_negated(condition: exp.Expression) -> bool:
+def _is_negated(condition: exp.Expr) -> bool:
     """IS NOT NULL is an operator of its own."""
     return isinstance(condition, exp.Not) and not isinstance(_without_not(condition), exp.Is)
 
 
-def _queries(condition: exp.Expression) -> Iterator[exp.Expression]:
+def _queries(condition: exp.Expr) -> Iterator[exp.Expr]:
     """The outermost queries in a condition."""
     for node in condition.walk(prune=lambda node: isinstance(node, exp.Query)):
         if isinstance(node, exp.Query):
             yield node
 
 
-def _leftmost(item: exp.Expression) -> exp.Expression:
+def _leftmost(item: exp.Expr) -> exp.Expr:
     item = item.unalias()
     while isinstance(item, (exp.Binary, exp.Paren)):
         item = item.this
     return item
 
 
-def _operands(item: exp.Expression) -> Iterator[exp.Expression]:
+def _operands(item: exp.Expr) -> Iterator[exp.Expr]:
     if isinstance(item, (exp.Binary, exp.Paren)):
         yield from _operands(item.this)
         if isinstance(item, exp.Binary):

@@ -27,7 +27,7 @@ from sqlglot.optimizer.qualify import qualify
 from prm.sql.describe import FROM, WITH
 from prm.sql.schema import Schema
 
-Tree = exp.Expression
+Tree = exp.Expr
 ROWS = ("expressions", FROM, "joins", "where")  # the clauses of a SELECT that only takes and computes rows
 
 
@@ -46,7 +46,11 @@ def inlined(tree: Tree, schema: Schema) -> Tree | None:
     _quote_texts(tree, {name for columns in tables.values() for name in columns})
     try:
         qualified = qualify(
-            tree, dialect="sqlite", schema=tables, validate_qualify_columns=False, quote_identifiers=False
+            tree,
+            dialect="sqlite",
+            schema=dict[str, object](tables),
+            validate_qualify_columns=False,
+            quote_identifiers=False,
         )
         return _Inliner().inlined(qualified, {})
     except (SqlglotError, RecursionError, _NotInlined):
@@ -144,10 +148,7 @@ def _nested(select: exp.Select) -> Iterator[Tree]:
     for query in select.find_all(exp.Query):
         if query is select or isinstance(query.parent, (exp.From, exp.Join)):
             continue
-        outer = query.parent
-        while outer is not select and not isinstance(outer, exp.Query):
-            outer = outer.parent
-        if outer is select:
+        if query.find_ancestor(exp.Query) is select:
             yield query
 
 
@@ -280,7 +281,7 @@ def _as_scalars(
     return query
 
 
-def _substitute(reading: list[exp.Column], columns: dict[str, Tree]) -> None:
+def _substitute(reading: list[exp.Column], columns: Mapping[str, Tree]) -> None:
     for column in reading:
         column.replace(_wrapped(columns[column.name.lower()]))
 

@@ -302,11 +302,12 @@ def condition_column(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             if not isinstance(node, exp.Column) or (where := resolve(node, known)) is None:
                 continue
             select = node.parent_select
+            assert select is not None  # else nothing would have been resolved
             texts = {literal.name for literal in predicate.find_all(exp.Literal) if literal.is_string}
             for source, other in _nearest(where[1], where[0], sources_of(select, known), rng):
                 # 'Village' is looked for where a village may stand: in a column that holds it, or is named
                 # alike.
-                held = {v for v, _ in known.values(*other.origin)} if texts and other.origin else set()
+                held = {v for v, _ in known.values_of(other)} if texts else set()
                 fits = not texts or texts & held or _likeness(where[1].name, other.name) >= 0.6
                 if other.kind == where[1].kind and fits:
                     yield edited(tree, (node, written_like(select, source, other.name, known)))
@@ -456,8 +457,8 @@ def join_missing(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             if not _used_elsewhere(select, join.this, [join]):
                 yield edited(tree, (join, None))
         first = source_nodes(select)[0] if joins else None
-        single = len(joins) == 1 and joins[0].args.get("on") is not None and isinstance(first, exp.Table)
-        if single and not _used_elsewhere(select, first, joins):
+        single = len(joins) == 1 and joins[0].args.get("on") is not None
+        if single and isinstance(first, exp.Table) and not _used_elsewhere(select, first, joins):
             yield edited(tree, (first, joins[0].this), (joins[0], None))
 
 
@@ -536,8 +537,7 @@ def _other_value(tree: Tree, known: Known, rng: Random, having: bool) -> Iterato
     for predicate, node in _shuffled(_constants(tree, having), rng):
         number = _numeric(node)
         where = _compared(predicate, known)
-        origin = where[1].origin if where else None
-        frequent = [v for v, _ in known.values(*origin)] if origin else []
+        frequent = [v for v, _ in known.values_of(where[1])] if where else []
         if number is not None:
             for new in _near_numbers(number, frequent, rng):
                 yield edited(tree, (node, _number(new)))
@@ -560,10 +560,15 @@ def _near_numbers(number: Decimal, frequent: Sequence[object], rng: Random) -> l
     year = number == number.to_integral_value() and 1800 <= number <= 2100
     if abs(number) >= 10 and not year:
         found.append(number * 10)
-    data = sorted(_plain(Decimal(str(v))) for v in frequent if type(v) in (int, float) and math.isfinite(v))
+    data = sorted(_plain(Decimal(str(v))) for v in _numbers(frequent) if math.isfinite(v))
     found += [v for v in data if v > number][:1] + [v for v in data if v < number][-1:]
     kept = [v for v in dict.fromkeys(found) if v != number and (v > 0 or number <= 0) and len(str(v)) < 16]
     return _shuffled(kept, rng)
+
+
+def _numbers(values: Iterable[object]) -> list[float]:
+    """The numbers among the values of a column; True and False are none."""
+    return [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
 
 
 _DATE = re.compile(r"(\d{4})((?:-\d{2}){0,2}.*)\Z")
@@ -681,16 +686,15 @@ def _implied(atom: Tree) -> bool:
 
 
 def _without(tree: Tree, clause: Tree, atom: Tree) -> Tree:
-    node = atom
-    while node.parent is not clause and not isinstance(node.parent, exp.Connector):
-        node = node.parent
-    if node.parent is clause:
-        if isinstance(clause.parent, exp.Filter):  # FILTER without WHERE is no SQL: the aggregate stays alone
-            return edited(tree, (clause.parent, clause.parent.this))
-        return edited(tree, (clause, None))
-    connector = node.parent
-    sibling = connector.expression if connector.this is node else connector.this
-    return _tidied(edited(tree, (connector, sibling)))
+    node, parent = atom, atom.parent
+    while parent is not None and parent is not clause and not isinstance(parent, exp.Connector):
+        node, parent = parent, parent.parent
+    if isinstance(parent, exp.Connector):
+        sibling = parent.expression if parent.this is node else parent.this
+        return _tidied(edited(tree, (parent, sibling)))
+    if isinstance(clause.parent, exp.Filter):  # FILTER without WHERE is no SQL: the aggregate stays alone
+        return edited(tree, (clause.parent, clause.parent.this))
+    return edited(tree, (clause, None))
 
 
 def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
@@ -725,8 +729,8 @@ def condition_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 
 
 def _conditions_on(column: exp.Column, attribute: Attribute, known: Known, rng: Random) -> list[Tree]:
-    frequent = known.values(*attribute.origin) if attribute.origin else ()
-    numbers = sorted(v for v, _ in frequent if type(v) in (int, float) and 0 < v < math.inf)
+    frequent = known.values_of(attribute)
+    numbers = sorted(v for v in _numbers(v for v, _ in frequent) if 0 < v < math.inf)
     if attribute.kind == "number" and (numbers or not attribute.origin):
         middle = _rounded(Decimal(str(numbers[len(numbers) // 2]))) if numbers else Decimal(1)
         kind = rng.choice((exp.GT, exp.GTE, exp.LT))
@@ -845,8 +849,7 @@ def _other_aggregate(tree: Tree, select: exp.Select, node: Tree, known: Known, r
             inner = written_like(select, alias, attribute.name, known)
             yield edited(tree, *((other, new(this=inner)) for other in same))
         return
-    computed = where is None
-    number = computed or (where[1].kind == "number" and not where[1].key)
+    number = where is None or (where[1].kind == "number" and not where[1].key)
     others = [exp.Min, exp.Max] + ([exp.Sum, exp.Avg] if number else []) + [exp.Count]
     if isinstance(node, (exp.Min, exp.Max)):  # the opposite extreme first
         others.sort(key=lambda kind: kind not in (exp.Min, exp.Max))
@@ -1084,8 +1087,8 @@ def join_extra(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         found = []
         for alias, relation in sources:
             for attribute in relation.attributes:
-                origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
-                found += [(alias, attribute, b) for a, b in sorted(known.links) if a == origin]
+                place = attribute.place
+                found += [(alias, attribute, b) for a, b in sorted(known.links) if a == place]
         for alias, attribute, (table_name, column_name) in _shuffled(found, rng):
             other = known.relations.get(table_name)
             key = other.get(column_name) if other is not None else None
@@ -1111,7 +1114,9 @@ def qualified(select: exp.Select, known: Known) -> exp.Select:
         where = resolve(node, known) if not node.table else None
         if where is not None and node.parent_select is select and where[0].lower() in own:
             edits.append((node, column_node(node.name, where[0])))
-    return edited(select, *edits)
+    wider = edited(select, *edits)
+    assert isinstance(wider, exp.Select)  # only columns of it are replaced
+    return wider
 
 
 # --- the errors: functions ----------------------------------------------------------------------------------
@@ -1142,8 +1147,8 @@ def conditional(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
             made.append([(branches[rng.randrange(len(branches))], None)])
     for node in tree.find_all(exp.Avg, exp.Min, exp.Count):
         if isinstance(node.this, exp.Column):
-            zero = exp.Coalesce(this=node.this.copy(), expressions=[exp.Literal.number(0)])
-            made.append([(node.this, zero)])
+            filled = exp.Coalesce(this=node.this.copy(), expressions=[exp.Literal.number(0)])
+            made.append([(node.this, filled)])
     for select in _outer_selects(tree):
         where = select.args.get("where")
         counts = [p.unalias() for p in select.expressions]
@@ -1219,10 +1224,10 @@ def date_time(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
 def rounding(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """ROUND or ABS too many or forgotten, or rounded to other digits."""
     made: list[Edits] = []
-    for node in tree.find_all(exp.Round):
-        made.append([(node, node.this)])
-        digits = 0 if node.args.get("decimals") else 1
-        made.append([(node, _rounded_to(node.this, digits))])
+    for call in tree.find_all(exp.Round):
+        made.append([(call, call.this)])
+        digits = 0 if call.args.get("decimals") else 1
+        made.append([(call, _rounded_to(call.this, digits))])
     made += [[(node, node.this)] for node in tree.find_all(exp.Abs)]
     for node in tree.find_all(exp.Avg, exp.Div):
         if not node.find_ancestor(exp.Round):
@@ -1239,15 +1244,15 @@ def string_function(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
     """A text is changed, cut or measured: LENGTH for the text itself, SUBSTR off by one, two columns glued
     together, upper case."""
     made: list[Edits] = []
-    for node in tree.find_all(exp.Length, exp.Upper, exp.Lower, exp.Trim):
-        made.append([(node, node.this)])
-    for node in tree.find_all(exp.Substring):
+    for call in tree.find_all(exp.Length, exp.Upper, exp.Lower, exp.Trim):
+        made.append([(call, call.this)])
+    for call in tree.find_all(exp.Substring):
         for key in ("start", "length"):
-            number = _numeric(node.args[key]) if node.args.get(key) is not None else None
+            number = _numeric(call.args[key]) if call.args.get(key) is not None else None
             if number is not None:
-                made += [[(node.args[key], _number(n))] for n in (number - 1, number + 1) if n >= 0]
-    for node in tree.find_all(exp.DPipe):
-        made += [[(node, node.this)], [(node, node.expression)]]
+                made += [[(call.args[key], _number(n))] for n in (number - 1, number + 1) if n >= 0]
+    for pair in tree.find_all(exp.DPipe):
+        made += [[(pair, pair.this)], [(pair, pair.expression)]]
     for node, where in _columns(tree, known, outside_joins=True):
         if where[1].kind != "text" or where[1].key or node.find_ancestor(exp.Group):
             continue
@@ -1359,7 +1364,7 @@ def aggregate_misuse(tree: Tree, known: Known, rng: Random) -> Iterator[Tree]:
         if order is not None and select.args.get("limit") is not None and where is None:
             key = order.expressions[0]
             if isinstance(key.this, exp.Column):
-                kind = exp.Max if key.args.get("desc") else exp.Min
+                kind: type[exp.AggFunc] = exp.Max if key.args.get("desc") else exp.Min
                 condition = exp.EQ(this=key.this.copy(), expression=kind(this=key.this.copy()))
                 other = select.copy()
                 for clause in ("order", "limit", "offset"):

@@ -31,7 +31,7 @@ KEYWORDS = frozenset(
     select set table then to transaction union unique update using values when where""".split()  # noqa: SIM905
 )
 #: Comparisons as they stand in a name.
-_COMPARISONS: dict[type[exp.Expression], str] = {
+_COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "",
     exp.Is: "",
     exp.NEQ: "not_",
@@ -44,16 +44,16 @@ _COMPARISONS: dict[type[exp.Expression], str] = {
 }
 
 
-def cte_name(query: exp.Expression) -> str:
+def cte_name(query: exp.Expr) -> str:
     """What to call a step, by its tree alone. The caller makes the name unique (`_2`, `_3`, …)."""
     name = _name(query)
     return name if re.match(r"[^\W\d]", name) else f"rows_{name}"
 
 
-def _name(query: exp.Expression) -> str:
+def _name(query: exp.Expr) -> str:
     if isinstance(query, exp.SetOperation):
         word = {exp.Intersect: "common", exp.Except: "remaining"}.get(type(query), "combined")
-        first: exp.Expression = query
+        first: exp.Expr = query
         while isinstance(first, (exp.SetOperation, exp.Subquery)):
             first = first.this
         return f"{word}_{_columns(first.expressions) or 'rows'}"
@@ -92,7 +92,7 @@ def _join(subjects: list[str]) -> str:
     return joined if len(joined) <= LONGEST else subjects[0][:LONGEST].rstrip("_")
 
 
-def _top(query: exp.Expression, subject: str) -> str:
+def _top(query: exp.Expr, subject: str) -> str:
     count = query.args["limit"].args.get("expression")
     many = f"{slug(count.name)}_" if isinstance(count, exp.Literal) and count.name != "1" else ""
     order = query.args.get("order")
@@ -103,19 +103,20 @@ def _top(query: exp.Expression, subject: str) -> str:
     return f"{word}_{many}{subject}_by_{_word(term.this)}"
 
 
-def _where(subject: str, condition: exp.Expression) -> str:
+def _where(subject: str, condition: exp.Expr) -> str:
     parts = list(conjuncts(condition))
     names = [_condition(part) for part in parts]
     columns = [next((slug(c.name) for c in part.find_all(exp.Column)), None) for part in parts]
     for words, between in ((names, "_where_"), (columns, "_by_")):
-        if all(words):
-            name = subject + between + _list(dict.fromkeys(words))
+        known = [word for word in words if word]
+        if len(known) == len(words):
+            name = subject + between + _list(dict.fromkeys(known))
             if len(name) <= LONGEST:
                 return name
     return f"filtered_{subject}"
 
 
-def _condition(e: exp.Expression) -> str | None:
+def _condition(e: exp.Expr) -> str | None:
     """A condition in a few words, None where there are none for it."""
     e = e.unnest()
     if isinstance(e, exp.Not):
@@ -125,9 +126,9 @@ def _condition(e: exp.Expression) -> str | None:
             return f"{column}_not_{inner.removeprefix(f'{column}_')}"
         return f"not_{inner}" if inner else None
     if isinstance(e, exp.Or):
-        left, right = _condition(e.this), _condition(e.expression)
-        return f"{left}_or_{right}" if left and right else None
-    left = e.this.unnest() if isinstance(e.this, exp.Expression) else None
+        one, other = _condition(e.this), _condition(e.expression)
+        return f"{one}_or_{other}" if one and other else None
+    left = e.this.unnest() if isinstance(e.this, exp.Expr) else None
     if not isinstance(left, exp.Column):
         return None
     column, word = slug(left.name), _COMPARISONS.get(type(e))
@@ -144,7 +145,7 @@ def _condition(e: exp.Expression) -> str | None:
     return None
 
 
-def _value(e: exp.Expression) -> str | None:
+def _value(e: exp.Expr) -> str | None:
     e = e.unnest()
     if isinstance(e, exp.Null):
         return "null"
@@ -163,7 +164,7 @@ def _value(e: exp.Expression) -> str | None:
     return None
 
 
-def column_alias(e: exp.Expression) -> str:
+def column_alias(e: exp.Expr) -> str:
     """A name for an expression that has none: `count`, `max_age`, `count_distinct_country` …"""
     if isinstance(e, exp.Filter):
         e = e.this
@@ -175,11 +176,11 @@ def column_alias(e: exp.Expression) -> str:
     return slug("_".join([function.lower()] + [distinct + c for c in columns[:1]]))
 
 
-def _word(e: exp.Expression) -> str:
+def _word(e: exp.Expr) -> str:
     return slug(e.name) if isinstance(e, exp.Column) else column_alias(e)
 
 
-def _columns(expressions: list[exp.Expression]) -> str | None:
+def _columns(expressions: list[exp.Expr]) -> str | None:
     """One or two output columns by name; None for more, and for stars."""
     names = [slug(e.alias) if isinstance(e, exp.Alias) else _word(e) for e in expressions]
     return _list(names) if len(names) <= 2 and not any(is_star(e) for e in expressions) else None
@@ -225,14 +226,14 @@ def unique(base: str, used: Iterable[str]) -> str:
 # --- what a name is read off
 
 
-def source_nodes(select: exp.Expression) -> list[exp.Expression]:
+def source_nodes(select: exp.Expr) -> list[exp.Expr]:
     """What FROM and JOIN read, in order."""
     if not isinstance(select, exp.Select) or not select.args.get(FROM):
         return []
     return [select.args[FROM].this] + [join.this for join in select.args.get("joins") or []]
 
 
-def own_nodes(node: exp.Expression | None) -> Iterator[exp.Expression]:
+def own_nodes(node: exp.Expr | None) -> Iterator[exp.Expr]:
     """The node and all below it, without going into nested queries."""
     if node is None:
         return
@@ -242,7 +243,7 @@ def own_nodes(node: exp.Expression | None) -> Iterator[exp.Expression]:
             yield from own_nodes(child)
 
 
-def conjuncts(condition: exp.Expression) -> Iterator[exp.Expression]:
+def conjuncts(condition: exp.Expr) -> Iterator[exp.Expr]:
     """The conditions that an AND holds together."""
     if isinstance(condition, exp.And):
         yield from conjuncts(condition.this)
@@ -253,15 +254,15 @@ def conjuncts(condition: exp.Expression) -> Iterator[exp.Expression]:
         yield condition
 
 
-def is_aggregate(e: exp.Expression) -> bool:
+def is_aggregate(e: exp.Expr) -> bool:
     if isinstance(e, exp.Anonymous):
         return e.name.lower() in ("total", "json_group_array", "json_group_object")
     return isinstance(e, exp.AggFunc) and not (isinstance(e, (exp.Min, exp.Max)) and e.expressions)
 
 
-def aggregates(select: exp.Expression) -> Iterator[exp.Expression]:
+def aggregates(select: exp.Expr) -> Iterator[exp.Expr]:
     """The aggregates (FILTER included) of one SELECT's own clauses, windows left out, doubles too."""
-    seen: list[exp.Expression] = []
+    seen: list[exp.Expr] = []
     for clause in [*select.expressions, select.args.get("having"), select.args.get("order")]:
         for node in own_nodes(clause):
             if is_aggregate(node) and not isinstance(node.parent, exp.Window):
@@ -271,6 +272,6 @@ def aggregates(select: exp.Expression) -> Iterator[exp.Expression]:
                     yield whole
 
 
-def is_star(e: exp.Expression) -> bool:
+def is_star(e: exp.Expr) -> bool:
     """`*` or `singer.*`, not COUNT(*)."""
     return isinstance(e, exp.Star) or (isinstance(e, exp.Column) and isinstance(e.this, exp.Star))

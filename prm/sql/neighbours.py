@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from prm.sql.chain import edited
 from prm.sql.decompose import to_sql
 from prm.sql.variant_rows import Base, Table, Unusable, aggregates, parsed, read_base, version_of
 
@@ -40,7 +41,7 @@ _FLIPS: dict[type, tuple[type, ...]] = {
 }
 
 
-def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expression]:
+def _one_clause_changes(tree: exp.Expr, base: Base) -> Iterator[exp.Expr]:
     nodes = list(tree.walk())
     for node in nodes:
         if isinstance(node, exp.Select):
@@ -51,8 +52,8 @@ def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expres
         if isinstance(node, exp.Connector):
             yield _with(tree, node, node.this)
             yield _with(tree, node, node.expression)
-            other = exp.Or if isinstance(node, exp.And) else exp.And
-            yield _with(tree, node, other(this=node.this.copy(), expression=node.expression.copy()))
+            connector = exp.Or if isinstance(node, exp.And) else exp.And
+            yield _with(tree, node, connector(this=node.this.copy(), expression=node.expression.copy()))
         if isinstance(node, _COMPARISONS) and not isinstance(node.parent, exp.Join):
             for flip in _FLIPS[type(node)]:
                 yield _with(tree, node, flip(this=node.this.copy(), expression=node.expression.copy()))
@@ -87,9 +88,9 @@ def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expres
                 for key in node.expressions:
                     yield _with(tree, key, None)
         if isinstance(node, (exp.Avg, exp.Sum, exp.Min, exp.Max)):
-            for other in (exp.Avg, exp.Sum, exp.Min, exp.Max):
-                if not isinstance(node, other):
-                    yield _with(tree, node, other(this=node.this.copy()))
+            for function in (exp.Avg, exp.Sum, exp.Min, exp.Max):
+                if not isinstance(node, function):
+                    yield _with(tree, node, function(this=node.this.copy()))
         if isinstance(node, exp.Count):
             inner = node.this
             if isinstance(inner, exp.Distinct) and len(inner.expressions) == 1:
@@ -105,9 +106,9 @@ def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expres
             if node.args.get("on") or node.args.get("using"):
                 yield _with(tree, node, joined)
         if isinstance(node, exp.SetOperation):
-            for other in (exp.Union, exp.Intersect, exp.Except):
-                if not isinstance(node, other):
-                    yield _with(tree, node, other(**{**_copies(node), "distinct": True}))
+            for operation in (exp.Union, exp.Intersect, exp.Except):
+                if not isinstance(node, operation):
+                    yield _with(tree, node, operation(**{**_copies(node), "distinct": True}))
             if isinstance(node, exp.Union):
                 changed = node.copy()
                 changed.set("distinct", not node.args.get("distinct"))
@@ -118,7 +119,7 @@ def _one_clause_changes(tree: exp.Expression, base: Base) -> Iterator[exp.Expres
             yield from _other_columns(tree, node, base)
 
 
-def _changed_select(tree: exp.Expression, select: exp.Select) -> Iterator[exp.Expression]:
+def _changed_select(tree: exp.Expr, select: exp.Select) -> Iterator[exp.Expr]:
     group = select.args.get("group")
     if group is not None or not any(aggregates(p, select) for p in select.expressions):
         changed = select.copy()
@@ -139,7 +140,7 @@ def _changed_select(tree: exp.Expression, select: exp.Select) -> Iterator[exp.Ex
             yield _with(tree, join, None)
 
 
-def _more_conditions(tree: exp.Expression, select: exp.Select, base: Base) -> Iterator[exp.Expression]:
+def _more_conditions(tree: exp.Expr, select: exp.Select, base: Base) -> Iterator[exp.Expr]:
     """A condition too many, on a value that half the rows or so have."""
     for table, alias in _sources(select, base):
         for j, column in enumerate(table.columns):
@@ -153,7 +154,7 @@ def _more_conditions(tree: exp.Expression, select: exp.Select, base: Base) -> It
             break
 
 
-def _other_columns(tree: exp.Expression, column: exp.Column, base: Base) -> Iterator[exp.Expression]:
+def _other_columns(tree: exp.Expr, column: exp.Column, base: Base) -> Iterator[exp.Expr]:
     """The next two columns of the same table and type in the place of one."""
     for table, alias in _sources(tree, base):
         if (j := table.at(column.name)) is None or column.table.lower() not in ("", alias.lower()):
@@ -168,7 +169,7 @@ def _other_columns(tree: exp.Expression, column: exp.Column, base: Base) -> Iter
         return
 
 
-def _sources(tree: exp.Expression, base: Base) -> Iterator[tuple[Table, str]]:
+def _sources(tree: exp.Expr, base: Base) -> Iterator[tuple[Table, str]]:
     for node in tree.find_all(exp.Table):
         if isinstance(tree, exp.Select) and node.parent_select is not tree and tree.parent is not None:
             continue
@@ -177,25 +178,10 @@ def _sources(tree: exp.Expression, base: Base) -> Iterator[tuple[Table, str]]:
                 yield table, node.alias_or_name
 
 
-def _copies(node: exp.Expression) -> dict[str, Any]:
+def _copies(node: exp.Expr) -> dict[str, Any]:
     return {key: value for key, value in node.copy().args.items() if value is not None}
 
 
-def _with(tree: exp.Expression, node: exp.Expression, new: exp.Expression | None) -> exp.Expression:
+def _with(tree: exp.Expr, node: exp.Expr, new: exp.Expr | None) -> exp.Expr:
     """A copy of the tree with another node, or none, in the place of `node`."""
-    path = []
-    at = node
-    while at is not tree:
-        path.append((at.arg_key, at.index))
-        at = at.parent
-    if not path:
-        return new.copy()
-    copy = tree.copy()
-    target = copy
-    for key, index in reversed(path):
-        target = target.args[key] if index is None else target.args[key][index]
-    if new is None:
-        target.pop()
-    else:
-        target.replace(new.copy())
-    return copy
+    return edited(tree, (node, new))

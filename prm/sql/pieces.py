@@ -29,7 +29,7 @@ class Piece:
     text: str
     sql: str | None
     name: str = ""
-    tree: exp.Expression | None = None
+    tree: exp.Expr | None = None
 
 
 _FRAGMENT = re.compile(

@@ -150,7 +150,7 @@ class WorkerProcess:
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", _WORKER, str(os.getpid())],
-                stdin=other,
+                stdin=other.fileno(),
                 stdout=subprocess.DEVNULL,
             )
         paths = [path for path in sys.path if os.path.isabs(path) and os.path.isdir(path)]
@@ -255,7 +255,11 @@ class DatabasePool:
                 _run(todo, workers)
             finally:
                 self._give_back(workers)
-        return [statement.result for statement in every]
+        results = []
+        for statement in every:
+            assert statement.result is not None  # looked up or run
+            results.append(statement.result)
+        return results
 
     def close(self) -> None:
         """End the workers; statements after this are a ValueError. Closing twice is allowed."""

@@ -103,8 +103,9 @@ class PostgresConnection:
             columns = self._columns(sql)
             if not columns:
                 return "refused", "the statement does more than read, for it has no columns"
+            stream = connection.cursor().stream(sql, size=CHUNK)
             # Closed before the rollback: until then the cursor holds the connection's lock.
-            with contextlib.closing(connection.cursor().stream(sql, size=CHUNK)) as rows:
+            with contextlib.closing(stream) as rows:  # type: ignore[type-var]  # a generator, hinted as iterator
                 return packed(columns, _batches(rows), False, max_rows, max_bytes)
         except psycopg.errors.QueryCanceled:
             return "timeout", f"the statement ran longer than {timeout:g} s"

@@ -64,6 +64,10 @@ _FLIPPED: dict[type[Tree], type[Tree]] = {
 _OPPOSITE: dict[type[Tree], type[Tree]] = {
     exp.EQ: exp.NEQ, exp.NEQ: exp.EQ, exp.GT: exp.LTE, exp.LTE: exp.GT, exp.LT: exp.GTE, exp.GTE: exp.LT,
 }  # fmt: skip
+_COMPARED = tuple(_FLIPPED)
+_WEAKER: dict[type[Tree], list[type[Tree]]] = {
+    exp.EQ: [exp.GTE, exp.LTE], exp.GT: [exp.GTE], exp.LT: [exp.LTE],
+}  # fmt: skip
 
 
 def alternatives(chain: Sequence[Link], known: Known, rng: Random) -> Iterator[list[Link]]:
@@ -238,20 +242,23 @@ def _is_first(where: tuple[str, Attribute, Relation] | None) -> bool:
 def _identifies(attribute: Attribute, known: Known) -> bool:
     """Whether a column, of a table or handed on by a step, holds the key by which its table tells its rows
     apart: the first one, with no value seen twice."""
-    table = known.relations.get(attribute.origin[0].lower()) if attribute.origin and attribute.key else None
-    if table is None or table.attributes[0].name.lower() != attribute.origin[1].lower():
+    if attribute.origin is None or not attribute.key:
         return False
-    return all(n == 1 for _, n in known.values(*attribute.origin)[:1])
+    table_name, column_name = attribute.origin
+    table = known.relations.get(table_name.lower())
+    if table is None or table.attributes[0].name.lower() != column_name.lower():
+        return False
+    return all(n == 1 for _, n in known.values_of(attribute)[:1])
 
 
 def _decided(attribute: Attribute, known: Known) -> set[str]:
     """The tables (lower case) of which one value of a column means one row: its own, if it is the key; the
     one that a foreign key refers to, if the two are joined on it."""
-    if attribute.origin is None:
+    place = attribute.place
+    if place is None:
         return set()
-    origin = tuple(part.lower() for part in attribute.origin)
-    found = {origin[0]} if _identifies(attribute, known) else set()
-    for there in [b for a, b in known.links if a == origin]:
+    found = {place[0]} if _identifies(attribute, known) else set()
+    for there in [b for a, b in known.links if a == place]:
         other = known.relations.get(there[0])
         key = other.get(there[1]) if other is not None else None
         if key is not None and _identifies(key, known):
@@ -271,14 +278,14 @@ def needless_join(tree: Tree, known: Known) -> Iterator[Tree]:
         used = {node.name.lower() for node in tree.find_all(exp.Table)}  # also of queries around a subquery
         for alias, relation in sources:
             for attribute in relation.attributes:
-                origin = attribute.origin and tuple(part.lower() for part in attribute.origin)
-                back = [origin] if relation.step and _identifies(attribute, known) else []
-                for there in back + sorted(b for a, b in known.links if a == origin):
+                place = attribute.place
+                back = [place] if place and relation.step and _identifies(attribute, known) else []
+                for there in back + sorted(b for a, b in known.links if a == place):
                     other = known.relations.get(there[0])
-                    first = other.attributes[0] if other is not None and other.attributes else None
-                    if first is None or first.name.lower() != there[1] or other.name.lower() in used:
+                    if other is None or not other.attributes or other.name.lower() in used:
                         continue
-                    if not _identifies(first, known):
+                    first = other.attributes[0]
+                    if first.name.lower() != there[1] or not _identifies(first, known):
                         continue
                     on = exp.EQ(
                         this=column_node(attribute.name, alias),
@@ -306,12 +313,12 @@ def in_exists(tree: Tree, known: Known) -> Iterator[Tree]:
         ):
             continue
         shown, sources = inner.expressions[0].unalias(), source_nodes(inner)
-        outer = resolve(node.this, known)
-        if not isinstance(shown, exp.Column) or outer is None or len(sources) != 1:
+        outer, select = resolve(node.this, known), node.parent_select
+        if not isinstance(shown, exp.Column) or outer is None or select is None or len(sources) != 1:
             continue
         if not isinstance(sources[0], exp.Table) or sources[0].alias:
             continue
-        names = {n.name.lower() for n in source_nodes(node.parent_select)}
+        names = {n.name.lower() for n in source_nodes(select)}
         if sources[0].name.lower() in names or (
             node.find_ancestor(exp.Not) and not _keys(node.this, shown, known)
         ):
@@ -341,13 +348,11 @@ def in_join(tree: Tree, known: Known) -> Iterator[Tree]:
     for select in tree.find_all(exp.Select):
         where = select.args.get("where")
         node = where.this if where is not None else None
-        query = node.args.get("query") if isinstance(node, exp.In) else None
+        if not isinstance(node, exp.In) or not isinstance(node.this, exp.Column):
+            continue
+        query = node.args.get("query")
         inner = query.unnest() if query is not None else None
-        if (
-            not isinstance(inner, exp.Select)
-            or len(inner.expressions) != 1
-            or not isinstance(node.this, exp.Column)
-        ):
+        if not isinstance(inner, exp.Select) or len(inner.expressions) != 1:
             continue
         if inner.args.get("limit") or any(is_star(p) for p in [*select.expressions, *inner.expressions]):
             continue
@@ -376,21 +381,21 @@ def _correlated(inner: exp.Select, known: Known) -> bool:
 def not_in_except(tree: Tree, known: Known) -> Iterator[Tree]:
     """`SELECT id FROM a EXCEPT SELECT a_id FROM b` for `… WHERE NOT id IN (SELECT a_id FROM b)`, for keys:
     EXCEPT also drops what comes twice."""
-    select = tree
-    where = tree.args.get("where") if isinstance(tree, exp.Select) else None
+    where = tree.args.get("where")
     node = where.this.this if where is not None and isinstance(where.this, exp.Not) else None
-    query = node.args.get("query") if isinstance(node, exp.In) else None
-    if query is None or len(select.expressions) != 1 or select.expressions[0].unalias() != node.this:
+    if not isinstance(tree, exp.Select) or not isinstance(node, exp.In) or node.args.get("query") is None:
         return
-    inner = query.unnest()
-    if any(select.args.get(k) for k in ("group", "order", "limit", "joins")) or not isinstance(
+    if len(tree.expressions) != 1 or tree.expressions[0].unalias() != node.this:
+        return
+    inner = node.args["query"].unnest()
+    if any(tree.args.get(k) for k in ("group", "order", "limit", "joins")) or not isinstance(
         inner, exp.Select
     ):
         return
     if inner.args.get("order") or inner.args.get("limit") or _correlated(inner, known):
         return
-    if _whole_table(select, known) is not None and _keys(node.this, inner.expressions[0].unalias(), known):
-        left = select.copy()
+    if _whole_table(tree, known) is not None and _keys(node.this, inner.expressions[0].unalias(), known):
+        left = tree.copy()
         left.set("where", None)
         yield exp.Except(this=left, expression=inner.copy(), distinct=True)
 
@@ -423,12 +428,12 @@ def between(tree: Tree, known: Known) -> Iterator[Tree]:
             high = exp.LTE(this=node.this.copy(), expression=node.args["high"].copy())
             yield _replaced(tree, node, exp.And(this=low, expression=high))
         elif isinstance(node, exp.And):
-            low, high = node.this, node.expression
-            if isinstance(low, exp.LTE) and isinstance(high, exp.GTE):
-                low, high = high, low
-            if isinstance(low, exp.GTE) and isinstance(high, exp.LTE) and low.this == high.this:
-                bounds = {"low": low.expression.copy(), "high": high.expression.copy()}
-                yield edited(tree, (node, exp.Between(this=low.this.copy(), **bounds)))
+            left, right = node.this, node.expression
+            if isinstance(left, exp.LTE) and isinstance(right, exp.GTE):
+                left, right = right, left
+            if isinstance(left, exp.GTE) and isinstance(right, exp.LTE) and left.this == right.this:
+                bounds = {"low": left.expression.copy(), "high": right.expression.copy()}
+                yield edited(tree, (node, exp.Between(this=left.this.copy(), **bounds)))
 
 
 def in_list(tree: Tree, known: Known) -> Iterator[Tree]:
@@ -488,12 +493,11 @@ def _alone_aggregated(column: Tree, select: exp.Select) -> bool:
 
 
 def _never_negative(column: Tree, attribute: Attribute, known: Known) -> list[Tree]:
-    values = [v for v, _ in known.values(*attribute.origin)] if attribute.origin else []
-    if attribute.kind != "number" or not values:
+    values = [v for v, _ in known.values_of(attribute)]
+    numbers = [v for v in values if isinstance(v, (int, float)) and v >= 0]
+    if attribute.kind != "number" or not values or len(numbers) < len(values):
         return []
-    if not all(isinstance(v, (int, float)) and v >= 0 for v in values):
-        return []
-    kinds = [exp.GTE, exp.GT] if min(values) > 0 else [exp.GTE]
+    kinds = [exp.GTE, exp.GT] if min(numbers) > 0 else [exp.GTE]
     return [kind(this=column.copy(), expression=_whole(0)) for kind in kinds]
 
 
@@ -509,10 +513,10 @@ def _implied(node: Tree, known: Known) -> list[Tree]:
     found = [_not_null(column)]
     weaker: list[type[Tree]] = []
     if not constant.is_string:
-        weaker = {exp.EQ: [exp.GTE, exp.LTE], exp.GT: [exp.GTE], exp.LT: [exp.LTE]}.get(type(node), [])
+        weaker = _WEAKER.get(type(node), [])
     elif isinstance(node, exp.EQ):
         attribute = _attribute(column, known)
-        values = known.values(*attribute.origin) if attribute is not None and attribute.origin else ()
+        values = known.values_of(attribute) if attribute is not None else ()
         others = [v for v, _ in values if isinstance(v, str) and v != constant.name and 0 < len(v) < 40]
         found += [exp.NEQ(this=column.copy(), expression=exp.Literal.string(v)) for v in others[:2]]
     return found + [kind(this=column.copy(), expression=constant.copy()) for kind in weaker]
@@ -546,7 +550,7 @@ def constant(tree: Tree, known: Known) -> Iterator[Tree]:
                     yield edited(tree, (side, exp.Mul(this=_whole(2), expression=_whole(n // 2))))
 
 
-def _whole(n: int) -> exp.Literal:
+def _whole(n: int) -> Tree:
     return exp.Literal.number(format(Decimal(n), "f"))
 
 
@@ -640,9 +644,9 @@ def group_finer(tree: Tree, known: Known) -> Iterator[Tree]:
             fixed = [n.this for n in equal if isinstance(n.expression, exp.Literal)]
             keys = [column for column in fixed if isinstance(column, exp.Column)]
         for key in keys:
-            new = select.copy()
-            new.set("group", exp.Group(expressions=[key.copy()]))
-            yield edited(tree, (select, new))
+            grouped = select.copy()
+            grouped.set("group", exp.Group(expressions=[key.copy()]))
+            yield edited(tree, (select, grouped))
 
 
 def _named_outside(select: exp.Select) -> bool:
@@ -654,9 +658,11 @@ def group_extreme(tree: Tree, known: Known) -> Iterator[Tree]:
     """`MAX(name)` for a name that the group's key decides."""
     for select in tree.find_all(exp.Select):
         group = select.args.get("group")
-        keys = [resolve(k, known) for k in group.expressions if isinstance(k, exp.Column)] if group else []
+        if group is None or _named_outside(select):
+            continue
+        keys = [resolve(k, known) for k in group.expressions if isinstance(k, exp.Column)]
         decided = {name for k in keys if k is not None for name in _decided(k[1], known)}
-        for shown in select.expressions if decided and not _named_outside(select) else ():
+        for shown in select.expressions if decided else ():
             inner = shown.unalias()
             attribute = _attribute(inner, known)
             if attribute is None or not attribute.origin or attribute.origin[0].lower() not in decided:
@@ -767,7 +773,7 @@ def idle_cast(tree: Tree, known: Known) -> Iterator[Tree]:
     for node, attribute in _plain_columns(tree, known):
         compared = isinstance(node.parent, (*_FLIPPED, exp.Ordered, exp.Avg))
         if attribute.kind == "number" and not attribute.key and compared:
-            whole = all(type(v) is int for v, _ in known.values(*attribute.origin))
+            whole = all(type(v) is int for v, _ in known.values_of(attribute))
             for kind in ("REAL", "INTEGER") if whole else ("REAL",):
                 to = exp.DataType.build(kind, dialect="sqlite")
                 yield edited(tree, (node, exp.Cast(this=node.copy(), to=to)))
@@ -778,7 +784,7 @@ def idle_text(tree: Tree, known: Known) -> Iterator[Tree]:
     for node, attribute in _plain_columns(tree, known):
         if attribute.kind != "text":
             continue
-        if isinstance(node.parent, tuple(_FLIPPED)):
+        if isinstance(node.parent, _COMPARED):
             sides_ = (node.parent.this, node.parent.expression)
             if any(isinstance(side, exp.Literal) and side.is_string for side in sides_):
                 yield edited(tree, (node, exp.DPipe(this=node.copy(), expression=exp.Literal.string(""))))
@@ -792,7 +798,7 @@ def idle_date(tree: Tree, known: Known) -> Iterator[Tree]:
         shown = known.last and node.parent is tree
         if attribute.kind == "number" or not (shown or isinstance(node.parent, (*_FLIPPED, exp.Ordered))):
             continue
-        form = _date_form([v for v, _ in known.values(*attribute.origin)])
+        form = _date_form([v for v, _ in known.values_of(attribute)])
         if form is not None:
             parts = [exp.Literal.string(form), node.copy()]
             yield edited(tree, (node, exp.Anonymous(this="STRFTIME", expressions=parts)))
@@ -817,22 +823,22 @@ def any_case(tree: Tree, known: Known) -> Iterator[Tree]:
     sorted by their capitals; UPPER of what is in capitals."""
     for node, attribute in _plain_columns(tree, known):
         if attribute.kind == "text" and known.last and node.parent is tree:
-            values = [v for v, _ in known.values(*attribute.origin)]
+            values = [v for v, _ in known.values_of(attribute)]
             for kind, is_so in ((exp.Upper, str.isupper), (exp.Lower, str.islower)):
                 if values and all(isinstance(v, str) and is_so(v) for v in values):
                     yield edited(tree, (node, kind(this=node.copy())))
     for key in tree.find_all(exp.Ordered):
-        attribute = _attribute(key.this, known)
-        if attribute is not None and attribute.kind == "text" and attribute.origin:
+        sorted_by = _attribute(key.this, known)
+        if sorted_by is not None and sorted_by.kind == "text" and sorted_by.origin:
             yield edited(tree, (key.this, exp.Lower(this=key.this.copy())))
             yield edited(tree, (key.this, exp.Upper(this=key.this.copy())))
-    for node in _comparisons(tree):
-        text = node.expression
-        if not isinstance(node, exp.EQ) or not isinstance(node.this, exp.Column) or not _is_word(text):
+    for compared in _comparisons(tree):
+        read, text = compared.this, compared.expression
+        if not isinstance(compared, exp.EQ) or not isinstance(read, exp.Column) or not _is_word(text):
             continue
         for kind, value in ((exp.Lower, text.name.lower()), (exp.Upper, text.name.upper())):
-            new = exp.EQ(this=kind(this=node.this.copy()), expression=exp.Literal.string(value))
-            yield edited(tree, (node, new))
+            new = exp.EQ(this=kind(this=read.copy()), expression=exp.Literal.string(value))
+            yield edited(tree, (compared, new))
 
 
 def _is_word(node: Tree) -> bool:

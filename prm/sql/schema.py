@@ -78,7 +78,7 @@ def read_schema(path: str | os.PathLike[str]) -> Schema:
     return Schema(where, tables, dialect)
 
 
-def _read_tables(path: Path) -> tuple[Table, ...]:
+def _read_tables(path: Path | str) -> tuple[Table, ...]:
     with _reading(path) as connection:
         names = [
             name
@@ -174,15 +174,13 @@ def _foreign_keys(
         pairs = sorted(keys[number][1])
         if parent is None:
             continue
-        wanted = [to for _, _, to in pairs]
-        if None in wanted:
+        wanted = [to for _, _, to in pairs if to is not None]
+        if len(wanted) < len(pairs):
             wanted = list(parent.primary_key)
-        children = [table.column(column) for _, column, _ in pairs]
-        parents = [parent.column(to) for to in wanted]
-        if len(children) == len(parents) and None not in children and None not in parents:
-            yield ForeignKey(
-                table.name, tuple(c.name for c in children), parent.name, tuple(c.name for c in parents)
-            )
+        children = [found.name for _, column, _ in pairs if (found := table.column(column))]
+        parents = [found.name for to in wanted if (found := parent.column(to))]
+        if len(children) == len(pairs) == len(wanted) == len(parents):
+            yield ForeignKey(table.name, tuple(children), parent.name, tuple(parents))
 
 
 def _foreign_key_text(key: ForeignKey, dialect: str) -> str | None:

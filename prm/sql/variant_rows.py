@@ -53,7 +53,7 @@ class Unusable(Exception):
 
 
 @lru_cache(maxsize=64)
-def parsed(sql: str) -> exp.Expression:
+def parsed(sql: str) -> exp.Expr:
     """Gold's tree. Raises: Unusable."""
     try:
         trees = statements(sql)
@@ -64,7 +64,7 @@ def parsed(sql: str) -> exp.Expression:
     return trees[0]
 
 
-def aggregates(node: exp.Expression, select: exp.Select) -> bool:
+def aggregates(node: exp.Expr, select: exp.Select) -> bool:
     return any(
         found.parent_select is select and not isinstance(found.parent, exp.Window)
         for found in node.find_all(exp.AggFunc)
@@ -128,9 +128,10 @@ def read_base(path: Path, size: int, mtime: int) -> Base:
         links = []
         for key in schema.foreign_keys:
             child, parent = number[key.table], number[key.parent]
-            columns = tuple(tables[child].at(c) for c in key.columns)
-            parent_columns = tuple(tables[parent].at(c) for c in key.parent_columns)
-            if None not in columns + parent_columns and tables[parent].rows:  # or nothing could refer to it
+            columns = tuple(i for c in key.columns if (i := tables[child].at(c)) is not None)
+            parent_columns = tuple(i for c in key.parent_columns if (i := tables[parent].at(c)) is not None)
+            complete = len(columns) == len(key.columns) == len(parent_columns)
+            if complete and tables[parent].rows:  # or nothing could refer to it
                 links.append(_Link(child, columns, parent, parent_columns))
         taken = {(link.child, link.columns) for link in links}
         for link in _links_by_name(tables):
@@ -368,9 +369,9 @@ def _wanted(path: Path, size: int, mtime: int, gold_sql: str) -> _Wanted:
     base, tree = read_base(path, size, mtime), parsed(gold_sql)
     number = {table.name.lower(): i for i, table in enumerate(base.tables)}
     sources: dict[str, set[int]] = {}
-    for node in tree.find_all(exp.Table):
-        if (i := number.get(node.name.lower())) is not None:
-            sources.setdefault(node.alias_or_name.lower(), set()).add(i)
+    for source in tree.find_all(exp.Table):
+        if (i := number.get(source.name.lower())) is not None:
+            sources.setdefault(source.alias_or_name.lower(), set()).add(i)
     used = sorted(set().union(*sources.values())) if sources else []
 
     def places(column: exp.Column) -> list[tuple[int, int]]:
@@ -420,7 +421,7 @@ def _wanted(path: Path, size: int, mtime: int, gold_sql: str) -> _Wanted:
     return wanted
 
 
-def _without_aliases(tree: exp.Expression, places: Any) -> exp.Expression:
+def _without_aliases(tree: exp.Expr, places: Any) -> exp.Expr:
     """A query whose conditions say what the names of computed columns in them stand for (`HAVING n > 20`)."""
     tree = tree.copy()
     for select in list(tree.find_all(exp.Select)):
@@ -433,7 +434,7 @@ def _without_aliases(tree: exp.Expression, places: Any) -> exp.Expression:
     return tree
 
 
-def _constant(node: exp.Expression, places: Any) -> Any:
+def _constant(node: exp.Expr, places: Any) -> Any:
     """The value of a literal, or of "text" in double quotes, which is text where it names no column."""
     if isinstance(node, exp.Column) and not node.table and node.this.quoted and not places(node):
         return node.name
@@ -448,7 +449,7 @@ def _constant(node: exp.Expression, places: Any) -> Any:
         return None
 
 
-def _near(node: exp.Expression, value: Any, column: Column) -> tuple[list[Any], list[Any]]:
+def _near(node: exp.Expr, value: Any, column: Column) -> tuple[list[Any], list[Any]]:
     """Values that a condition with this constant takes, and such as it just does not take. Which is which is
     no more than a guess: it decides how often they are used, not what they mean."""
     if isinstance(node, (exp.Like, exp.Glob)) and isinstance(value, str):
@@ -489,7 +490,7 @@ def _as_text(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else str(value)
 
 
-def _near_number(node: exp.Expression, value: float, column: Column, step: float) -> tuple[list, list]:
+def _near_number(node: exp.Expr, value: float, column: Column, step: float) -> tuple[list, list]:
     below, above = value - step, value + step
     if isinstance(node, (exp.GT, exp.GTE, exp.LT, exp.LTE)) and isinstance(node.expression, exp.Column):
         greater = isinstance(node, (exp.LT, exp.LTE))

@@ -217,7 +217,7 @@ class Suite:
         path = self.folder / f"variant-{os.getpid()}-{id(self):x}-{index}.sqlite"
         opened = None
         try:
-            digest = write_variant(self.database.path, self.gold_sql, self.seed, index, path)
+            digest = write_variant(Path(self.database.path), self.gold_sql, self.seed, index, path)
             opened = self.opener(path)
             gold, ordered = _gold_there(opened, self.gold_sql)
         except (Unusable, SQLError, Undecided, sqlite3.Error):
@@ -302,13 +302,13 @@ def order_counts(database: Database, gold_sql: str, gold: Rows) -> bool:
     return ordered and list(ups) == list(downs)
 
 
-def _orders_by_hidden(query: exp.Expression) -> bool:
+def _orders_by_hidden(query: exp.Expr) -> bool:
     """Whether a SELECT DISTINCT is ordered by what it does not show: a row may stand for several others, and
     which of them gives it its place is chance."""
     if not isinstance(query, exp.Select) or not (query.args.get("distinct") and query.args.get("order")):
         return False
 
-    def spelled(node: exp.Expression) -> str:
+    def spelled(node: exp.Expr) -> str:
         return (node.name if isinstance(node, exp.Column) else to_sql(node)).lower()
 
     shown = {spelled(p.unalias()) for p in query.selects}
@@ -356,7 +356,7 @@ def _cuts(gold_sql: str) -> tuple[_Cut, ...]:
     return tuple(found)
 
 
-def _whole(clause: exp.Expression | None) -> int:
+def _whole(clause: exp.Expr | None) -> int:
     """The number of a LIMIT or OFFSET, 0 where there is none."""
     if clause is None:
         return 0
@@ -365,7 +365,7 @@ def _whole(clause: exp.Expression | None) -> int:
     return int(clause.expression.name)
 
 
-def order_key(key: exp.Expression, query: exp.Query) -> exp.Expression:
+def order_key(key: exp.Expr, query: exp.Query) -> exp.Expr:
     """What a term of ORDER BY means: the column it counts out or names, or itself."""
     shown = query.selects
     if (
@@ -381,7 +381,7 @@ def order_key(key: exp.Expression, query: exp.Query) -> exp.Expression:
     return found.unalias() if isinstance(query, exp.Select) else found
 
 
-def group_keys(select: exp.Select) -> list[exp.Expression]:
+def group_keys(select: exp.Select) -> list[exp.Expr]:
     """What a SELECT groups by: the terms of its GROUP BY, and what they mean where they count a column out or
     name it by its alias."""
     group = select.args.get("group")
@@ -413,7 +413,7 @@ def _turned(gold_sql: str, width: int) -> tuple[str, str] | None:
     return to_sql(settled[0]), to_sql(settled[1])
 
 
-def _settled(tree: exp.Expression, width: int, last: bool) -> exp.Expression:
+def _settled(tree: exp.Expr, width: int, last: bool) -> exp.Expr:
     """Ties go to the lowest rows (`last`: the highest), bare columns of groups to the lowest value."""
     for select in tree.find_all(exp.Select):
         _spell_windows(select)
@@ -442,9 +442,9 @@ def _settle_bare_columns(select: exp.Select, last: bool) -> None:
     clauses = [*select.expressions, *(select.args[k] for k in ("having", "order") if select.args.get(k))]
     if group is None and not any(aggregates(p, select) for p in select.expressions):
         return
-    keys = group_keys(select)
-    names = {key.name.lower() for key in keys if isinstance(key, exp.Column)}
-    keys = {to_sql(key).lower() for key in keys}
+    grouped = group_keys(select)
+    names = {key.name.lower() for key in grouped if isinstance(key, exp.Column)}
+    keys = {to_sql(key).lower() for key in grouped}
     aliases = {p.alias.lower() for p in select.expressions if isinstance(p, exp.Alias)}
     names |= {"1", *aliases}
     for clause in clauses:
