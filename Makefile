@@ -1,5 +1,5 @@
 # make quickstart  set up, then databases -> labelled traces -> trained and measured PRM (runs/quickstart)
-# make test        set up, ruff, the tests      make test-slow  what takes longer, the quickstart in a fresh clone too
+# make test        set up, ruff, mypy, the tests      make test-slow  what takes longer, the quickstart in a fresh clone too
 
 PYTHON ?= python3
 VENV := .venv
@@ -38,10 +38,11 @@ quickstart: $(VENV)/installed model $(SPLITS:%=$(RUN)/data/%.jsonl)
 test: $(VENV)/installed model
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/installed model
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(RUN) .pytest_cache .ruff_cache
+	rm -rf $(RUN) .pytest_cache .ruff_cache .mypy_cache

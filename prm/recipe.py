@@ -229,6 +229,12 @@ class PRMConfig(TrainingArguments):
             self.greater_is_better = not self.metric_for_best_model.endswith(
                 ("loss", "brier", "ece", "_rate")
             ) or self.metric_for_best_model.endswith("exact_rate")
+        for name in ("activation_checkpointing_kwargs", "lr_scheduler_kwargs"):
+            if isinstance(text := getattr(self, name), str):
+                with contextlib.suppress(ValueError):
+                    setattr(self, name, json.loads(text))
+                if not isinstance(getattr(self, name), dict):
+                    raise InputError(f"{name} must be a mapping, like {{key: value}}, not {text!r}")
         super().__post_init__()
 
 

@@ -135,6 +135,11 @@ def test_no_file_at_all():
             "metric_for_best_model: zzz",
             "there is no metric 'zzz'; there are loss, first_error_acc, error_acc",
         ),
+        (
+            "activation_checkpointing_kwargs: deep",
+            "recipe.yaml:4: activation_checkpointing_kwargs must be a mapping, like {key: value}, not 'deep'",
+        ),
+        ("lr_scheduler_kwargs: '{\"num\": '", "recipe.yaml:4: lr_scheduler_kwargs must be a mapping"),
         ("save_only_model: true", "save_only_model would leave no optimizer, so a run that is interrupted"),
     ],
 )

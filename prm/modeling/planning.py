@@ -281,7 +281,9 @@ class TracedModel:
         if way.cast is not None:
             model.to(way.cast)  # type: ignore[arg-type]  # its hints take `self` for an argument
         if way.checkpointing:
-            options = dict(args.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]  # JSON has been read
+            options = args.activation_checkpointing_kwargs or {}
+            assert isinstance(options, dict)  # PRMConfig refuses others
+            options = dict(options)
             every = options.pop("every_n_layers", 1)
             if options.pop("offload", False):
                 raise InputError("activation_checkpointing_kwargs: plan without offload; it only needs less")
