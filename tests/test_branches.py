@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,19 @@ def guided(scorer, seed, rounds=6):
         branches = branches[:4]
         assert scorer.branches.bytes <= scorer.branches.cache_bytes
     return branches
+
+
+def test_searches_side_by_side_have_the_scores_of_whole_answers(make_model, tokenizer):
+    scorer = Scorer(make_model("llama"), tokenizer)
+    prompts = [Trace(f"How many singers are {what}?", [], schema=SCHEMA) for what in ("old", "above 20", "in")]
+    beams = [[branch, branch.fork()] for branch in map(scorer.start, prompts)]
+    for k in range(4):
+        steps = [(branch, STEPS[(k + i) % 4]) for beam in beams for i, branch in enumerate(beam)]
+        scorer.extend(steps)
+        beams = [[beam[k % 2], beam[k % 2].fork()] for beam in beams]
+    for prompt, (branch, _) in zip(prompts, beams, strict=True):
+        (scores,) = scorer.score([replace(prompt, steps=[Step(text) for text in branch.steps])])
+        assert branch.scores == pytest.approx(scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 60_000, 30_000, 0])
