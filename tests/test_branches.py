@@ -66,7 +66,9 @@ def guided(scorer, seed, rounds=6):
 
 def test_searches_side_by_side_have_the_scores_of_whole_answers(make_model, tokenizer):
     scorer = Scorer(make_model("llama"), tokenizer)
-    prompts = [Trace(f"How many singers are {what}?", [], schema=SCHEMA) for what in ("old", "above 20", "in")]
+    prompts = [
+        Trace(f"How many singers are {what}?", [], schema=SCHEMA) for what in ("old", "above 20", "in")
+    ]
     beams = [[branch, branch.fork()] for branch in map(scorer.start, prompts)]
     for k in range(4):
         steps = [(branch, STEPS[(k + i) % 4]) for beam in beams for i, branch in enumerate(beam)]
