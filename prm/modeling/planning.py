@@ -279,7 +279,7 @@ class TracedModel:
         self.way, self.args = way, args
         model, self.trees = _on_meta(way, args.loss)
         if way.cast is not None:
-            model.to(way.cast)  # type: ignore[arg-type]  # its hints take `self` for an argument
+            model.to(way.cast)  # type: ignore[arg-type]  # mypy binds no method in functools.wraps
         if way.checkpointing:
             options = args.activation_checkpointing_kwargs or {}
             assert isinstance(options, dict)  # PRMConfig refuses others

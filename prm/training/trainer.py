@@ -281,7 +281,7 @@ class PRMTrainer(Trainer):
         """All forwards over an eval set. No DataLoader: starting one draws from training's random numbers."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
-            assert isinstance(self.eval_dataset, dict)  # else it has no names
+            assert isinstance(self.eval_dataset, dict), f"no eval set has the name {dataset!r}"
             dataset = self.eval_dataset[dataset]
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
@@ -364,7 +364,7 @@ class PRMTrainer(Trainer):
 
     # ---- evaluation
 
-    def evaluation_loop(  # type: ignore[override]
+    def evaluation_loop(  # type: ignore[override]  # takes `Forwards`, not a DataLoader
         self,
         dataloader: Forwards,
         description: str,
@@ -734,7 +734,7 @@ class PRMTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing, see `init_hf_repo`."""
 
-    def push_to_hub(  # type: ignore[override]
+    def push_to_hub(  # type: ignore[override]  # gives the address alone
         self, commit_message: str | None = None, **_: Any
     ) -> str | None:
         """Save the model with a card into `output_dir/checkpoint`, upload just that folder, give its address.
