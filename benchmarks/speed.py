@@ -13,10 +13,12 @@ Every figure is measured in a process of its own, the two sides of a row one rig
   `--mode frozen`), in an interpreter that has it. In bfloat16 it keeps float32 weights under autocast, as it
   is used; ours and plain keep bfloat16 weights.
 * The *limit* is the number of distinct tokens by the best rate at which this backbone reads any plain batch
-  here (forward, or with LoRA forward and backward): what computes every token once cannot be faster. The
-  batches are of 64 to 256 tokens a row, where attention costs next to nothing. Under a long prompt it does
-  not: *with attention* is the limit plus the arithmetic of each token's attention to its ancestors, at the
-  speed that the best batch's linear layers run at.
+  (forward, or with LoRA forward and backward): what computes every token once cannot be faster. It is
+  measured anew between the two sides of a row, for the speed of a shared machine moves; each batch is
+  repeated for seconds, as the sides take seconds, and not its luckiest moment taken. The batches are of 64
+  or 128 tokens a row, where attention costs next to nothing. Under a long prompt it does not: *with
+  attention* is the limit plus the arithmetic of each token's attention to its ancestors, at the speed that
+  the best batch's linear layers run at.
 
 *Repeats* says how often the rows hold each distinct token: sharing alone makes it that many times as fast as
 rows that cost the same a token. A frozen backbone that is read once, not in each of five epochs, gains five
@@ -65,6 +67,7 @@ WORKS = ("scoring", "incremental", "lora", "frozen", "growth")
 DTYPES = ("float32", "bfloat16")
 BATCH = 8  # traces of an optimiser step, ours and TRL's
 PREFIXES = {"steps": 8, "branches": 4}
+RATE_SECONDS = 4.0  # of each batch shape that the limit is measured by
 COLUMNS = (
     "work", "against", "dtype", "prompt tokens", "traces a question", "s", "other s", "ratio", "repeats",
     "of limit", "with attention", "peak MiB", "other MiB",
@@ -106,7 +109,6 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
-        self.rates: dict[tuple[str, str], dict[str, float]] = {}
         needed = not args.predictions or {*args.works} - {"lora", "frozen"}
         self.questions = built(args.root, folder, limit=60 if args.quick else 300) if needed else []
         self.answers = answered(Path(args.root), args.predictions) if args.predictions else self.questions
@@ -137,12 +139,10 @@ class Bench:
         if not data.exists():
             write_traces(self.choose(work, questions, traces, prompt), data)
         spec = {"work": work, "dtype": dtype, "model": self.args.model, "data": str(data), "rows": False}
-        ours, plain = self.run(spec), self.run(spec | {"rows": True})
         kind = "lora" if work == "lora" else "forward"
-        if (kind, dtype) not in self.rates:
-            wanted = {"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model}
-            self.rates[kind, dtype] = self.run(wanted)
-        rate = self.rates[kind, dtype]
+        ours = self.run(spec)
+        rate = self.run({"work": "rate", "kind": kind, "dtype": dtype, "model": self.args.model})
+        plain = self.run(spec | {"rows": True})
         limit = ours["distinct_tokens"] / rate["tokens_per_second"]
         per_pair = rate["flops_per_pair"] / rate["flops_per_token"]
         row = {
@@ -501,30 +501,34 @@ def training(spec: dict[str, Any], traces: list[Trace]) -> tuple[float, int, int
 
 
 def best_rate(spec: dict[str, Any]) -> dict[str, Any]:
-    """Tokens a second of the best of several plain batches, best of three each."""
+    """Tokens a second of the best of several plain batches, each repeated for `RATE_SECONDS`."""
     import torch
 
     from prm.modeling.losses import step_loss
 
-    backbone = "lora" if spec["kind"] == "lora" else "frozen"
-    model = model_of(spec | {"rows": True}, backbone)
+    model = model_of(spec | {"rows": True}, "lora" if spec["kind"] == "lora" else "frozen")
+    learns = spec["kind"] == "lora"
+    model.train(learns)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=spec["dtype"] == "bfloat16")
+
+    def read(ids: torch.Tensor) -> None:
+        with autocast, torch.set_grad_enabled(learns):
+            # The backbone as transformers runs it: `model` would leave out the last MLP.
+            mask = torch.ones_like(ids)
+            states = model.backbone(ids, attention_mask=mask, use_cache=False).last_hidden_state
+            loss = step_loss(model.head(states[:, -1:]), torch.ones(len(ids), 1), loss=model.config.loss)
+        if learns:
+            loss.backward()
+
     best = 0.0
-    for rows, tokens in ((16, 64), (8, 128), (16, 128), (8, 256)):
-        ids, mask = torch.randint(100, 40_000, (rows, tokens)), torch.ones(rows, tokens, dtype=torch.long)
-        labels = torch.ones(rows, 1)
-        for _ in range(3):
-            start = time.perf_counter()
-            with (
-                torch.autocast("cpu", torch.bfloat16, enabled=spec["dtype"] == "bfloat16"),
-                torch.set_grad_enabled(spec["kind"] == "lora"),
-            ):
-                model.train(spec["kind"] == "lora")
-                # The backbone as transformers runs it: `model` would leave out the last MLP.
-                states = model.backbone(ids, attention_mask=mask, use_cache=False).last_hidden_state
-                loss = step_loss(model.head(states[:, -1:]), labels, loss=model.config.loss)
-            if spec["kind"] == "lora":
-                loss.backward()
-            best = max(best, rows * tokens / (time.perf_counter() - start))
+    for shape in ((16, 64), (8, 128), (16, 128)):
+        ids = torch.randint(100, 40_000, shape)
+        read(ids)  # once without the clock: memory is asked for
+        done, start = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - start) < RATE_SECONDS:
+            read(ids)
+            done += ids.numel()
+        best = max(best, done / seconds)
     layers = [
         m
         for name, m in model.backbone.named_modules()
@@ -533,7 +537,7 @@ def best_rate(spec: dict[str, Any]) -> dict[str, Any]:
     config = model.backbone.config
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
     # Forward: two products of queries, keys, values and weights; backward: five.
-    linear, attention = (4, 14) if backbone == "lora" else (2, 4)
+    linear, attention = (4, 14) if learns else (2, 4)
     weights = sum(m.weight.numel() for m in layers)
     return {
         "tokens_per_second": best,

@@ -240,13 +240,14 @@ def test_flex_attention_gives_what_the_mask_gives(qkv):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("pairs", [0, 1 << 18])
+@pytest.mark.parametrize("calls", ["pieces", "searches", "branches"])
 @pytest.mark.parametrize("searches", [1, 3])
-def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, searches, pairs):
-    """Rows computed at once, and their second halves side by side with the keys of the first, each piece of
-    them by itself or together with the new tokens of its search.
+def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, searches, calls):
+    """Rows computed at once, and their second halves side by side with the keys of the first: each piece of
+    them by itself, or together with the new tokens of its search, or with those of each of its branches.
     """
-    monkeypatch.setattr("prm.modeling.tree_attention.JOINED_PAIRS", pairs)
+    monkeypatch.setattr("prm.modeling.tree_attention.JOINED_PAIRS", 0 if calls == "pieces" else 1 << 18)
+    monkeypatch.setattr("prm.modeling.tree_attention.CALL_PAIRS", 0 if calls == "branches" else 1 << 13)
     _, qkv = qkv
     n, module = 200, SimpleNamespace(layer_idx=0)  # two branches of 50 behind 100
     ends = torch.tensor([n] * 100 + [150] * 50 + [n] * 50)
@@ -264,8 +265,19 @@ def test_past_keys_are_seen_by_their_range_alone(qkv, monkeypatch, searches, pai
         new_ends += [at + 30] * 30 + [at + 80] * 50
     tree = TreeMask(torch.tensor(new_ends), past, kept={})
     new = [torch.cat(parts, dim=2) for parts in zip(*new, strict=True)]
-    joined = [Joined(slice(80 * k, 80 * k + 80), [2 * k, 2 * k + 1]) for k in range(searches)]
-    assert tree.joined == (joined if pairs else [])
+    wanted_calls = {
+        "pieces": [],
+        "searches": [Joined(slice(80 * k, 80 * k + 80), [2 * k, 2 * k + 1]) for k in range(searches)],
+        "branches": [
+            joined
+            for k in range(searches)
+            for joined in (
+                Joined(slice(80 * k, 80 * k + 30), [2 * k, 2 * k + 1]),
+                Joined(slice(80 * k + 30, 80 * k + 80), [2 * k]),
+            )
+        ],
+    }
+    assert tree.joined == wanted_calls[calls]
     with torch.no_grad():
         got = tree_attention(module, *new, tree.as_argument(), scaling=0.25)[0].transpose(1, 2)
     torch.testing.assert_close(got, torch.cat(wanted, dim=2), rtol=1e-5, atol=1e-6)

@@ -262,9 +262,15 @@ class ProcessRewardModel(PreTrainedModel):
         return self.backbone.config._attn_implementation == ATTENTION
 
     def train(self, mode: bool = True) -> ProcessRewardModel:
-        super().train(mode)
-        if self.config.backbone == "frozen":
-            self.backbone.eval()  # no dropout in features that nothing adapts to
+        if self.config.backbone != "frozen":
+            super().train(mode)
+            return self
+        # No dropout in features that nothing adapts to. (Trainer calls this in every step, and a backbone has
+        # hundreds of modules to tell.)
+        if self.backbone.training:
+            self.backbone.eval()
+        self.training = mode
+        self.head.train(mode)
         return self
 
     def forward(

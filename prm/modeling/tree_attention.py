@@ -381,11 +381,9 @@ class _BlockAttention(torch.autograd.Function):
         query, key, value, out, sums = ctx.saved_tensors
         # Copied keys are faster here than folded queries, and float32 than bfloat16, both 1.2 times.
         key_heads, times = key.shape[1], query.shape[1] // key.shape[1]
-        dtype, shapes = query.dtype, (1, times, times)
-        query, key, value = (
-            x.float().repeat_interleave(n, dim=1) for x, n in zip((query, key, value), shapes, strict=True)
-        )
-        gradient, out = gradient.float(), out.float()
+        dtype = query.dtype
+        query, gradient, out = query.float(), gradient.float(), out.float()
+        key, value = (x.float().repeat_interleave(times, dim=1) for x in (key, value))
         total = [torch.zeros_like(x) for x in (query, key, value)]
         for block in ctx.tree.blocks:
             q = block.queries
