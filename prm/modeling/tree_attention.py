@@ -427,16 +427,16 @@ def _attend(
     # side by side, (1, key heads, tokens x times, width), so that those of a range are a range.
     grouped = query.unflatten(1, (-1, times)).transpose(2, 3)
     folded = torch.empty(grouped.shape, dtype=dtype).copy_(grouped).flatten(2, 3)
-    key, value = key.to(dtype), value.to(dtype)
     reads: list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
     if tree.joined:
         for joined in tree.joined:
             keys, values = (
-                torch.cat([*(past[k][1][i].to(dtype) for k in joined.past), own[:, :, joined.queries]], dim=2)
+                torch.cat([*(past[k][1][i] for k in joined.past), own[:, :, joined.queries]], dim=2).to(dtype)
                 for i, own in enumerate((key, value))
             )
             reads.append((joined.queries, keys, values, tree.joined_bias(joined, dtype, times)))
     else:
+        key, value = key.to(dtype), value.to(dtype)
         for block in tree.blocks:
             keys, values = _gathered(key, block.keys), _gathered(value, block.keys)
             reads.append((block.queries, keys, values, tree.bias(block, dtype, times)))
