@@ -7,9 +7,6 @@ BIN := $(VENV)/bin
 MODEL := models/smollm2-135m
 RUN := runs/quickstart
 SPLITS := train dev test
-# glibc gives large blocks back to the system at once and asks for them again in the next step; on virtual machines
-# those page faults cost more than the arithmetic. These keep the memory.
-MALLOC := THP_MEM_ALLOC_ENABLE=1 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
 
 .PHONY: quickstart test test-slow model clean
 
@@ -33,7 +30,7 @@ $(RUN)/data/%.jsonl: $(RUN)/corpus/tables.json Makefile
 		--styles both --wrong-per-question 2 --workers 2 --output $@
 
 quickstart: $(VENV)/installed model $(SPLITS:%=$(RUN)/data/%.jsonl)
-	$(MALLOC) $(BIN)/accelerate launch --config_file accelerate_configs/single.yaml prm/train.py recipes/quickstart.yaml
+	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml prm/train.py recipes/quickstart.yaml
 
 test: $(VENV)/installed model
 	$(BIN)/ruff check .

@@ -42,7 +42,6 @@ from prm.traces.formats import load_traces, write_traces
 from prm.traces.trace import Trace
 
 KEY = "benchmark"
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
 TOLERANCE = 1e-4  # the same arithmetic in another order
 
 
@@ -281,7 +280,7 @@ def serving(model: str, cache_mib: int) -> Iterator[tuple[int, subprocess.Popen[
     command = [sys.executable, "-m", "prm.cli", "serve", "--model", model, "--port", "0"]
     process = subprocess.Popen(
         [*command, "--cache-mib", str(cache_mib)], stdout=subprocess.PIPE, text=True,
-        env=os.environ | MALLOC | {"PRM_API_KEY": KEY},
+        env=os.environ | {"PRM_API_KEY": KEY},
     )  # fmt: skip
     try:
         assert process.stdout is not None

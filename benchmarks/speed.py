@@ -1,7 +1,7 @@
 """How fast: training, features, scoring and guided scoring, beside plain rows and the hardware's limit.
 
     python benchmarks/speed.py [--quick] [--root SPIDER_FOLDER] --json FILE [--plot docs/speed.svg]
-        [--works scoring incremental lora frozen growth] [--dtypes float32 bfloat16]
+        [--works scoring incremental lora frozen growth] [--dtypes float32 bfloat16] [--default-malloc]
         [--peer "trl-env/bin/python trl_prm_peer.py"] [--predictions PREDICTIONS.jsonl] [--questions 48]
 
 Every figure is measured in a process of its own, the two sides of a row one right after the other.
@@ -56,7 +56,7 @@ from prm.traces.formats import load_traces, rows_of, write_traces
 from prm.traces.trace import Step, Trace
 
 MODEL = "models/smollm2-135m"
-#: As in the Makefile: memory that is given back and asked for again costs more than arithmetic.
+#: What `prm.jobs.memory` sets for our commands, in the form that TRL's process can be given, too.
 MALLOC = {
     "THP_MEM_ALLOC_ENABLE": "1",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="only these rows")
     parser.add_argument("--plot", type=Path, help="an SVG file: the growth, drawn")
     parser.add_argument("--peer", help="command of the TRL peer: its interpreter and script")
+    parser.add_argument("--default-malloc", action="store_true", help="memory as glibc handles it by itself")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one measurement, in this process
     args = parser.parse_args()
@@ -183,7 +184,7 @@ class Bench:
         return chosen if prompt is None else lengthened(chosen, self.questions, prompt, self.args.model)
 
     def run(self, spec: dict[str, Any]) -> dict[str, Any]:
-        return report_of([sys.executable, __file__, "--measure", json.dumps(spec)])
+        return self.report_of([sys.executable, __file__, "--measure", json.dumps(spec)])
 
     def peer(self, work: str, dtype: str, data: Path) -> dict[str, Any]:
         """What TRL's trainer takes for the same rows: same prompt text, batch, epochs, precision."""
@@ -201,22 +202,21 @@ class Bench:
         command += ["--fp32"] if dtype == "float32" else []
         # The peak is that of the peer's own process.
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        seconds = report_of(command)["train_s"]
+        seconds = self.report_of(command)["train_s"]
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         return {"other_seconds": seconds, "other_peak_mib": round(peak / 1024) if peak > before else None}
 
-
-def report_of(command: Sequence[str]) -> dict[str, Any]:
-    """The JSON object that a measuring command prints last."""
-    done = subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | MALLOC,
-    )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    def report_of(self, command: Sequence[str]) -> dict[str, Any]:
+        """The JSON object that a measuring command prints last."""
+        done = subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | ({} if self.args.default_malloc else MALLOC),
+        )
+        return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def finished(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from prm import __version__
 from prm.errors import InputError
+from prm.jobs.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from prm.inference.policies import Policy
@@ -313,6 +314,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:
     """What `prm.inference.scoring.load_scorer` wants beside the models."""
+    keep_freed_memory()
     return {
         "combine": args.combine,
         "k": args.k,

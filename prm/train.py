@@ -24,6 +24,7 @@ if __name__ == "__main__":  # run as a script, `prm/` would be on the path and t
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from prm.errors import InputError
+from prm.jobs.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
+    keep_freed_memory()
     import torch
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
