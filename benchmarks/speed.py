@@ -8,7 +8,8 @@ Every figure is measured in a process of its own, the two sides of a row one rig
 
 * *Ours* is the toolkit as it is: token trees, kept features, branches.
 * *plain* is what a careful user would write: one sequence a trace, by transformers' sdpa, in batches sorted
-  by length; a frozen backbone runs in every epoch; each prefix is scored anew. Same model, data, precision.
+  by length; a frozen backbone runs in every epoch; each prefix is scored anew. Same model, data,
+  precision, and the same products with frozen weights (`prm.modeling.products`).
 * *TRL* is its last PRMTrainer, by a peer script with the command line of `benchmarks/trl_peer.py` (and
   `--mode frozen`), in an interpreter that has it. In bfloat16 it keeps float32 weights under autocast, as it
   is used; ours and plain keep bfloat16 weights.

@@ -18,8 +18,8 @@ import torch
 from peft.tuners import lora
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
+from prm.modeling.products import linear
 from prm.modeling.sharding import is_cut_up
 
 
@@ -73,7 +73,7 @@ class _LowRank(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), (b * scaling).to(x.dtype)
         inner = rows @ a.T
-        out = F.linear(rows, weight, bias).addmm_(inner, b.T)
+        out = linear(rows, weight, bias).addmm_(inner, b.T)
         ctx.save_for_backward(rows, weight, a, b, inner)
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], -1)
@@ -86,6 +86,6 @@ class _LowRank(torch.autograd.Function):
         to_inner = gradient @ b
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (gradient @ weight).addmm_(to_inner, a).view(*shape[:-1], -1)
+            to_x = linear(gradient, weight.T).addmm_(to_inner, a).view(*shape[:-1], -1)
         # Autograd casts them to the dtype of the parameters.
         return to_x, None, None, to_inner.T @ rows, (gradient.T @ inner).mul_(ctx.scaling), None

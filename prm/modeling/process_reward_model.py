@@ -52,6 +52,7 @@ from transformers.utils import ModelOutput, cached_file
 from prm.errors import InputError
 from prm.modeling.hub import hub_reason
 from prm.modeling.losses import SCORE_KINDS, scores_from_logits, step_loss
+from prm.modeling.products import use_fastest_products
 from prm.modeling.sharding import is_cut_up, whole
 from prm.modeling.tree_attention import ATTENTION, TreeMask
 
@@ -236,6 +237,7 @@ class ProcessRewardModel(PreTrainedModel):
         self.backbone: PreTrainedModel | PeftModel = (
             backbone if backbone is not None else AutoModel.from_config(config.base())
         )
+        use_fastest_products(self.backbone)
         self.head = PRMHead(self.backbone.config.hidden_size, config.head_hidden_size)
         # The layers that sharded training (FSDP) wraps are the backbone's.
         self._no_split_modules = getattr(self.backbone, "_no_split_modules", None)
