@@ -1,8 +1,8 @@
 """Memory for computing on a CPU.
 
 glibc gives large blocks back to the system as soon as they are free, and a model asks for the same again in
-its next layer. Each page then comes anew, with a fault and zeros, which costs up to a quarter of a training
-step (`benchmarks/speed.py --default-malloc`).
+its next layer. Each page then comes anew, with a fault and zeros, which costs up to a quarter of the
+time (`benchmarks/speed.py --default-malloc`).
 """
 
 from __future__ import annotations
