@@ -127,6 +127,7 @@ def _policy(args: argparse.Namespace) -> Policy:
     for option in ("api", "concurrency", "request_timeout", "api_key_env"):
         if getattr(args, option):
             raise InputError(f"--{option.replace('_', '-')} goes with --base-url")
+    keep_freed_memory()
     return TransformersPolicy(
         args.model,
         sampling,

@@ -25,16 +25,47 @@ for _ in range(100):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+#: Commands that run a model, as far as the model that is not there; then whether they have set memory up.
+COMMAND = """
+import contextlib, os, sys
+from prm.errors import InputError
+from prm import cli
+with contextlib.suppress(InputError, SystemExit):
+    cli.main(sys.argv[1:])
+print(os.environ.get("THP_MEM_ALLOC_ENABLE"))
+"""
+
+
+def run(program: str, *arguments: str, **settings: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "THP_"))}
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
 
 def faults(**settings: str) -> int:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "THP_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", LAYERS], env=environment | settings, capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+    return int(run(LAYERS, **settings))
 
 
 def test_a_layer_gets_the_memory_that_the_one_before_it_freed() -> None:
     given_back = faults(MALLOC_MMAP_THRESHOLD_="131072", MALLOC_TRIM_THRESHOLD_="131072")  # left alone
     assert given_back >= 300  # one for each block at least, however large its pages
     assert faults() < given_back / 10
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "--model", "none", "--data", "none.jsonl", "--output", "none/out.jsonl"],
+        ["evaluate", "--model", "none", "--data", "none.jsonl", "--output", "none"],
+        ["rerank", "--model", "none", "--data", "none.jsonl", "--output", "none/out.jsonl"],
+        ["serve", "--model", "none"],
+        ["judge", "--model", "none", "--data", "none.jsonl", "--output", "none/out.jsonl"],
+        ["train", "none.yaml"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_run_a_model_keep_their_memory(command, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(COMMAND, *command) == "1"
+    assert run(COMMAND, *command, MALLOC_ARENA_MAX="2") == "None"  # somebody else's settings stay alone

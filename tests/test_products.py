@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from prm.modeling import products
 from prm.modeling.products import linear, use_fastest_products
 
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 ONEDNN = "mkldnn::_linear_pointwise"
 
 
