@@ -1,9 +1,11 @@
 """What a process frees, it keeps for its next layer; unless somebody has set that otherwise."""
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,12 +62,14 @@ def test_a_layer_gets_the_memory_that_the_one_before_it_freed() -> None:
         ["evaluate", "--model", "none", "--data", "none.jsonl", "--output", "none"],
         ["rerank", "--model", "none", "--data", "none.jsonl", "--output", "none/out.jsonl"],
         ["serve", "--model", "none"],
-        ["judge", "--model", "none", "--data", "none.jsonl", "--output", "none/out.jsonl"],
+        ["judge", "--model", "none", "--data", "traces.jsonl", "--output", "none/out.jsonl"],
         ["train", "none.yaml"],
     ],
     ids=lambda command: command[0],
 )
 def test_commands_that_run_a_model_keep_their_memory(command, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    row = {"prompt": "How many?", "completions": ["Count."], "labels": [True]}
+    Path("traces.jsonl").write_text(json.dumps(row) + "\n")
     assert run(COMMAND, *command) == "1"
     assert run(COMMAND, *command, MALLOC_ARENA_MAX="2") == "None"  # somebody else's settings stay alone
