@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-# Numbers of glibc's <malloc.h>, and the largest values that it takes.
+# As in glibc's <malloc.h>; both thresholds are the largest that it takes.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 SETTINGS = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 256 << 20, M_MMAP_THRESHOLD: 32 << 20}
 

@@ -24,7 +24,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether this CPU's float32 products go by oneDNN. PyTorch before 2.13 does not say which CPU it is."""
+    """Whether this CPU's float32 products go by oneDNN. Older versions of PyTorch do not say which
+    CPU it is: MKL stays."""
     if not hasattr(torch.cpu, "get_capabilities") or not torch.backends.mkldnn.is_available():
         return False
     return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("AMD")
