@@ -52,6 +52,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prm.jobs.memory import M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, SETTINGS
 from prm.sql.schema import read_schema, schema_text
 from prm.traces.formats import load_traces, rows_of, write_traces
 from prm.traces.trace import Step, Trace
@@ -60,9 +61,9 @@ MODEL = "models/smollm2-135m"
 #: What `prm.jobs.memory` sets for our commands, in the form that TRL's process can be given, too.
 MALLOC = {
     "THP_MEM_ALLOC_ENABLE": "1",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": str(SETTINGS[M_TRIM_THRESHOLD]),
+    "MALLOC_TOP_PAD_": str(SETTINGS[M_TOP_PAD]),
+    "MALLOC_MMAP_THRESHOLD_": str(SETTINGS[M_MMAP_THRESHOLD]),
 }
 WORKS = ("scoring", "incremental", "lora", "frozen", "growth")
 DTYPES = ("float32", "bfloat16")

@@ -257,7 +257,7 @@ REFUSED = {
 
 
 class _Parser(HfArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> None:  # type: ignore[override]  # raises, as argparse's exits
         raise InputError(message)
 
 

@@ -1,1 +1,1 @@
-"""What every long command needs, whatever it does: a journal to go on from, processes, a progress bar."""
+"""What every long command needs: a journal to go on from, processes, a progress bar, memory that it keeps."""

@@ -7,7 +7,6 @@ time (`benchmarks/speed.py --default-malloc`).
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 # As in glibc's <malloc.h>; both thresholds are the largest that it takes.
@@ -23,6 +22,8 @@ def keep_freed_memory() -> None:
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
+    import ctypes  # not for `prm --help`
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows

@@ -448,7 +448,7 @@ class ProcessRewardModel(PreTrainedModel):
         return prm
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # of options it names its own
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
@@ -569,7 +569,7 @@ class ProcessRewardModel(PreTrainedModel):
                 with torch.no_grad(), whole([source, weights[name]], change=True):
                     weights[name].copy_(source)
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # of options it names its own
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,

@@ -39,6 +39,8 @@ def use_fastest_products(model: nn.Module) -> None:
 
 
 class _Linear(nn.Linear):
+    """PyTorch's layer with the faster product; parameters, names and gradients are as ever."""
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() or type(self.weight) is not nn.Parameter:  # some tensor of a library
             return super().forward(input)

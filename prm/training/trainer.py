@@ -275,7 +275,7 @@ class PRMTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
         )
 
-    def get_eval_dataloader(  # type: ignore[override]
+    def get_eval_dataloader(  # type: ignore[override]  # gives `Forwards`
         self, eval_dataset: Data | EncodedTraces | str | None = None
     ) -> Forwards:
         """All forwards over an eval set. No DataLoader: starting one draws from training's random numbers."""
@@ -292,7 +292,7 @@ class PRMTrainer(Trainer):
             dataset, pad_id=self.pad_id, max_tokens=self.args.max_tokens_per_batch, share=self.share_prefixes
         )
 
-    def get_test_dataloader(self, test_dataset: Data) -> Forwards:  # type: ignore[override]
+    def get_test_dataloader(self, test_dataset: Data) -> Forwards:  # type: ignore[override]  # as above
         """Of every trace: predictions are told apart by their place in the data set."""
         traces = _some_traces(test_dataset)
         encoded = self.encoder.encode(traces, drop_long=False)  # raises where it would drop one
